@@ -1,0 +1,1 @@
+"""Torch in, numbers out."""

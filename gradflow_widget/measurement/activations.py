@@ -1,0 +1,175 @@
+"""Which activation follows a layer, and how many of the layer's units it silences."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+# An output counts as saturated where the activation's slope is under this share of its
+# steepest: |z| > 2.18 for tanh, |z| > 4.36 for the sigmoid.
+FLAT = 0.05
+
+
+@dataclass(frozen=True)
+class Flatness:
+    """Where an elementwise activation is exactly flat, and where it is nearly so.
+
+    ``dead_below`` and ``dead_above``: beyond these z the slope is exactly 0.
+    ``flat_below`` and ``flat_above``: beyond these z it saturates (``FLAT``).
+    """
+
+    dead_below: float = -math.inf
+    dead_above: float = math.inf
+    flat_below: float = -math.inf
+    flat_above: float = math.inf
+
+
+def _bounded(low: float, high: float) -> Flatness:
+    return Flatness(dead_below=low, dead_above=high, flat_below=low, flat_above=high)
+
+
+_TANH = math.atanh(math.sqrt(1 - FLAT))
+_SIGMOID = 2 * _TANH
+
+
+def _elu(node: Any) -> Flatness:
+    alpha = float(node._saved_alpha)
+    if alpha <= 0:
+        return Flatness()
+    steepest = max(1.0, alpha)
+    return Flatness(flat_below=math.log(FLAT * steepest / alpha) / float(node._saved_input_scale))
+
+
+def _celu(node: Any) -> Flatness:
+    return Flatness(flat_below=math.log(FLAT) * float(node._saved_alpha))
+
+
+def _threshold(node: Any) -> Flatness:
+    return Flatness(dead_below=float(node._saved_threshold))
+
+
+def _clamp(node: Any) -> Flatness:
+    low, high = node._saved_min, node._saved_max
+    return Flatness(
+        dead_below=-math.inf if low is None else float(low),
+        dead_above=math.inf if high is None else float(high),
+    )
+
+
+def _hardtanh(node: Any) -> Flatness:
+    return _bounded(float(node._saved_min_val), float(node._saved_max_val))
+
+
+def _softplus(node: Any) -> Flatness:
+    return Flatness(flat_below=math.log(FLAT / (1 - FLAT)) / float(node._saved_beta))
+
+
+# By the name of the autograd node that the activation leaves, so that modules and
+# functions are found alike. SiLU, GELU and Mish cross a zero slope before they flatten;
+# their bounds are where the slope stays small.
+_BY_NODE: dict[str, Any] = {
+    "ReluBackward0": Flatness(dead_below=0.0),
+    "ThresholdBackward0": _threshold,
+    "ClampBackward1": _clamp,
+    "LeakyReluBackward0": Flatness(),
+    "TanhBackward0": Flatness(flat_below=-_TANH, flat_above=_TANH),
+    "SigmoidBackward0": Flatness(flat_below=-_SIGMOID, flat_above=_SIGMOID),
+    "EluBackward0": _elu,
+    "CeluBackward0": _celu,
+    "GeluBackward0": Flatness(flat_below=-2.28),
+    "SiluBackward0": Flatness(flat_below=-3.93),
+    "MishBackward0": Flatness(flat_below=-3.98),
+    "SoftplusBackward0": _softplus,
+    "HardtanhBackward0": _hardtanh,
+    "HardsigmoidBackward0": _bounded(-3.0, 3.0),
+    "HardswishBackward0": Flatness(dead_below=-3.0, flat_below=-3.0),
+}
+
+# Between a layer's output and its activation only these may stand: they move no value.
+_TRANSPARENT = (
+    "ViewBackward0",
+    "UnsafeViewBackward0",
+    "ReshapeAliasBackward0",
+    "TransposeBackward0",
+    "PermuteBackward0",
+    "UnsqueezeBackward0",
+    "SqueezeBackward0",
+    "SqueezeBackward1",
+    "ToCopyBackward0",
+    "CloneBackward0",
+)
+
+_CHANNEL_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+)
+
+
+def activations_between(consumer: Any, producers: dict[Any, int]) -> dict[int, Flatness]:
+    """Find the activations that act right on a layer's output, by walking the graph back.
+
+    Args:
+        consumer: the autograd node of a tensor that a later layer takes in.
+        producers: the autograd nodes of layers' outputs, and the layers' numbers.
+
+    Only names and saved scalars of nodes are read, never saved tensors: unpacking those
+    would run a checkpointed block again.
+    """
+    found: dict[int, Flatness] = {}
+    queue, seen = [consumer], {consumer}
+    while queue and len(seen) < 256:
+        node = queue.pop()
+        if node is None or node in producers:
+            continue
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        shape = _BY_NODE.get(node.name())
+        if shape is not None and parents:
+            source = parents[0]
+            while source is not None and source not in producers and (
+                source.name() in _TRANSPARENT and source.next_functions
+            ):
+                source = source.next_functions[0][0]
+            if source in producers:
+                found[producers[source]] = shape if isinstance(shape, Flatness) else shape(node)
+        for parent in parents:
+            if parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
+    return found
+
+
+def dead_and_saturated(
+    output: torch.Tensor, flatness: Flatness, module: nn.Module
+) -> tuple[tuple[torch.Tensor, int], tuple[torch.Tensor, int]]:
+    """Count dead units and saturated outputs: (count, of how many) of each.
+
+    A unit is a channel of a convolution or batch norm, else a place in the last
+    dimension; it is dead where the activation is exactly flat for the whole batch. Counts
+    are 0-d integer tensors on the device.
+    """
+    z = output.detach()
+    if isinstance(module, _CHANNEL_FIRST) and z.dim() > 1:
+        z = z.movedim(1, -1)
+    units = z.reshape(-1, z.shape[-1]) if z.dim() else z.reshape(1, 1)
+    silent = _outside(units, flatness.dead_below, flatness.dead_above)
+    flat = _outside(units, flatness.flat_below, flatness.flat_above)
+    none = torch.zeros((), device=z.device, dtype=torch.int64)
+    dead = none if silent is None else torch.count_nonzero(silent.all(dim=0))
+    saturated = none if flat is None else torch.count_nonzero(flat)
+    return (dead, units.shape[1]), (saturated, units.numel())
+
+
+def _outside(z: torch.Tensor, low: float, high: float) -> torch.Tensor | None:
+    """Return where z <= low or z >= high; None where no z can be."""
+    if math.isinf(low) and math.isinf(high):
+        return None
+    if math.isinf(high):
+        return z <= low
+    if low == -high:
+        return z.abs() >= high
+    return (z <= low) | (z >= high)

@@ -1,0 +1,75 @@
+"""Slope and decades: how the signal gradient changes from the output to the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layers import Layer
+
+FloatArray = NDArray[np.float64]
+
+
+@lru_cache(maxsize=64)
+def comparable_groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return groups of layers, as indices in forward order, that may be compared.
+
+    Weight layers of one role form a group; groups of fewer than three are left out, and
+    where that leaves none, all weight layers form one group.
+    """
+    by_role: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        if layer.is_weight_layer:
+            by_role.setdefault(layer.role, []).append(index)
+    groups = tuple(tuple(group) for group in by_role.values() if len(group) >= 3)
+    if groups:
+        return groups
+    together = tuple(i for i, layer in enumerate(layers) if layer.is_weight_layer)
+    return (together,) if together else ()
+
+
+def _measured_groups(
+    signal: FloatArray, layers: Sequence[Layer], fewest: int
+) -> list[FloatArray]:
+    """Return each group's numbers, those left out that are NaN (never reached)."""
+    table = tuple(layers)
+    groups = [signal[list(group)] for group in comparable_groups(table)]
+    groups = [group[~np.isnan(group)] for group in groups]
+    enough = [group for group in groups if len(group) >= 3]
+    return enough or [group for group in groups if len(group) >= fewest]
+
+
+def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
+    """Return D = log10(‖∂L/∂h_1‖ / ‖∂L/∂h_L‖), the median over the comparable groups.
+
+    ``signal`` holds ‖∂L/∂h_l‖ of each layer, shape (layers,), in forward order. −inf where
+    nothing at all arrives at the first layer; NaN where the last layer has no signal
+    either, or fewer than two layers have a number.
+    """
+    values = []
+    for group in _measured_groups(signal, layers, fewest=2):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values.append(np.log10(group[0]) - np.log10(group[-1]))
+    return float(np.median(values)) if values else float("nan")
+
+
+def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
+    """Return g, the growth of ln‖∂L/∂h‖ per layer toward the input (g < 0 vanishes).
+
+    The least-squares line through ln‖∂L/∂h_l‖ of each comparable group, and the median of
+    their slopes. Layers with a zero or non-finite signal have no logarithm and are left
+    out; NaN where fewer than two remain.
+    """
+    slopes = []
+    for group in _measured_groups(signal, layers, fewest=2):
+        depth = np.arange(len(group), dtype=np.float64)
+        usable = np.isfinite(group) & (group > 0)
+        if usable.sum() < 2:
+            continue
+        x = depth[usable] - depth[usable].mean()
+        y = np.log(group[usable])
+        slopes.append(-float(x @ (y - y.mean())) / float(x @ x))
+    return float(np.median(slopes)) if slopes else float("nan")

@@ -1,0 +1,174 @@
+"""Layers: the modules of a model that own parameters themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that owns parameters itself, described without holding on to the module.
+
+    Attributes:
+        name: as in ``model.named_modules()``.
+        kind: the class name, such as ``"Linear"``.
+        parameters: full names of the parameters that the module owns.
+        shape: the shape of its first weight.
+        role: class and name with the block's index taken out; layers that share a role
+            do the same job at different depths and may be compared with each other.
+        is_weight_layer: whether a parameter has two or more dimensions.
+        width: the number of units at the output, N in theory.md.
+    """
+
+    name: str
+    kind: str
+    parameters: tuple[str, ...]
+    shape: tuple[int, ...]
+    role: str
+    is_weight_layer: bool
+    width: int
+
+
+@dataclass
+class LayerParts:
+    """A layer together with its module and parameters: what the probe works on."""
+
+    layer: Layer
+    module: nn.Module
+    parameters: list[nn.Parameter]
+    weights: list[nn.Parameter] = field(default_factory=list)
+
+
+def _kind(module: nn.Module) -> str:
+    kind = type(module).__name__
+    return kind.removeprefix("Parametrized") if hasattr(module, "parametrizations") else kind
+
+
+def _own_parameters(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    """Yield the module's own parameters, those kept inside a parametrization among them."""
+    yield from module.named_parameters(recurse=False)
+    parametrizations = getattr(module, "parametrizations", None)
+    if isinstance(parametrizations, nn.ModuleDict):
+        for name, parameter in parametrizations.named_parameters():
+            yield f"parametrizations.{name}", parameter
+
+
+def _weights(own: Sequence[tuple[str, nn.Parameter]]) -> list[nn.Parameter]:
+    """Return the matrices and kernels; where there are none, what is not a bias; else all."""
+    matrices = [parameter for _, parameter in own if parameter.dim() >= 2]
+    if matrices:
+        return matrices
+    return [p for name, p in own if "bias" not in name] or [p for _, p in own]
+
+
+def _role(kind: str, name: str) -> str:
+    """Return class and name with the block's index taken out.
+
+    An index is a number on its own (``h.3.attn`` → ``h.attn``; inside a block the last
+    number stays, as in ``blocks.3.f.0`` → ``blocks.f.0``, because it tells the places of
+    one block apart), or digits that end a name (``layer2.0.conv1`` → ``layer.conv1``,
+    ``fc3`` → ``fc``).
+    """
+    parts = name.split(".")
+    numbered = [i for i, part in enumerate(parts) if part.isdigit()]
+    last = len(parts) - 1
+    if numbered:
+        kept = [
+            part if i == last else re.sub(r"\d+$", "", part)
+            for i, part in enumerate(parts)
+            if not (part.isdigit() and (i != last or len(numbered) == 1))
+        ]
+    else:
+        heads = [re.sub(r"\d+$", "", part) for part in parts[:-1]]
+        leaf = parts[-1] if heads != parts[:-1] else re.sub(r"\d+$", "", parts[-1])
+        kept = [*heads, leaf]
+    return f"{kind}:{'.'.join(kept)}"
+
+
+def _width(weight: nn.Parameter, module: nn.Module) -> int:
+    for attribute in ("out_features", "out_channels", "hidden_size", "embedding_dim"):
+        value = getattr(module, attribute, None)
+        if isinstance(value, int):
+            return value
+    return int(weight.shape[0]) if weight.dim() else 1
+
+
+def public_name(name: str) -> str:
+    """Return a module's name without the wrapper that ``torch.compile`` puts around it."""
+    return name.replace("_orig_mod.", "").removesuffix("_orig_mod")
+
+
+def find_layers(model: nn.Module) -> list[LayerParts]:
+    """List the layers of ``model`` in the order in which they were registered.
+
+    Raises:
+        TypeError: ``model`` is no ``nn.Module``.
+        ValueError: it has no parameters, or lazy modules that have not seen a batch.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+    found: list[LayerParts] = []
+    for name, module in model.named_modules():
+        if "parametrizations" in name.split("."):
+            continue
+        own = list(_own_parameters(module))
+        if not own:
+            continue
+        if any(isinstance(parameter, UninitializedParameter) for _, parameter in own):
+            raise ValueError(
+                f"model has a lazy module that is not initialised ({name or _kind(module)}): "
+                "run one batch through the model first."
+            )
+        weights = _weights(own)
+        shown = public_name(name)
+        prefix = f"{shown}." if shown else ""
+        layer = Layer(
+            name=shown,
+            kind=_kind(module),
+            parameters=tuple(prefix + parameter_name for parameter_name, _ in own),
+            shape=tuple(weights[0].shape),
+            role=_role(_kind(module), shown),
+            is_weight_layer=any(weight.dim() >= 2 for weight in weights),
+            width=_width(weights[0], module),
+        )
+        found.append(LayerParts(layer, module, [p for _, p in own], weights))
+    if not found:
+        raise ValueError("model has no parameters: there is no gradient to watch.")
+    return found
+
+
+def in_forward_order(
+    parts: Sequence[LayerParts], called: Sequence[nn.Module]
+) -> list[LayerParts]:
+    """Sort layers by their first call; one never called stays behind its predecessor."""
+    rank = {id(module): i for i, module in reversed(list(enumerate(called)))}
+    keys: list[tuple[int, int]] = []
+    latest = -1
+    for position, part in enumerate(parts):
+        latest = rank.get(id(part.module), latest)
+        keys.append((latest, position))
+    return [parts[i] for i in sorted(range(len(parts)), key=keys.__getitem__)]
+
+
+def first_tensor(value: object) -> torch.Tensor | None:
+    """Return the first floating-point or complex tensor in a module's (nested) output."""
+    if isinstance(value, torch.Tensor):
+        return value if value.is_floating_point() or value.is_complex() else None
+    items: Iterable[object] = ()
+    if isinstance(value, dict):
+        items = value.values()
+    elif isinstance(value, (tuple, list)):
+        items = value
+    elif hasattr(value, "to_tuple"):
+        items = value.to_tuple()
+    for item in items:
+        tensor = first_tensor(item)
+        if tensor is not None:
+            return tensor
+    return None

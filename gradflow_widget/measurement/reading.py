@@ -1,0 +1,121 @@
+"""A Reading: everything that one training step has told about the gradient flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import flow
+from .layers import Layer
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+GradientState = Literal["", "zero", "none", "frozen", "nan", "inf"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One step's numbers. Arrays are float64, shape (layers,), in forward order.
+
+    NaN stands only where there is no number to give: ``gradient_states`` tells a missing
+    gradient from one that is NaN. What costs more is None outside a full reading.
+
+    Attributes:
+        step: number of the step, from 1; 0 for a reading taken without a step.
+        loss: the scalar whose gradient was taken; NaN where it was not seen.
+        learning_rate: of the first parameter group, as the step used it.
+        learning_rates: of every parameter group.
+        described: the layers.
+        weight_grad_norm: L2 norm of ∂L/∂W as the optimizer used it, after any clipping.
+        total_norm: L2 norm of all the model's gradients, before any clipping.
+        clip_scale: what clipping left of the total norm; 1.0 where it did not bind.
+        unclipped_grad_norm: L2 norm of ∂L/∂W before any clipping.
+        missing: layers whose weights have no gradient (None).
+        frozen: those among them that do not ask for one.
+        loss_seen: False where no loss was seen, so that ``loss`` is NaN for want of one.
+        settings: the settings that the step used, where a session trained it.
+        weight_grad_max: largest magnitude in ∂L/∂W.
+        weight_norm: L2 norm of the weights before the step.
+        update_ratio: ‖ΔW‖/‖W‖ from the actual change of the weights.
+        signal_grad_norm: ‖∂L/∂h‖ at the layer's output, per-sample L2 norm, root mean
+            square over the samples (theory.md, Words).
+        activation_rms: root mean square of the layer's output.
+        dead_fraction: share of units on the flat zero of a ReLU for the whole batch.
+        saturated_fraction: share of outputs where the activation that follows has less
+            than a twentieth of its steepest slope.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    learning_rates: tuple[float, ...]
+    described: tuple[Layer, ...]
+    weight_grad_norm: FloatArray
+    total_norm: float
+    clip_scale: float
+    unclipped_grad_norm: FloatArray
+    missing: BoolArray
+    frozen: BoolArray
+    loss_seen: bool = True
+    settings: object | None = None
+    weight_grad_max: FloatArray | None = None
+    weight_norm: FloatArray | None = None
+    update_ratio: FloatArray | None = None
+    signal_grad_norm: FloatArray | None = None
+    activation_rms: FloatArray | None = None
+    dead_fraction: FloatArray | None = None
+    saturated_fraction: FloatArray | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in forward order."""
+        return tuple(layer.name for layer in self.described)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the costly quantities were measured at this step."""
+        return self.signal_grad_norm is not None
+
+    @cached_property
+    def decades(self) -> float | None:
+        """log10(‖∂L/∂h_1‖/‖∂L/∂h_L‖) over weight layers of one role; None if not full."""
+        if self.signal_grad_norm is None:
+            return None
+        return flow.decades(self.signal_grad_norm, self.described)
+
+    @cached_property
+    def slope(self) -> float | None:
+        """g, growth of ln‖∂L/∂h‖ per layer toward the input; None if not full."""
+        if self.signal_grad_norm is None:
+            return None
+        return flow.slope(self.signal_grad_norm, self.described)
+
+    @cached_property
+    def gradient_states(self) -> tuple[GradientState, ...]:
+        """What stands in for a number: "" (none needed), zero, none, frozen, nan or inf."""
+        states: list[GradientState] = []
+        for norm, missing, frozen in zip(
+            self.weight_grad_norm.tolist(), self.missing, self.frozen, strict=True
+        ):
+            if frozen:
+                states.append("frozen")
+            elif missing:
+                states.append("none")
+            elif np.isnan(norm):
+                states.append("nan")
+            elif np.isinf(norm):
+                states.append("inf")
+            else:
+                states.append("zero" if norm == 0 else "")
+        return tuple(states)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss (where it was seen) and the gradients are free of NaN and inf."""
+        return bool(np.isfinite(self.total_norm)) and (
+            not self.loss_seen or bool(np.isfinite(self.loss))
+        )

@@ -1,0 +1,116 @@
+import type { Stage } from "./stage";
+import type { Targets } from "./targets";
+import type { Frame } from "./wire";
+
+/** A frame's number and the time, in ms since the epoch, by which its pixels were on the screen. */
+export type Painted = [frame: number, at: number];
+
+export type Confirmation =
+  | {
+      type: "confirm";
+      frame: number;
+      /** How many animation frames had a frame applied in them, this one included. */
+      animation_frame: number;
+      applied_at: number;
+      /** The oldest frame painted and not reported before. */
+      painted: Painted | null;
+    }
+  | { type: "confirm"; frame: number; dropped: true };
+
+/** Frames that wait for the page: one is applied in each animation frame, and confirmed from it. */
+export class FrameQueue {
+  #targets: Pick<Targets, "settled" | "whenSettled" | "apply">;
+  #stage: Stage;
+  #confirm: (confirmation: Confirmation) => void;
+  #waiting: Frame[] = [];
+  #handle: number | null = null;
+  #visible = false;
+  #animationFrames = 0;
+  #painted: Painted[] = [];
+  /** Counts the times that the page was hidden: a paint begun before is not timed after. */
+  #absences = 0;
+
+  constructor(
+    targets: Pick<Targets, "settled" | "whenSettled" | "apply">,
+    stage: Stage,
+    confirm: (confirmation: Confirmation) => void,
+  ) {
+    this.#targets = targets;
+    this.#stage = stage;
+    this.#confirm = confirm;
+  }
+
+  push(frame: Frame): void {
+    this.#waiting.push(frame);
+    if (this.#visible) this.#schedule();
+    else this.#drop();
+  }
+
+  set visible(visible: boolean) {
+    this.#visible = visible;
+    // No animation frame comes to a hidden page: what waits for one would wait until it is shown.
+    if (!visible) this.#drop();
+  }
+
+  close(): void {
+    this.#cancel();
+    this.#waiting = [];
+  }
+
+  #schedule(): void {
+    const next = this.#waiting[0];
+    if (next === undefined || this.#handle !== null) return;
+    if (this.#targets.settled(next.updates)) {
+      this.#handle = this.#stage.requestFrame(() => this.#apply());
+    } else {
+      void this.#targets.whenSettled(next.updates).then(() => this.#schedule());
+    }
+  }
+
+  #apply(): void {
+    this.#handle = null;
+    const frame = this.#waiting[0];
+    if (frame === undefined) return;
+    if (this.#targets.settled(frame.updates)) {
+      this.#waiting.shift();
+      this.#animationFrames += 1;
+      this.#targets.apply(frame.updates);
+      this.#confirm({
+        type: "confirm",
+        frame: frame.number,
+        animation_frame: this.#animationFrames,
+        applied_at: this.#stage.now(),
+        painted: this.#painted.shift() ?? null,
+      });
+      this.#timePaint(frame.number);
+    }
+    this.#schedule();
+  }
+
+  #timePaint(frame: number): void {
+    const absences = this.#absences;
+    // bqplot moves bars and lines in a d3 transition, which even with a duration of 0 sets the
+    // attributes in the animation frame after the one that started it.
+    this.#stage.requestFrame(() => {
+      this.#stage.afterPaint(() => {
+        if (absences === this.#absences) this.#painted.push([frame, this.#stage.now()]);
+      });
+    });
+  }
+
+  #drop(): void {
+    this.#cancel();
+    const dropped = this.#waiting;
+    this.#waiting = [];
+    for (const { number } of dropped) {
+      this.#confirm({ type: "confirm", frame: number, dropped: true });
+    }
+  }
+
+  #cancel(): void {
+    if (this.#handle !== null) this.#stage.cancelFrame(this.#handle);
+    this.#handle = null;
+    this.#absences += 1;
+    this.#painted = [];
+  }
+}

@@ -1,0 +1,44 @@
+export type Action = "toggle" | "step" | "reset";
+
+const ACTIONS: Readonly<Record<string, Action>> = { " ": "toggle", s: "step", r: "reset" };
+const TEXT_ENTRY = "input, textarea, select, [contenteditable]:not([contenteditable='false'])";
+const TAKES_SPACE = "button, summary, a[href], [role='button'], [role='slider'], .gradflow-table-scroll";
+
+/** What a key pressed inside the widget asks for, or null where it keeps its native meaning. */
+export function actionOf(event: KeyboardEvent): Action | null {
+  if (event.defaultPrevented || event.isComposing) return null;
+  if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return null;
+  const action = ACTIONS[event.key];
+  if (action === undefined || !(event.target instanceof Element)) return null;
+  if (event.target.closest(TEXT_ENTRY)) return null;
+  if (event.key === " " && event.target.closest(TAKES_SPACE)) return null;
+  return action;
+}
+
+const ATTRIBUTES: Readonly<Record<string, string>> = {
+  tabindex: "0",
+  role: "region",
+  "aria-label": "Gradient flow",
+  // JupyterLab's one-letter shortcuts (s and r among them in other extensions) stay out; see
+  // targetDistance in @lumino/commands.
+  "data-lm-suppress-shortcuts": "true",
+};
+
+/** Makes the root a place that takes keys, until the returned function is called. */
+export function takeKeys(root: HTMLElement, act: (action: Action) => void): () => void {
+  function onKeyDown(event: KeyboardEvent): void {
+    const action = actionOf(event);
+    if (action === null) return;
+    event.preventDefault();
+    // A key that is held down steps on and on, but does not play and pause by turns.
+    if (event.repeat && action !== "step") return;
+    act(action);
+  }
+
+  for (const [name, value] of Object.entries(ATTRIBUTES)) root.setAttribute(name, value);
+  root.addEventListener("keydown", onKeyDown);
+  return () => {
+    root.removeEventListener("keydown", onKeyDown);
+    for (const name of Object.keys(ATTRIBUTES)) root.removeAttribute(name);
+  };
+}

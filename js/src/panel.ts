@@ -1,0 +1,106 @@
+/**
+ * The page's half of the flow control between training and drawing.
+ *
+ * The kernel sends numbered frames (what changes in which model) while a `view` message says that
+ * somebody can see them; each animation frame applies exactly one, to the models themselves, so
+ * that what a step shows is painted together and is not echoed to the kernel.
+ * From inside that animation frame the page confirms the frame's number, and with it reports when
+ * an earlier frame was painted; the kernel keeps few unconfirmed frames in flight, and so never
+ * draws faster than the page can show.
+ * A hidden page draws nothing and confirms at once, as dropped, so that training never waits for it.
+ * Keys pressed in the widget go to the kernel as actions, and a ping is answered as soon as it is
+ * read, so that the kernel can measure the way there and back.
+ */
+import type { AnyModel, Initialize, Render } from "@anywidget/types";
+import { FrameQueue } from "./frames";
+import { takeKeys } from "./keys";
+import { insideRoot } from "./root";
+import { browserStage } from "./stage";
+import { StatusRow } from "./status";
+import { type Target, Targets } from "./targets";
+import { Visibility } from "./visibility";
+import { type Frame, decodeFrame } from "./wire";
+
+/** The synced traits; the kernel writes them all. */
+export interface PanelState {
+  frame_targets: Record<string, string>;
+  status: string;
+  verdict: string;
+  verdict_problem: string;
+  verdict_severity: string;
+  notice: string;
+  notice_is_error: boolean;
+}
+
+/** What the kernel sends. */
+type Message = ({ type: "frame" } & Frame) | { type: "ping"; id: number | string };
+
+function stateOf(model: AnyModel<PanelState>): PanelState {
+  return {
+    frame_targets: model.get("frame_targets"),
+    status: model.get("status"),
+    verdict: model.get("verdict"),
+    verdict_problem: model.get("verdict_problem"),
+    verdict_severity: model.get("verdict_severity"),
+    notice: model.get("notice"),
+    notice_is_error: model.get("notice_is_error"),
+  };
+}
+
+/** One call for each model: its queue and its visibility are shared by all of its views. */
+export default () => {
+  let visibility: Visibility | null = null;
+
+  const initialize: Initialize<PanelState> = ({ model }) => {
+    let visible = false;
+    const announce = () => model.send({ type: "view", visible, applies: !targets.failing });
+    const targets = new Targets(
+      async (id) => (await model.widget_manager.get_model(id)) as unknown as Target,
+      announce,
+    );
+    const stage = browserStage();
+    const queue = new FrameQueue(targets, stage, (confirmation) => model.send(confirmation));
+    const watched = new Visibility((now) => {
+      visible = now;
+      queue.visible = now;
+      announce();
+    });
+
+    const onTargets = () => targets.assign(model.get("frame_targets"));
+    const onMessage = (message: Message, buffers: DataView[]) => {
+      if (message.type === "ping") model.send({ type: "pong", id: message.id });
+      if (message.type === "frame") queue.push(decodeFrame(message, buffers));
+    };
+
+    visibility = watched;
+    onTargets();
+    model.on("change:frame_targets", onTargets);
+    model.on("msg:custom", onMessage);
+    return () => {
+      model.off("msg:custom", onMessage);
+      model.off("change:frame_targets", onTargets);
+      watched.close();
+      queue.close();
+      stage.close();
+    };
+  };
+
+  const render: Render<PanelState> = ({ model, el }) => {
+    const row = new StatusRow(el);
+    const update = () => row.update(stateOf(model));
+    update();
+    model.on("change", update);
+    const releaseKeys = insideRoot(el, (root) =>
+      takeKeys(root, (action) => model.send({ type: "key", action })),
+    );
+    const unwatch = visibility?.watch(el);
+    return () => {
+      unwatch?.();
+      releaseKeys();
+      model.off("change", update);
+      row.close();
+    };
+  };
+
+  return { initialize, render };
+};

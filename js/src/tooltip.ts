@@ -1,0 +1,112 @@
+import { layerAt } from "./bars";
+import { exact, markInWords } from "./format";
+import { type LayerNumbers, valueAt } from "./layers";
+
+const CHART = ".gradflow-chart-bars";
+/** Between the pointer and the tooltip, and between the tooltip and the window's edge, in px. */
+const GAP = 14;
+const MARGIN = 4;
+
+/** What the tooltip says of a layer: a title, what it is, and a value for each name. */
+export interface LayerFacts {
+  title: string;
+  subtitle: string;
+  facts: [name: string, value: string][];
+}
+
+export function describeLayer(numbers: LayerNumbers, index: number): LayerFacts | null {
+  const layer = numbers.layers[index];
+  if (layer === undefined) return null;
+  const facts = numbers.columns.map((name, column): [string, string] => [
+    name,
+    exact(valueAt(numbers, index, column)),
+  ]);
+  const mark = numbers.marks[index] ?? "";
+  if (mark !== "") facts.push(["gradient", markInWords(mark)]);
+  return {
+    title: `${index + 1} · ${layer.name}`,
+    subtitle: [layer.kind, layer.shape].filter(Boolean).join(" · "),
+    facts,
+  };
+}
+
+/** A start that leaves room for `size` before `limit`: after the pointer, else before it. */
+export function place(pointer: number, size: number, limit: number): number {
+  const after = pointer + GAP;
+  const before = pointer - GAP - size;
+  const start = after + size + MARGIN <= limit ? after : before;
+  return Math.max(MARGIN, Math.min(start, limit - size - MARGIN));
+}
+
+function textElement(tag: string, text: string): HTMLElement {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  return element;
+}
+
+/** The exact numbers of the bar under the pointer. */
+export class LayerTooltip {
+  #root: HTMLElement;
+  #numbers: () => LayerNumbers;
+  #element = document.createElement("div");
+  #pointer: { x: number; y: number; layer: number } | null = null;
+
+  constructor(root: HTMLElement, numbers: () => LayerNumbers) {
+    this.#root = root;
+    this.#numbers = numbers;
+    this.#element.className = "gradflow-tooltip";
+    this.#element.setAttribute("role", "tooltip");
+    this.#element.hidden = true;
+    // In the body, since a notebook's cells clip what reaches out of them.
+    document.body.append(this.#element);
+    root.addEventListener("pointermove", this.#onMove);
+    root.addEventListener("pointerdown", this.#onMove);
+    root.addEventListener("pointerleave", this.#hide);
+  }
+
+  /** Writes the latest numbers, where the tooltip is shown. */
+  refresh(): void {
+    if (this.#pointer === null) return;
+    const described = describeLayer(this.#numbers(), this.#pointer.layer);
+    if (described === null) {
+      this.#hide();
+      return;
+    }
+    const list = document.createElement("dl");
+    for (const [name, value] of described.facts) {
+      list.append(textElement("dt", name), textElement("dd", value));
+    }
+    this.#element.replaceChildren(
+      textElement("strong", described.title),
+      textElement("span", described.subtitle),
+      list,
+    );
+    this.#element.hidden = false;
+    const { width, height } = this.#element.getBoundingClientRect();
+    this.#element.style.left = `${place(this.#pointer.x, width, window.innerWidth)}px`;
+    this.#element.style.top = `${place(this.#pointer.y, height, window.innerHeight)}px`;
+  }
+
+  close(): void {
+    this.#root.removeEventListener("pointermove", this.#onMove);
+    this.#root.removeEventListener("pointerdown", this.#onMove);
+    this.#root.removeEventListener("pointerleave", this.#hide);
+    this.#element.remove();
+  }
+
+  #onMove = ({ target, clientX: x, clientY: y }: PointerEvent): void => {
+    const chart = target instanceof Element ? target.closest(CHART) : null;
+    const layer = chart && layerAt(chart, this.#numbers().layers.length, x, y);
+    if (layer === null) {
+      this.#hide();
+      return;
+    }
+    this.#pointer = { x, y, layer };
+    this.refresh();
+  };
+
+  #hide = (): void => {
+    this.#pointer = null;
+    this.#element.hidden = true;
+  };
+}
