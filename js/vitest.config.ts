@@ -1,3 +1,6 @@
 import { defineConfig } from "vitest/config";
 
-export default defineConfig({ test: { environment: "jsdom", include: ["src/**/*.test.ts"] } });
+export default defineConfig({
+  // Without `css`, vitest hands the tests an empty style sheet.
+  test: { environment: "jsdom", include: ["src/**/*.test.ts"], css: true },
+});

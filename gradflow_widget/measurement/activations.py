@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,17 +91,19 @@ _BY_NODE: dict[str, Any] = {
 }
 
 # Between a layer's output and its activation only these may stand: they move no value.
-_TRANSPARENT = (
-    "ViewBackward0",
-    "UnsafeViewBackward0",
-    "ReshapeAliasBackward0",
-    "TransposeBackward0",
-    "PermuteBackward0",
-    "UnsqueezeBackward0",
-    "SqueezeBackward0",
-    "SqueezeBackward1",
-    "ToCopyBackward0",
-    "CloneBackward0",
+_TRANSPARENT = frozenset(
+    (
+        "ViewBackward0",
+        "UnsafeViewBackward0",
+        "ReshapeAliasBackward0",
+        "TransposeBackward0",
+        "PermuteBackward0",
+        "UnsqueezeBackward0",
+        "SqueezeBackward0",
+        "SqueezeBackward1",
+        "ToCopyBackward0",
+        "CloneBackward0",
+    )
 )
 
 _CHANNEL_FIRST = (
@@ -110,37 +113,52 @@ _CHANNEL_FIRST = (
 )
 
 
-def activations_between(consumer: Any, producers: dict[Any, int]) -> dict[int, Flatness]:
+# More nodes than this between two layers are not looked through.
+_FARTHEST = 256
+
+
+def activations_between(
+    consumer: Any, producers: Container[Any], seen: set[Any]
+) -> list[tuple[Any, Flatness]]:
     """Find the activations that act right on a layer's output, by walking the graph back.
 
     Args:
-        consumer: the autograd node of a tensor that a later layer takes in.
-        producers: the autograd nodes of layers' outputs, and the layers' numbers.
+        consumer: the autograd node of a later layer's output, or of the model's.
+        producers: the autograd nodes of layers' outputs.
+        seen: nodes already looked through in this pass, so that the branches of a
+            residual stream are not walked again from every block; more are added.
+
+    Returns:
+        The producers whose output goes into an activation, with what it does.
 
     Only names and saved scalars of nodes are read, never saved tensors: unpacking those
     would run a checkpointed block again.
     """
-    found: dict[int, Flatness] = {}
-    queue, seen = [consumer], {consumer}
-    while queue and len(seen) < 256:
-        node = queue.pop()
-        if node is None or node in producers:
+    found: list[tuple[Any, Flatness]] = []
+    queue = [consumer]
+    for node in queue:
+        if node in producers or len(queue) > _FARTHEST:
             continue
         parents = [parent for parent, _ in node.next_functions if parent is not None]
-        shape = _BY_NODE.get(node.name())
+        shape = _BY_NODE.get(type(node).__name__)
         if shape is not None and parents:
-            source = parents[0]
-            while source is not None and source not in producers and (
-                source.name() in _TRANSPARENT and source.next_functions
-            ):
-                source = source.next_functions[0][0]
+            source = _through_views(parents[0], producers)
             if source in producers:
-                found[producers[source]] = shape if isinstance(shape, Flatness) else shape(node)
+                found.append((source, shape if isinstance(shape, Flatness) else shape(node)))
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
                 queue.append(parent)
     return found
+
+
+def _through_views(node: Any, producers: Container[Any]) -> Any:
+    """Go back over what moves no value."""
+    while node is not None and node not in producers:
+        if type(node).__name__ not in _TRANSPARENT or not node.next_functions:
+            break
+        node = node.next_functions[0][0]
+    return node
 
 
 def dead_and_saturated(

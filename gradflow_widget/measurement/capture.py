@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,151 +17,225 @@ from .norms import wide
 
 FloatArray = NDArray[np.float64]
 
+_ONLY_RELU = Flatness(dead_below=0.0)
 
-@dataclass
+
+class _Call:
+    """One call of one layer: 0-d tensors on the device, and what to divide them by."""
+
+    __slots__ = ("activation", "counts", "number", "part", "recomputed", "samples", "signals")
+
+    def __init__(
+        self, part: LayerParts, activation: torch.Tensor, number: int, samples: int
+    ) -> None:
+        self.part = part
+        self.activation = activation
+        self.number = number
+        self.samples = samples
+        # Checkpointing runs a block again within the backward pass; where the first run was
+        # seen, no gradient comes to the second.
+        self.recomputed = torch._C._current_graph_task_id() != -1
+        self.signals: list[torch.Tensor] = []
+        # (dead, of how many units), (saturated, of how many outputs)
+        self.counts: tuple[tuple[torch.Tensor, int], ...] = ()
+
+
 class _Output:
-    """A layer's latest output, kept until a later layer shows which activation follows."""
+    """A layer's output, kept until it shows which activation follows."""
 
-    tensor: torch.Tensor
-    version: int
+    __slots__ = ("call", "tensor", "version")
 
-
-@dataclass(frozen=True)
-class _Measured:
-    """A 0-d tensor on the device, and what to divide by: samples, numbers or units."""
-
-    scalar: torch.Tensor
-    number: int
+    def __init__(self, call: _Call, tensor: torch.Tensor) -> None:
+        self.call = call
+        self.tensor = tensor
+        self.version = tensor._version
 
 
-# The four quantities; the first two are L2 norms, the others counts.
-SIGNAL, ACTIVATION, DEAD, SATURATED = range(4)
+class _Pass:
+    """One forward pass of the model."""
 
+    def __init__(self, samples: int | None) -> None:
+        self.samples = samples
+        self.calls: list[_Call] = []
+        self.hooks: list[RemovableHandle] = []
+        # Whether a backward pass that counts went through it; if none did, it was an
+        # evaluation with autograd left on.
+        self.used = False
+        self.outputs: dict[Any, _Output | None] = {}
+        self.seen: set[Any] = set()
 
-class LayerSums:
-    """What was measured of one layer, call by call, for each of the four quantities."""
+    @property
+    def has_graph(self) -> bool:
+        """Whether a backward pass may still come: autograd keeps the hooks' dictionaries."""
+        return any(hook.hooks_dict_ref() is not None for hook in self.hooks)
 
-    def __init__(self) -> None:
-        self.calls: tuple[list[_Measured], ...] = ([], [], [], [])
+    def let_go(self) -> None:
+        """Let go of outputs and graph."""
+        self.outputs.clear()
+        self.seen.clear()
 
-    def add(self, quantity: int, scalar: torch.Tensor, number: int) -> None:
-        self.calls[quantity].append(_Measured(scalar, number))
-
-    def lengths(self) -> tuple[int, ...]:
-        return tuple(len(calls) for calls in self.calls)
-
-    def drop(self, lengths: tuple[int, ...]) -> None:
-        """Drop the oldest entries, as many of each quantity as ``lengths`` says."""
-        for calls, length in zip(self.calls, lengths, strict=True):
-            del calls[:length]
+    def close(self) -> None:
+        self.let_go()
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
 
 
 class Capture:
-    """Hooks on every layer for one forward and backward pass, or several that add up.
+    """Hooks on every layer, which measure the passes whose gradients add up to one step.
 
     The signal gradient is taken by a hook on the output tensor, which autograd calls with
     ∂L/∂h; no graph and no output outlives the pass. A layer called several times (shared,
-    recurrent, micro-batches) counts every call: squares and samples are added up.
+    recurrent, micro-batches) counts every call: squares and samples are added up. Forward
+    passes through which no backward pass came are left out.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[LayerParts]) -> None:
-        self.sums = [LayerSums() for _ in parts]
-        self._past = [sums.lengths() for sums in self.sums]
-        self._parts = parts
-        self._samples: int | None = None
-        self._outputs: dict[int, _Output] = {}
-        self._producers: dict[Any, int] = {}
-        self._tensor_hooks: list[RemovableHandle] = []
+        self._passes: list[_Pass] = []
+        self._open: _Pass | None = None
+        # What came in the backward pass under way, and what came outside of any.
+        self._arrived: list[tuple[_Pass, _Call, torch.Tensor]] = []
+        self._watching = False
         self._handles: list[RemovableHandle] = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True)
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, always_call=True),
         ]
-        for index, part in enumerate(parts):
-            self._handles.append(part.module.register_forward_pre_hook(self._before(index)))
-            self._handles.append(part.module.register_forward_hook(self._after(index)))
+        self._handles += [part.module.register_forward_hook(self._after(part)) for part in parts]
 
     def close(self) -> None:
-        """Take every hook off and let go of every tensor but the sums."""
-        for handle in (*self._handles, *self._tensor_hooks):
+        """Take every hook off and let go of everything but what was measured."""
+        for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._forget_pass()
+        for each in self._passes:
+            each.close()
+        self._open = None
 
-    def end_of_pass(self) -> None:
-        """Note that a backward pass is over: what comes next belongs to another."""
-        self._forget_pass()
-        self._past = [sums.lengths() for sums in self.sums]
+    def forget(self) -> None:
+        """Start anew for the next step."""
+        for each in self._passes:
+            each.close()
+        self._passes.clear()
+        self._arrived.clear()
+        self._open = None
 
-    def restart_before_last_pass(self) -> None:
-        """Drop the passes that are over: the gradient they added up to was thrown away."""
-        for sums, lengths in zip(self.sums, self._past, strict=True):
-            sums.drop(lengths)
-        self._past = [sums.lengths() for sums in (LayerSums() for _ in self.sums)]
+    def drop_used(self) -> None:
+        """Forget gradients that were thrown away, and passes that are over with them."""
+        kept = []
+        for each in self._passes:
+            if each.used:
+                each.used = False
+                for call in each.calls:
+                    call.signals.clear()
+            if each.has_graph:
+                kept.append(each)
+            else:
+                each.close()
+        self._passes = kept
 
-    def reorder(self, places: Sequence[int], parts: Sequence[LayerParts]) -> None:
-        """Put the layers in another order, in the middle of a step."""
-        self.sums = [self.sums[place] for place in places]
-        self._past = [self._past[place] for place in places]
-        self._parts = parts
+    def begin_backward(self) -> None:
+        """Note that a backward pass starts that may be of this model's loss."""
+        self._arrived.clear()
+        self._watching = True
 
-    def _forget_pass(self) -> None:
-        self._outputs.clear()
-        self._producers.clear()
-        self._tensor_hooks.clear()
+    def end_backward(self, *, counts: bool) -> None:
+        """Note its end; it counts where it gave the model's parameters a gradient."""
+        self._watching = False
+        self._open = None
+        if counts:
+            self._take_arrived()
+        for each in self._passes:
+            each.let_go()
+        self._arrived.clear()
+
+    def _take_arrived(self) -> None:
+        for each, call, norm in self._arrived:
+            each.used = True
+            call.signals.append(norm)
+
+    def collect(self, parts: Sequence[LayerParts]) -> Collected:
+        """Line up what was measured, for layers in the order of ``parts``."""
+        if not any(each.used for each in self._passes):
+            self._take_arrived()  # gradients of torch.autograd.grad, set by hand
+        place = {id(part): index for index, part in enumerate(parts)}
+        any_used = any(each.used for each in self._passes)
+        return Collected(
+            [
+                (place[id(call.part)], call)
+                for each in self._passes
+                if each.used or not any_used
+                for call in each.calls
+                if call.signals or not call.recomputed
+            ],
+            len(place),
+        )
 
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> None:
-        self._forget_pass()
-        tensor = first_tensor(args)
-        if tensor is None:
-            tensor = next(
-                (v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)),
-                first_tensor(kwargs),
-            )
-        self._samples = int(tensor.shape[0]) if tensor is not None and tensor.dim() else None
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        # Drop the evaluations of which nothing is left.
+        for each in [p for p in self._passes if not p.used and not p.has_graph]:
+            each.close()
+            self._passes.remove(each)
+            self._arrived = [one for one in self._arrived if one[0] is not each]
+        tensor = first_tensor((args, kwargs), any_dtype=True)
+        self._start(int(tensor.shape[0]) if tensor is not None and tensor.dim() else None)
 
-    def _before(self, index: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: Any) -> None:
-            taken = first_tensor(args)
-            if taken is not None and taken.grad_fn is not None and self._producers:
-                self._see_activations(taken.grad_fn)
+    def _start(self, samples: int | None) -> _Pass:
+        if self._open is not None:
+            self._open.let_go()
+        self._open = _Pass(samples)
+        self._passes.append(self._open)
+        return self._open
 
-        return hook
+    def _end(self, _: nn.Module, __: Any, result: Any) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self._open is None:
+            return
+        output = first_tensor(result)
+        if output is not None and output.grad_fn is not None:
+            self._see_activations(self._open, output.grad_fn)
+        self._open.let_go()
+        self._open = None
 
-    def _see_activations(self, consumer: Any) -> None:
-        for index, flatness in activations_between(consumer, self._producers).items():
-            output = self._outputs.pop(index, None)
+    def _see_activations(self, current: _Pass, consumer: Any) -> None:
+        outputs = current.outputs
+        for node, flatness in activations_between(consumer, outputs, current.seen):
+            output = outputs[node]
             if output is None:
                 continue
+            outputs[node] = None
             changed = output.tensor._version - output.version
             # An in-place ReLU has overwritten z, yet leaves 0 just where z <= 0.
-            if changed and not (changed == 1 and flatness == Flatness(dead_below=0.0)):
+            if changed and not (changed == 1 and flatness == _ONLY_RELU):
                 continue
-            sums = self.sums[index]
-            for quantity, count in zip(
-                (DEAD, SATURATED),
-                dead_and_saturated(output.tensor, flatness, self._parts[index].module),
-                strict=True,
-            ):
-                sums.add(quantity, *count)
+            output.call.counts = dead_and_saturated(
+                output.tensor, flatness, output.call.part.module
+            )
 
-    def _after(self, index: int) -> Callable[..., None]:
+    def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:
-            output = first_tensor(result)
-            if output is None or not torch.is_grad_enabled():
+            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
                 return
-            sums = self.sums[index]
+            output = first_tensor(result)
+            if output is None:
+                return
+            current = self._open or self._start(None)
+            samples = current.samples or (int(output.shape[0]) if output.dim() else 1)
             values = output.detach()
-            sums.add(ACTIVATION, _norm(values), values.numel())
+            call = _Call(part, _norm(values), values.numel(), samples)
+            current.calls.append(call)
             if not output.requires_grad:
                 return
-            samples = self._samples or (int(output.shape[0]) if output.dim() else 1)
 
             def take(gradient: torch.Tensor) -> None:
-                sums.add(SIGNAL, _norm(gradient.detach()), samples)
+                if self._watching or not current.used:
+                    self._arrived.append((current, call, _norm(gradient.detach())))
 
-            self._tensor_hooks.append(output.register_hook(take))  # type: ignore[no-untyped-call]
-            if output.grad_fn is not None:
-                self._producers[output.grad_fn] = index
-                self._outputs[index] = _Output(output, output._version)
+            current.hooks.append(output.register_hook(take))  # type: ignore[no-untyped-call]
+            node = output.grad_fn
+            if node is not None and not call.recomputed:
+                self._see_activations(current, node)
+                current.outputs[node] = _Output(call, output)
 
         return hook
 
@@ -172,47 +245,49 @@ def _norm(values: torch.Tensor) -> torch.Tensor:
     return norm
 
 
-@dataclass(frozen=True)
 class Collected:
     """A capture's scalars, ready for the one transfer, and how to read them afterwards.
 
     Attributes:
-        norms: L2 norms, 0-d tensors of one dtype.
-        counts: counts, 0-d integer tensors.
-        where: for each quantity and layer, the scalars' places and what they divide by.
+        norms: L2 norms, 0-d tensors of one dtype: signals, then activations.
+        counts: counts, 0-d integer tensors: dead and saturated in turn.
     """
 
-    norms: list[torch.Tensor]
-    counts: list[torch.Tensor]
-    where: tuple[list[tuple[slice, int]], ...]
+    def __init__(self, calls: Sequence[tuple[int, _Call]], layers: int) -> None:
+        self._layers = layers
+        signals = [(layer, call, s) for layer, call in calls for s in call.signals]
+        counted = [(layer, count) for layer, call in calls for count in call.counts]
+        self.norms = [s for _, _, s in signals] + [call.activation for _, call in calls]
+        self.counts = [scalar for _, (scalar, _) in counted]
+        self._signals = len(signals)
+        self._norm_layers = [layer for layer, _, _ in signals] + [layer for layer, _ in calls]
+        self._norm_numbers = [call.samples for _, call, _ in signals]
+        self._norm_numbers += [call.number for _, call in calls]
+        self._count_layers = [layer for layer, _ in counted]
+        self._count_numbers = [number for _, (_, number) in counted]
 
     def columns(self, norms: FloatArray, counts: FloatArray) -> FloatArray:
-        """Return the four quantities, shape (4, layers), from the scalars' values.
+        """Return signal, activation, dead and saturated, shape (4, layers).
 
         Signal and activation are roots of sums of squares over the number of samples and
         of elements; dead and saturated are shares. NaN where nothing was seen.
         """
-        squares = np.square(norms)
-        columns = np.full((4, len(self.where[0])), np.nan)
-        for quantity, places in enumerate(self.where):
-            source = squares if quantity in (SIGNAL, ACTIVATION) else counts
-            for layer, (place, number) in enumerate(places):
-                if number:
-                    columns[quantity, layer] = source[place].sum() / number
+        first, squares = self._signals, np.square(norms)
+        layers, numbers = self._norm_layers, self._norm_numbers
+        columns = np.empty((4, self._layers))
+        columns[0] = self._means(layers[:first], squares[:first], numbers[:first])
+        columns[1] = self._means(layers[first:], squares[first:], numbers[first:])
+        layers, numbers = self._count_layers, self._count_numbers
+        columns[2] = self._means(layers[::2], counts[::2], numbers[::2])
+        columns[3] = self._means(layers[1::2], counts[1::2], numbers[1::2])
         columns[:2] = np.sqrt(columns[:2])
         return columns
 
-
-def collect(sums: Sequence[LayerSums]) -> Collected:
-    """Line up everything that was measured."""
-    norms: list[torch.Tensor] = []
-    counts: list[torch.Tensor] = []
-    where: tuple[list[tuple[slice, int]], ...] = ([], [], [], [])
-    for quantity, places in enumerate(where):
-        scalars = norms if quantity in (SIGNAL, ACTIVATION) else counts
-        for layer in sums:
-            calls = layer.calls[quantity]
-            start = len(scalars)
-            scalars.extend(call.scalar for call in calls)
-            places.append((slice(start, len(scalars)), sum(call.number for call in calls)))
-    return Collected(norms, counts, where)
+    def _means(self, layers: list[int], values: FloatArray, numbers: list[int]) -> FloatArray:
+        if not layers:
+            return np.full(self._layers, np.nan)
+        sums = np.bincount(layers, weights=values, minlength=self._layers)
+        of = np.bincount(layers, weights=numbers, minlength=self._layers)
+        with np.errstate(invalid="ignore"):  # 0/0 where a layer was not seen
+            means: FloatArray = sums / of
+        return means

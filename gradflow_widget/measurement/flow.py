@@ -31,9 +31,7 @@ def comparable_groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
     return (together,) if together else ()
 
 
-def _measured_groups(
-    signal: FloatArray, layers: Sequence[Layer], fewest: int
-) -> list[FloatArray]:
+def _measured_groups(signal: FloatArray, layers: Sequence[Layer], fewest: int) -> list[FloatArray]:
     """Return each group's numbers, those left out that are NaN (never reached)."""
     table = tuple(layers)
     groups = [signal[list(group)] for group in comparable_groups(table)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .layers import Layer
 from .reading import Reading
 
 if TYPE_CHECKING:
@@ -35,12 +37,12 @@ LAYER_COLUMNS = (
     "dead_fraction",
     "saturated_fraction",
 )
-# Measured at every step; NaN in them means NaN and must survive thinning.
-_EVERY_STEP = frozenset(
-    ("step", "loss", "learning_rate", "total_norm", "clip_scale")
-    + ("weight_grad_norm", "unclipped_grad_norm")
-)
+# Measured at every step; NaN in them means NaN and must survive thinning. The step columns
+# and the layer columns both begin with them.
+_EVERY_STEP = (5, 2)
 _BUDGET_BYTES = 200_000_000
+# A row of single numbers, and of a block: minimum, mean, maximum and counts.
+_ROWS_PER_STEP = 1 + 4 / 2
 
 
 class History:
@@ -55,24 +57,27 @@ class History:
     Columns are attributes: ``history.loss``, ``history.weight_grad_norm`` …; see
     ``STEP_COLUMNS`` and ``LAYER_COLUMNS``. Quantities of full readings are NaN where a
     step was not read in full.
+
+    One thread may append while others read; :meth:`columns` reads several columns of the
+    same moment.
     """
 
     def __init__(self, *, budget_bytes: int = _BUDGET_BYTES) -> None:
         self._budget = budget_bytes
-        self.latest: Reading | None = None
+        self._lock = threading.RLock()
         self.clear()
 
     def clear(self) -> None:
         """Forget every reading."""
-        self.latest = None
-        self.steps_recorded = 0
-        self._layers: tuple[str, ...] = ()
-        self._length = 0
-        self._capacity = 0
-        self._most = 0
-        self._scalars = np.empty((0, len(STEP_COLUMNS)))
-        self._by_layer: dict[str, FloatArray] = {}
-        self._blocks: _Blocks | None = None
+        with self._lock:
+            self.latest: Reading | None = None
+            self.steps_recorded = 0
+            self._described: tuple[Layer, ...] = ()
+            self._length = 0
+            self._most = 0
+            # One row a step: the step columns, then each layer column.
+            self._rows = np.empty((0, 0))
+            self._blocks: _Blocks | None = None
 
     def __len__(self) -> int:
         """Return the number of rows: recent steps and blocks of older ones."""
@@ -81,13 +86,12 @@ class History:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers, in forward order."""
-        return self._layers
+        return tuple(layer.name for layer in self._described)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the columns take."""
-        own = self._scalars.nbytes + sum(array.nbytes for array in self._by_layer.values())
-        return own + (self._blocks.nbytes if self._blocks else 0)
+        return self._rows.nbytes + (self._blocks.nbytes if self._blocks else 0)
 
     def append(self, reading: Reading) -> None:
         """Record one reading.
@@ -95,69 +99,77 @@ class History:
         Raises:
             ValueError: its layers are others than those recorded so far.
         """
-        if not self._capacity:
-            self._layers = reading.layers
-            row_bytes = 8 * (len(STEP_COLUMNS) + len(LAYER_COLUMNS) * len(self._layers))
-            # Half as many blocks as steps, with three statistics each: 2.5 rows a step.
-            self._most = int(np.clip(self._budget / (2.5 * row_bytes), 64, 100_000))
-            self._grow(min(256, self._most))
-        elif len(reading.described) != len(self._layers):
-            raise ValueError("a History holds one network: the reading's layers are others.")
-        if self._length == self._capacity:
-            if self._capacity < self._most:
-                self._grow(min(2 * self._capacity, self._most))
-            else:
-                self._thin()
-        row = self._length
-        full = reading.is_full
-        self._scalars[row] = (
-            reading.step,
-            reading.loss,
-            reading.learning_rate,
-            reading.total_norm,
-            reading.clip_scale,
-            reading.decades if full else np.nan,
-            reading.slope if full else np.nan,
-        )
-        columns = self._by_layer
-        columns["weight_grad_norm"][row] = reading.weight_grad_norm
-        columns["unclipped_grad_norm"][row] = reading.unclipped_grad_norm
-        for name in LAYER_COLUMNS[2:]:
-            values = getattr(reading, name) if full else None
-            columns[name][row] = np.nan if values is None else values
-        self._length += 1
-        self.steps_recorded += 1
-        self.latest = reading
+        with self._lock:
+            if reading.described is not self._described:
+                self._take_layers(reading)
+            if self._length == len(self._rows):
+                if self._length < self._most:
+                    self._grow(min(2 * self._length, self._most))
+                else:
+                    self._thin()
+            row, count = self._rows[self._length], len(self._described)
+            first, second, third = _FIRST, _FIRST + count, _FIRST + 2 * count
+            row[: _EVERY_STEP[0]] = (
+                reading.step,
+                reading.loss,
+                reading.learning_rate,
+                reading.total_norm,
+                reading.clip_scale,
+            )
+            row[first:second] = reading.weight_grad_norm
+            row[second:third] = reading.unclipped_grad_norm
+            row[_EVERY_STEP[0] : first] = np.nan
+            row[third:] = np.nan
+            if reading.is_full:
+                row[_EVERY_STEP[0] : first] = (reading.decades, reading.slope)
+                by_layer = row[first:].reshape(len(LAYER_COLUMNS), count)
+                for index in range(_EVERY_STEP[1], len(LAYER_COLUMNS)):
+                    values = getattr(reading, LAYER_COLUMNS[index])
+                    if values is not None:
+                        by_layer[index] = values
+            self._length += 1
+            self.steps_recorded += 1
+            self.latest = reading
+
+    def _take_layers(self, reading: Reading) -> None:
+        if self._most:
+            if reading.layers != self.layers:
+                raise ValueError("a History holds one network: the reading's layers are others.")
+            self._described = reading.described
+            return
+        self._described = reading.described
+        width = _FIRST + len(LAYER_COLUMNS) * len(self._described)
+        self._most = int(np.clip(self._budget / (_ROWS_PER_STEP * 8 * width), 64, 100_000))
+        self._rows = np.empty((0, width))
+        self._grow(min(256, self._most))
 
     def _grow(self, capacity: int) -> None:
-        shape = (capacity, len(self._layers))
-        scalars = np.empty((capacity, len(STEP_COLUMNS)))
-        scalars[: self._length] = self._scalars[: self._length]
-        self._scalars = scalars
-        for name in LAYER_COLUMNS:
-            wider = np.empty(shape)
-            if self._length:
-                wider[: self._length] = self._by_layer[name][: self._length]
-            self._by_layer[name] = wider
-        self._capacity = capacity
+        rows = np.empty((capacity, self._rows.shape[1]))
+        rows[: self._length] = self._rows[: self._length]
+        self._rows = rows
 
     def _thin(self) -> None:
         """Move the older half of the single steps into blocks of two."""
         half = self._length // 2 // 2 * 2
         if self._blocks is None:
-            self._blocks = _Blocks(len(self._layers), max(self._most // 2, 32))
-        moved = {name: self._column(name)[:half] for name in (*STEP_COLUMNS, *LAYER_COLUMNS)}
-        self._blocks.extend(moved)
+            self._blocks = _Blocks(len(self._described), self._most // 2)
+        self._blocks.extend(self._rows[:half])
         kept = self._length - half
-        self._scalars[:kept] = self._scalars[half : self._length].copy()
-        for array in self._by_layer.values():
-            array[:kept] = array[half : self._length].copy()
+        self._rows[:kept] = self._rows[half : self._length].copy()
         self._length = kept
 
-    def _column(self, name: str) -> FloatArray:
-        if name in self._by_layer:
-            return self._by_layer[name][: self._length]
-        return self._scalars[: self._length, STEP_COLUMNS.index(name)]
+    def _place(self, name: str) -> int | slice:
+        """Return where a column stands in a row."""
+        if name in STEP_COLUMNS:
+            return STEP_COLUMNS.index(name)
+        if name not in LAYER_COLUMNS:
+            raise KeyError(
+                f"no column {name!r}; there are {', '.join(STEP_COLUMNS)} and "
+                f"{', '.join(LAYER_COLUMNS)}."
+            )
+        count = len(self._described)
+        start = _FIRST + LAYER_COLUMNS.index(name) * count
+        return slice(start, start + count)
 
     def column(self, name: str, statistic: Statistic = "mean") -> FloatArray:
         """Return one column as a fresh array, shape (rows,) or (rows, layers).
@@ -168,15 +180,19 @@ class History:
         Raises:
             KeyError: no column has that name.
         """
-        if name not in STEP_COLUMNS and name not in LAYER_COLUMNS:
-            raise KeyError(f"no column {name!r}; there are {', '.join(STEP_COLUMNS)} and "
-                           f"{', '.join(LAYER_COLUMNS)}.")
-        if not self._capacity:
-            return np.empty((0,) if name in STEP_COLUMNS else (0, 0))
-        recent = self._column(name)
-        if self._blocks is None:
-            return recent.copy()
-        return np.concatenate([self._blocks.column(name, statistic), recent])
+        with self._lock:
+            place = self._place(name)
+            if not self._most:
+                return np.empty((0,) if name in STEP_COLUMNS else (0, 0))
+            recent = self._rows[: self._length, place]
+            if self._blocks is None:
+                return recent.copy()
+            return np.concatenate([self._blocks.rows(statistic)[:, place], recent])
+
+    def columns(self, *names: str, statistic: Statistic = "mean") -> tuple[FloatArray, ...]:
+        """Return several columns with the same rows, though a step may end meanwhile."""
+        with self._lock:
+            return tuple(self.column(name, statistic) for name in names)
 
     def __getattr__(self, name: str) -> FloatArray:
         if name in STEP_COLUMNS or name in LAYER_COLUMNS:
@@ -186,10 +202,11 @@ class History:
     @property
     def steps_per_row(self) -> NDArray[np.int64]:
         """How many steps each row stands for, shape (rows,)."""
-        recent = np.ones(self._length, dtype=np.int64)
-        if self._blocks is None:
-            return recent
-        return np.concatenate([self._blocks.steps_per_row, recent])
+        with self._lock:
+            recent = np.ones(self._length, dtype=np.int64)
+            if self._blocks is None:
+                return recent
+            return np.concatenate([self._blocks.steps_per_row, recent])
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas DataFrame with a row for each row of the columns.
@@ -199,100 +216,91 @@ class History:
         """
         import pandas as pd
 
-        data: dict[tuple[str, str], FloatArray] = {}
-        for name in STEP_COLUMNS:
-            data[(name, "")] = self.column(name)
-        for name in LAYER_COLUMNS:
-            values = self.column(name)
-            for index, layer in enumerate(self._layers):
-                data[(name, layer)] = values[:, index]
-        frame = pd.DataFrame(data)
-        frame.columns = pd.MultiIndex.from_tuples(list(data), names=["quantity", "layer"])
-        return frame
+        names = (*STEP_COLUMNS, *LAYER_COLUMNS)
+        with self._lock:
+            layers, columns = self.layers, self.columns(*names)
+        keys = [(name, "") for name in STEP_COLUMNS]
+        keys += [(name, layer) for name in LAYER_COLUMNS for layer in layers]
+        values = np.concatenate([c.reshape(len(columns[0]), -1) for c in columns], axis=1)
+        labels = pd.MultiIndex.from_tuples(keys, names=["quantity", "layer"])
+        return pd.DataFrame(values[:, : len(keys)], columns=labels)
+
+
+_FIRST = len(STEP_COLUMNS)  # where a row's first layer column begins
 
 
 class _Blocks:
-    """Blocks of older steps: minimum, mean and maximum of every column."""
+    """Blocks of older steps: minimum, mean and maximum of every number of a row."""
 
     def __init__(self, layers: int, capacity: int) -> None:
+        width = _FIRST + len(LAYER_COLUMNS) * layers
         self.length = 0
         self._capacity = capacity
+        self._low, self._mean, self._high = (np.empty((capacity, width)) for _ in range(3))
+        # How many numbers a mean is of: full readings come only now and then.
+        self._count = np.empty((capacity, width), dtype=np.int64)
         self._steps = np.zeros(capacity, dtype=np.int64)
-        self._arrays: dict[str, dict[str, FloatArray]] = {}
-        self._counts: dict[str, FloatArray] = {}
-        for name in (*STEP_COLUMNS, *LAYER_COLUMNS):
-            shape = (capacity,) if name in STEP_COLUMNS else (capacity, layers)
-            self._arrays[name] = {s: np.empty(shape) for s in ("min", "mean", "max")}
-            if name not in _EVERY_STEP:
-                # How many numbers the mean is of: full readings come only now and then.
-                self._counts[name] = np.empty(capacity if name in STEP_COLUMNS else shape)
+        self._every_step = np.zeros(width, dtype=np.bool_)
+        self._every_step[: _EVERY_STEP[0]] = True
+        self._every_step[_FIRST : _FIRST + _EVERY_STEP[1] * layers] = True
 
     @property
     def nbytes(self) -> int:
-        arrays = sum(a.nbytes for stats in self._arrays.values() for a in stats.values())
-        return arrays + sum(counts.nbytes for counts in self._counts.values())
+        arrays = (self._low, self._mean, self._high, self._count, self._steps)
+        return sum(array.nbytes for array in arrays)
 
     @property
     def steps_per_row(self) -> NDArray[np.int64]:
         return self._steps[: self.length].copy()
 
-    def column(self, name: str, statistic: Statistic) -> FloatArray:
-        return self._arrays[name][statistic][: self.length]
+    def rows(self, statistic: Statistic) -> FloatArray:
+        array = {"min": self._low, "mean": self._mean, "max": self._high}[statistic]
+        return array[: self.length]
 
-    def extend(self, columns: dict[str, FloatArray]) -> None:
+    def extend(self, rows: FloatArray) -> None:
         """Append an even number of single steps as blocks of two."""
-        steps = len(columns["step"])
         start = 0
-        while start < steps:
+        while start < len(rows):
             while self.length == self._capacity:
                 self._halve()
-            room = 2 * (self._capacity - self.length)
-            stop = min(steps, start + room)
-            into = slice(self.length, self.length + (stop - start) // 2)
+            part = rows[start : start + 2 * (self._capacity - self.length)]
+            count = np.where(self._every_step | ~np.isnan(part), 1, 0)
+            into = self._join(self.length, part, part, part, count)
             self._steps[into] = 2
-            for name, values in columns.items():
-                part = values[start:stop]
-                count = (~np.isnan(part)).astype(np.float64)
-                self._join(name, into, {"min": part, "mean": part, "max": part}, count)
             self.length = into.stop
-            start = stop
+            start += len(part)
 
     def _halve(self) -> None:
         """Join the blocks in pairs, so that half the rows are free again."""
         even = self.length // 2 * 2
-        into = slice(0, even // 2)
-        weights = self._steps[:even].astype(np.float64)
-        for name, stats in self._arrays.items():
-            count = self._counts[name][:even] if name in self._counts else weights
-            if count.ndim < stats["mean"].ndim:
-                count = np.broadcast_to(count[:, None], stats["mean"][:even].shape)
-            self._join(name, into, {s: a[:even].copy() for s, a in stats.items()}, count.copy())
+        arrays = (self._low, self._mean, self._high, self._count)
+        into = self._join(0, *(array[:even].copy() for array in arrays))
         self._steps[into] = self._steps[0:even:2] + self._steps[1:even:2]
         if even < self.length:
-            odd = self.length - 1
-            self._steps[into.stop] = self._steps[odd]
-            for name, stats in self._arrays.items():
-                for array in stats.values():
-                    array[into.stop] = array[odd]
-                if name in self._counts:
-                    self._counts[name][into.stop] = self._counts[name][odd]
+            for array in (*arrays, self._steps):
+                array[into.stop] = array[even]
         self.length = into.stop + (self.length - even)
 
     def _join(
-        self, name: str, into: slice, parts: dict[str, FloatArray], count: FloatArray
-    ) -> None:
-        stats = self._arrays[name]
-        first, second = slice(0, None, 2), slice(1, None, 2)
-        stats["min"][into] = np.fmin(parts["min"][first], parts["min"][second])
-        stats["max"][into] = np.fmax(parts["max"][first], parts["max"][second])
-        a, b = parts["mean"][first], parts["mean"][second]
-        if name in _EVERY_STEP:
-            n, m = np.maximum(count[first], 1.0), np.maximum(count[second], 1.0)
-            with np.errstate(invalid="ignore", over="ignore"):
-                stats["mean"][into] = (a * n + b * m) / (n + m)
-            return
-        n, m = count[first], count[second]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total = np.where(n > 0, a * n, 0.0) + np.where(m > 0, b * m, 0.0)
-            stats["mean"][into] = np.where(n + m > 0, total / (n + m), np.nan)
-        self._counts[name][into] = n + m
+        self,
+        at: int,
+        low: FloatArray,
+        mean: FloatArray,
+        high: FloatArray,
+        count: NDArray[np.int64],
+    ) -> slice:
+        """Join rows in pairs and write them from row ``at`` on; return where they stand."""
+        into = slice(at, at + len(low) // 2)
+        self._low[into] = np.fmin(low[0::2], low[1::2])
+        self._high[into] = np.fmax(high[0::2], high[1::2])
+        n, m = count[0::2], count[1::2]
+        with np.errstate(invalid="ignore", over="ignore"):
+            # Weights first: the sum of two numbers near the largest float overflows.
+            total = np.maximum(n + m, 1)
+            parts = [
+                np.where(weight > 0, part * (weight / total), 0.0)
+                for part, weight in ((mean[0::2], n), (mean[1::2], m))
+            ]
+            self._mean[into] = np.where(n + m > 0, parts[0] + parts[1], np.nan)
+        self._count[into] = n + m
+        return into

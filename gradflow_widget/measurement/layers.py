@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,8 +34,11 @@ class Layer:
     is_weight_layer: bool
     width: int
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # tables of layers are looked up at every full reading
 
-@dataclass
+
+@dataclass(eq=False)
 class LayerParts:
     """A layer together with its module and parameters: what the probe works on."""
 
@@ -143,11 +146,11 @@ def find_layers(model: nn.Module) -> list[LayerParts]:
     return found
 
 
-def in_forward_order(
-    parts: Sequence[LayerParts], called: Sequence[nn.Module]
-) -> list[LayerParts]:
+def in_forward_order(parts: Sequence[LayerParts], called: Iterable[nn.Module]) -> list[LayerParts]:
     """Sort layers by their first call; one never called stays behind its predecessor."""
-    rank = {id(module): i for i, module in reversed(list(enumerate(called)))}
+    rank: dict[int, int] = {}
+    for module in called:
+        rank.setdefault(id(module), len(rank))
     keys: list[tuple[int, int]] = []
     latest = -1
     for position, part in enumerate(parts):
@@ -156,19 +159,20 @@ def in_forward_order(
     return [parts[i] for i in sorted(range(len(parts)), key=keys.__getitem__)]
 
 
-def first_tensor(value: object) -> torch.Tensor | None:
+def first_tensor(value: object, *, any_dtype: bool = False) -> torch.Tensor | None:
     """Return the first floating-point or complex tensor in a module's (nested) output."""
     if isinstance(value, torch.Tensor):
-        return value if value.is_floating_point() or value.is_complex() else None
+        floats = any_dtype or value.is_floating_point() or value.is_complex()
+        return value if floats else None
     items: Iterable[object] = ()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         items = value.values()
     elif isinstance(value, (tuple, list)):
         items = value
     elif hasattr(value, "to_tuple"):
         items = value.to_tuple()
     for item in items:
-        tensor = first_tensor(item)
+        tensor = first_tensor(item, any_dtype=any_dtype)
         if tensor is not None:
             return tensor
     return None

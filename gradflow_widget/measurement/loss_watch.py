@@ -8,95 +8,137 @@ originals come back with the last probe that leaves; nothing is computed differe
 
 from __future__ import annotations
 
+import functools
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_lock = threading.Lock()
-_listeners: list[LossListener] = []
-_originals: list[tuple[object, str, Any]] = []
-_scaled = WeakTensorKeyDictionary()  # scaled loss: (loss, scale)
-
 
 @dataclass(frozen=True)
 class Root:
-    """The scalar of one backward pass: the loss, and what the gradient was scaled by."""
+    """Where a backward pass starts.
 
-    loss: torch.Tensor
-    scale: torch.Tensor | None
+    Attributes:
+        loss: the scalar that is differentiated, unscaled; None where it is no scalar.
+        scale: what a GradScaler multiplied the loss and so the gradients by.
+    """
 
-
-@dataclass(frozen=True)
-class LossListener:
-    """What a probe wants to be told: the root before its backward pass, and the end of it."""
-
-    before_backward: Callable[[Root], None]
-    after_backward: Callable[[], None]
+    loss: torch.Tensor | None
+    scale: torch.Tensor | None = None
 
 
-def _only_scalar(tensors: object) -> torch.Tensor | None:
-    if isinstance(tensors, (tuple, list)):
-        if len(tensors) != 1:
-            return None
-        tensors = tensors[0]
-    if isinstance(tensors, torch.Tensor) and tensors.numel() == 1:
-        return tensors
-    return None
+class LossListener(Protocol):
+    """Who wants to be told of backward passes."""
+
+    def before_backward(self, root: Root) -> None:
+        """A backward pass starts."""
+
+    def after_backward(self) -> None:
+        """It is over, or has failed."""
+
+
+_lock = threading.RLock()
+# Weak, so that a probe nobody closed goes when its model goes.
+_listeners: list[weakref.ref[LossListener]] = []
+_wrapped: list[tuple[object, str, Any, Any]] = []  # owner, name, original, wrapper
+_scaled = WeakTensorKeyDictionary()  # scaled loss: (loss, scale)
+
+
+def _root(tensors: Any, weights: Any) -> Root:
+    """Return the sum of the scalars that ``backward(tensors, weights)`` differentiates."""
+    if isinstance(tensors, torch.Tensor):
+        tensors = (tensors,)
+    tensors = tuple(tensors)
+    if weights is None or isinstance(weights, torch.Tensor):
+        weights = (weights,) * len(tensors)
+    losses, scale = [], None
+    for tensor, weight in zip(tensors, weights, strict=False):
+        if not isinstance(tensor, torch.Tensor) or tensor.numel() != 1:
+            return Root(None)
+        if len(_scaled) and tensor in _scaled:
+            loss, scale = _scaled[tensor]
+        else:
+            loss = tensor.detach()
+        loss = loss.reshape(())
+        losses.append(loss if weight is None else loss * weight.detach().reshape(()))
+    if not losses:
+        return Root(None)
+    return Root(losses[0] if len(losses) == 1 else torch.stack(losses).sum(), scale)
 
 
 def _watched_backward(original: Callable[..., None]) -> Callable[..., None]:
-    def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-        scalar = _only_scalar(tensors)
-        listeners = tuple(_listeners) if scalar is not None else ()
-        if scalar is not None:
-            loss, scale = _scaled[scalar] if scalar in _scaled else (scalar.detach(), None)
-            for listener in listeners:
-                listener.before_backward(Root(loss.reshape(()), scale))
-        original(tensors, *args, **kwargs)
+    @functools.wraps(original)
+    def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
+        # Within a backward pass, a checkpointed block goes back through itself.
+        if not _listeners or torch._C._current_graph_task_id() != -1:
+            return original(tensors, grad_tensors, *args, **kwargs)
+        listeners = [here for r in tuple(_listeners) if (here := r()) is not None]
+        if not isinstance(tensors, (torch.Tensor, tuple, list)):
+            tensors = tuple(tensors)  # may be gone through only once
+        root = _root(tensors, grad_tensors)
         for listener in listeners:
-            listener.after_backward()
+            listener.before_backward(root)
+        try:
+            return original(tensors, grad_tensors, *args, **kwargs)
+        finally:
+            for listener in listeners:
+                listener.after_backward()
 
     return backward
 
 
 def _watched_scale(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
     def scale(self: Any, outputs: Any) -> Any:
         result = original(self, outputs)
-        if isinstance(outputs, torch.Tensor) and result is not outputs:
-            factor = self._scale
-            if isinstance(factor, torch.Tensor) and outputs.numel() == 1:
-                _scaled[result] = (outputs.detach(), factor.detach().clone())
+        factor = getattr(self, "_scale", None)
+        if isinstance(factor, torch.Tensor):
+            several = isinstance(outputs, (list, tuple))
+            for before, after in zip(
+                outputs if several else (outputs,), result if several else (result,), strict=False
+            ):
+                if isinstance(before, torch.Tensor) and after is not before:
+                    _scaled[after] = (before.detach(), factor.detach().clone())
         return result
 
     return scale
 
 
-def _wrap(owner: object, name: str, wrapper: Callable[[Any], Any]) -> None:
+def _wrap(owner: object, name: str, wrapping: Callable[[Any], Any]) -> None:
     original = getattr(owner, name)
-    _originals.append((owner, name, original))
-    setattr(owner, name, wrapper(original))
+    wrapper = wrapping(original)
+    _wrapped.append((owner, name, original, wrapper))
+    setattr(owner, name, wrapper)
 
 
 def listen(listener: LossListener) -> None:
-    """Tell ``listener`` of every backward pass from now on."""
+    """Tell ``listener`` of every backward pass from now on, for as long as it lives."""
     with _lock:
-        if not _listeners:
+        if not _wrapped:
             _wrap(torch.autograd, "backward", _watched_backward)
             _wrap(torch.amp.GradScaler, "scale", _watched_scale)
-        _listeners.append(listener)
+        _listeners.append(weakref.ref(listener, _drop))
 
 
 def leave(listener: LossListener) -> None:
     """Stop telling ``listener``; the last one to leave puts the originals back."""
+    for reference in [r for r in _listeners if r() is listener]:
+        _drop(reference)
+
+
+def _drop(reference: weakref.ref[LossListener]) -> None:
     with _lock:
-        if listener not in _listeners:
-            return
-        _listeners.remove(listener)
-        if not _listeners:
-            while _originals:
-                owner, name, original = _originals.pop()
-                setattr(owner, name, original)
+        if reference in _listeners:
+            _listeners.remove(reference)
+        if _listeners or not all(
+            getattr(owner, name) is wrapper for owner, name, _, wrapper in _wrapped
+        ):
+            return  # where somebody has wrapped our wrapper, it stays and passes all on
+        while _wrapped:
+            owner, name, original, _ = _wrapped.pop()
+            setattr(owner, name, original)

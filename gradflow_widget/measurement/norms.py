@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-_HALF = (torch.float16, torch.bfloat16)
 # Outside this range the square of a float32 element that matters may have under- or
 # overflowed, so a norm summed in float32 can be a false zero or a false inf.
 _TRUSTED = (1e-14, 1e18)
+# More elements than this add up to a visible error in float32: 1e-5 at a million, 4e-4 at
+# ten million.
+_LARGE = 1_000_000
 
 
 def wide(tensor: torch.Tensor) -> torch.dtype:
@@ -42,48 +43,62 @@ def _is_uniform(tensors: Sequence[torch.Tensor]) -> bool:
 class NormPlan:
     """How to take the norms of tensors that keep their dtype and device between steps.
 
-    On the CPU, float32 is summed in float32, which costs half of float64, and the few
-    norms that came out where float32 squares can't be trusted are taken again in float64.
+    On the CPU, small float32 tensors are summed in float32, which costs half of float64,
+    and the few norms that came out where float32 squares can't be trusted are taken again
+    in float64.
     On other devices a second look would stall the stream, and float64 is used at once.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, may_be_sparse: bool = False) -> None:
-        self.uniform = bool(tensors) and not may_be_sparse and _is_uniform(tensors)
-        self.on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
-        self.dtype: torch.dtype | None = None
-        if self.uniform:
-            first = tensors[0]
-            if first.dtype in _HALF or not self.on_cpu:
-                self.dtype = wide(first)
+        self._may_be_sparse = may_be_sparse
+        self._plan_for(tensors)
 
-    def norms(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the L2 norms as 0-d tensors on the device, without waiting for it."""
-        if self.uniform:
-            return list(torch._foreach_norm(list(tensors), 2, self.dtype))
-        return exact_norms(tensors)
+    def _plan_for(self, tensors: Sequence[torch.Tensor]) -> None:
+        first = tensors[0]
+        self._first = (first.dtype, first.device)
+        self.uniform = not self._may_be_sparse and _is_uniform(tensors)
+        self._dtype: torch.dtype | None = None
+        self._twice = (
+            first.dtype is torch.float32
+            and first.device.type == "cpu"
+            and all(tensor.numel() <= _LARGE for tensor in tensors)
+        )
+        if self.uniform and not self._twice:
+            self._dtype = wide(first)
 
-    def settle(
-        self, values: NDArray[np.float64], tensors: Sequence[torch.Tensor]
-    ) -> NDArray[np.float64]:
-        """Take again in float64 those of the norms that float32 may have got wrong."""
-        if not (self.uniform and self.on_cpu and self.dtype is None):
-            return values
+    def norms(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the L2 norms as a vector on the device, without waiting for it.
+
+        On the CPU the norms are settled: what float32 may have got wrong is put right.
+        """
+        first = tensors[0]
+        if (first.dtype, first.device) != self._first:  # the model was moved or cast
+            self._plan_for(tensors)
+        if not self.uniform:
+            return stacked(exact_norms(tensors))
+        try:
+            norms = torch.stack(torch._foreach_norm(list(tensors), 2, self._dtype))
+        except (NotImplementedError, RuntimeError):
+            # Sparse gradients where no module told of them, such as F.embedding's.
+            self._may_be_sparse = True
+            self.uniform = False
+            return stacked(exact_norms(tensors))
+        return self._settled(norms, tensors) if self._twice else norms
+
+    def _settled(self, norms: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        values = norms.numpy()
         low, high = _TRUSTED
-        if values.min(initial=1.0) >= low and values.max(initial=1.0) <= high:
-            return values  # comparisons with NaN are False, so NaN goes on
-        doubtful = np.flatnonzero(~((values >= low) & (values <= high)))
-        settled = values.copy()
-        for index in doubtful.tolist():
-            settled[index] = float(exact_norms([tensors[index]])[0])
+        if values.min() >= low and values.max() <= high:
+            return norms  # comparisons with NaN are False, so NaN goes on
+        settled = norms.double()
+        for index in np.flatnonzero(~((values >= low) & (values <= high))).tolist():
+            settled[index] = exact_norms([tensors[index]])[0]
         return settled
 
 
 def exact_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return L2 norms summed in float64, as real 0-d tensors on the tensors' devices."""
-    return [
-        torch.linalg.vector_norm(values, dtype=wide(values))
-        for values in map(dense, tensors)
-    ]
+    return [torch.linalg.vector_norm(values, dtype=wide(values)) for values in map(dense, tensors)]
 
 
 def largest_magnitudes(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -18,16 +19,19 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from . import loss_watch
-from .capture import Capture, Collected, collect
+from .capture import Capture, Collected
 from .history import History
 from .layers import LayerParts, find_layers, in_forward_order
-from .norms import NormPlan, exact_norms, largest_magnitudes, stacked
+from .norms import NormPlan, dense, largest_magnitudes, stacked
 from .reading import Reading
 from .transfer import Transfer
 
 FloatArray = NDArray[np.float64]
 # A clip that another hand applied shows when the norm it left is off by more than rounding.
 _SAME_NORM = 1e-5
+
+
+_version_of = attrgetter("_version")
 
 
 def _norm(norms: FloatArray) -> float:
@@ -41,53 +45,67 @@ def _clip_coefficient(total: float, clip_norm: float) -> float:
     return min(1.0, clip_norm / (total + 1e-6))
 
 
-@dataclass
+def _same(one: float, other: float) -> bool:
+    return one == other or abs(one - other) <= _SAME_NORM * one
+
+
+@dataclass(slots=True)
+class _Gradients:
+    """Which parameters have a gradient, what it measures, and how to tell it has changed."""
+
+    present: list[int]
+    marks: list[tuple[int, int]]  # identity and version of each
+    norms: torch.Tensor
+
+
+@dataclass(slots=True)
 class _Step:
     """What is known of a step between the optimizer's pre-hook and its arrival on the CPU."""
 
     learning_rates: tuple[float, ...]
-    present: list[int]
     settings: object | None
+    full: bool
+    has_closure: bool
+    present: list[int] = field(default_factory=list)
+    present_after_backward: list[int] = field(default_factory=list)
     requires_grad: list[bool] | None = None
+    loss: float = math.nan
     loss_seen: bool = False
     clip_norm: float | None = None
-    # Names of the vectors that go into the one transfer, with their lengths.
+    clipped_parameters: NDArray[np.bool_] | None = None
+    collected: Collected | None = None
+    # Already on the CPU, and what is to go there in one transfer, by name and length.
+    known: dict[str, FloatArray] = field(default_factory=dict)
     sections: list[tuple[str, int]] = field(default_factory=list)
     vectors: list[torch.Tensor] = field(default_factory=list)
-    # Already on the CPU, where the gradients are.
-    known: dict[str, FloatArray] = field(default_factory=dict)
     transfer: Transfer | None = None
-    full: bool = False
-    collected: Collected | None = None
-    number: int = 0
 
-    def add(self, name: str, scalars: list[torch.Tensor]) -> None:
-        if scalars:
-            self.sections.append((name, len(scalars)))
-            self.vectors.append(stacked(scalars))
+    def add(self, name: str, vector: torch.Tensor) -> None:
+        if vector.device.type == "cpu":
+            self.known[name] = vector.double().numpy()
+        else:
+            self.sections.append((name, len(vector)))
+            self.vectors.append(vector)
 
     def send(self) -> None:
-        if len(self.vectors) == 1:
-            self.transfer = Transfer(self.vectors[0])
-        elif self.vectors:
-            first = self.vectors[0]
-            wide = torch.float32 if first.device.type == "mps" else torch.float64
+        if self.vectors:
+            device = self.vectors[0].device
+            wide = torch.float32 if device.type == "mps" else torch.float64
             self.transfer = Transfer(
-                torch.cat([v.to(first.device, wide, non_blocking=True) for v in self.vectors])
+                torch.cat([v.to(device, wide, non_blocking=True) for v in self.vectors])
             )
-        self.vectors = []
+            self.vectors = []
 
     def arrived(self) -> bool:
         return self.transfer is None or self.transfer.arrived
 
     def values(self) -> dict[str, FloatArray]:
-        values = dict(self.known)
         if self.transfer is not None:
             flat, start = self.transfer.values(), 0
             for name, length in self.sections:
-                values[name] = flat[start : start + length]
+                self.known[name] = flat[start : start + length]
                 start += length
-        return values
+        return self.known
 
 
 class GradientProbe:
@@ -141,26 +159,25 @@ class GradientProbe:
         self._full = False
         self._capture: Capture | None = None
         self._pending: deque[_Step] = deque()
+        self._delivering = threading.Lock()
         self._step: _Step | None = None
-        self._called: list[nn.Module] | None = []
-        self._order_handles: list[RemovableHandle] = []
+        self._weights_before: list[torch.Tensor] | None = None
         self._set_parts(parts)
-        self._forget_losses()
-        self._forward_thread: int | None = None
-        self._ever_forward = False
-        self._watch_clipping = True
-        self._unclipped: list[torch.Tensor] | None = None
-        self._unclipped_scale: torch.Tensor | None = None
-        self._version_after_backward: int | None = None
-        for part in parts:
-            self._order_handles.append(part.module.register_forward_pre_hook(self._note_call))
+        self._sum_is_done = True
+        self._forget_gradients()
+        self._before: list[tuple[int, int] | None] | None = None
+        self._root: loss_watch.Root | None = None
+        self._forward_threads: set[int] = set()
+        self._called: dict[nn.Module, None] | None = {}
+        self._order_handles: list[RemovableHandle] = [
+            part.module.register_forward_pre_hook(self._note_call) for part in parts
+        ]
         self._handles = [
             model.register_forward_pre_hook(self._note_forward),
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
-        self._listener = loss_watch.LossListener(self._before_backward, self._after_backward)
-        loss_watch.listen(self._listener)
+        loss_watch.listen(self)
         self.full = full
 
     # -- what a user sees ------------------------------------------------------------
@@ -174,7 +191,7 @@ class GradientProbe:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers; in forward order once a forward pass has shown it."""
-        return tuple(part.layer.name for part in self._parts)
+        return tuple(layer.name for layer in self.described)
 
     @property
     def full(self) -> bool:
@@ -192,14 +209,16 @@ class GradientProbe:
 
     def close(self) -> None:
         """Take every hook off; what was recorded stays."""
-        self._deliver(wait=True)
-        loss_watch.leave(self._listener)
+        loss_watch.leave(self)
         for handle in (*self._handles, *self._order_handles):
             handle.remove()
         self._handles, self._order_handles = [], []
+        self._called = None
         self.full = False
-        self._forget_losses()
-        self._unclipped = None
+        self._forget_gradients()
+        self._weights_before = None
+        self._step = None
+        self._deliver(wait=True)
 
     def __enter__(self) -> GradientProbe:
         return self
@@ -215,14 +234,32 @@ class GradientProbe:
     # -- for who clips between the reading and the step ------------------------------
 
     def clipped_by_norm(self, clip_norm: float) -> None:
-        """Say that the gradients just read are clipped to a global norm of ``clip_norm``."""
-        if self._step is not None:
-            self._step.clip_norm = clip_norm
+        """Say that the gradients just read were clipped to a global norm of ``clip_norm``.
+
+        It is the norm over the optimizer's parameters, as ``clip_grad_norm_`` takes it.
+        """
+        step = self._step
+        if step is None or step.has_closure:
+            return
+        clipped = {id(p): p for group in self.optimizer.param_groups for p in group["params"]}
+        mine = [id(parameter) in clipped for parameter in self._parameters]
+        if sum(mine) < len(clipped):
+            # The norm had parts that are not known here.
+            self.clipped_otherwise()
+            return
+        step.clip_norm = clip_norm
+        step.clipped_parameters = None if all(mine) else np.array(mine)
 
     def clipped_otherwise(self) -> None:
         """Say that the gradients just read were changed, so that they are read again."""
-        if self._step is not None:
-            self._step.add("clipped", exact_norms(self._gradients(self._step.present)))
+        step = self._step
+        if step is None or step.has_closure or not step.present:
+            return
+        gradients = [g for i in step.present if (g := self._parameters[i].grad) is not None]
+        if len(gradients) == len(step.present):
+            step.add("clipped", self._plan.norms(gradients))
+            if step.full:
+                step.add("largest", stacked(largest_magnitudes(gradients)))
 
     # -- layers ----------------------------------------------------------------------
 
@@ -236,25 +273,24 @@ class GradientProbe:
                 if id(parameter) not in unique:
                     unique[id(parameter)] = len(self._parameters)
                     self._parameters.append(parameter)
+        self._every_index = list(range(len(self._parameters)))
         self._weights = [weight for part in parts for weight in part.weights]
         self._weight_index = np.array([unique[id(weight)] for weight in self._weights])
         lengths = [len(part.weights) for part in parts]
         self._weight_starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.intp)
         self._one_weight_each = all(length == 1 for length in lengths)
-        self._weights_before: list[torch.Tensor] | None = None
-        self._plan = NormPlan(
-            self._parameters,
-            may_be_sparse=any(getattr(part.module, "sparse", False) for part in parts),
-        )
-        self._on_cpu = all(p.device.type == "cpu" for p in self._parameters)
-        self._every_index = list(range(len(self._parameters)))
+        self._none_missing = np.zeros(len(parts), dtype=np.bool_)
+        self._none_missing.flags.writeable = False
+        may_be_sparse = any(getattr(part.module, "sparse", False) for part in parts)
+        self._plan = NormPlan(self._parameters, may_be_sparse=may_be_sparse)
+        self._weight_plan = NormPlan(self._weights)
 
     def _note_call(self, module: nn.Module, _: Any) -> None:
-        if self._called is not None:
-            self._called.append(module)
+        if not torch.compiler.is_compiling() and self._called is not None:
+            self._called[module] = None
 
     def _settle_order(self) -> None:
-        """Sort the layers by the first forward pass, once, before the first reading."""
+        """Sort the layers by the first forward pass, once, before anything is measured."""
         for handle in self._order_handles:
             handle.remove()
         self._order_handles = []
@@ -262,104 +298,165 @@ class GradientProbe:
         if not called:
             return
         ordered = in_forward_order(self._parts, called)
-        if [id(part) for part in ordered] == [id(part) for part in self._parts]:
-            return
-        if self._capture is not None:
-            place = {id(part): index for index, part in enumerate(self._parts)}
-            self._capture.reorder([place[id(part)] for part in ordered], ordered)
-        self._set_parts(ordered)
+        if ordered != self._parts:
+            self._weights_before = None
+            self._after_last_backward = None
+            self._set_parts(ordered)
+
+    def set_order(self, names: tuple[str, ...]) -> None:
+        """Fix the forward order as another pass over the same model has shown it."""
+        place = {name: index for index, name in enumerate(names)}
+        known = [part for part in self._parts if part.layer.name in place]
+        known.sort(key=lambda part: place[part.layer.name])
+        self._called = {part.module: None for part in known}
+        self._settle_order()
 
     def settle_layers(self) -> None:
         """Fix the forward order from the passes seen so far, ahead of the first step."""
         if self._called:
-            full, self.full = self._full, False
             self._settle_order()
-            self.full = full
 
     # -- losses ----------------------------------------------------------------------
 
-    def _forget_losses(self) -> None:
-        self._losses: list[torch.Tensor] = []
+    def _forget_gradients(self) -> None:
+        self._losses: list[float | torch.Tensor] = []
         self._loss_scale: torch.Tensor | None = None
-        self._sum_is_done = True
+        self._after_last_backward: _Gradients | None = None
 
     def _note_forward(self, *_: Any) -> None:
-        self._forward_thread = threading.get_ident()
-        self._ever_forward = True
+        if not torch.compiler.is_compiling():
+            self._forward_threads.add(threading.get_ident())
 
     def _concerns_us(self) -> bool:
-        """Whether the backward pass that starts now may be of this model's loss."""
-        return not self._ever_forward or self._forward_thread == threading.get_ident()
+        """Whether the backward pass under way may be of this model's loss."""
+        return not self._forward_threads or threading.get_ident() in self._forward_threads
 
-    def _before_backward(self, root: loss_watch.Root) -> None:
+    def before_backward(self, root: loss_watch.Root) -> None:
+        """Take note of a loss; called by the loss watch."""
         if not self._concerns_us():
             return
-        # No gradient is held: whatever was summed before has been thrown away.
-        if self._sum_is_done or all(p.grad is None for p in self._parameters):
-            if self._losses and self._capture is not None:
-                self._capture.restart_before_last_pass()
-            self._losses = []
-            self._sum_is_done = False
-        self._losses.append(root.loss)
-        self._loss_scale = root.scale
-
-    def _after_backward(self) -> None:
-        if not self._losses or not self._concerns_us():
-            return
+        gradients = [parameter.grad for parameter in self._parameters]
+        nothing_held = not any(gradient is not None for gradient in gradients)
+        if self._sum_is_done or nothing_held or self._were_zeroed(gradients):
+            # What was summed before has been thrown away.
+            self._forget_gradients()
+            if self._capture is not None:
+                self._capture.drop_used()
+        self._before = (
+            None
+            if nothing_held
+            else [None if g is None else (id(g), g._version) for g in gradients]
+        )
+        self._root = root
         if self._capture is not None:
-            self._capture.end_of_pass()
-        first = next((p.grad for p in self._parameters if p.grad is not None), None)
-        self._version_after_backward = None if first is None else first._version
-        self._unclipped = None
-        if self._watch_clipping and first is not None:
-            gradients = [p.grad for p in self._parameters if p.grad is not None]
-            self._unclipped = self._plan.norms(gradients)
-            self._unclipped_scale = self._loss_scale
+            self._capture.begin_backward()
+
+    def _were_zeroed(self, gradients: Sequence[torch.Tensor | None]) -> bool:
+        """Whether gradients that are held were set to zero since the last backward pass."""
+        held = [gradient for gradient in gradients if gradient is not None]
+        last = self._after_last_backward
+        if last is None or last.marks == [(id(g), g._version) for g in held]:
+            return False
+        # Looking at the values would stall a device; zeroing is why gradients change
+        # between two backward passes.
+        return any(g.device.type != "cpu" for g in held) or not any(
+            bool(dense(g).any()) for g in held
+        )
+
+    def after_backward(self) -> None:
+        """See which gradients the backward pass has left; called by the loss watch."""
+        root, self._root = self._root, None
+        if root is None or not self._concerns_us():
+            return
+        before, self._before = self._before, None
+        parameters = self._parameters
+        if before is None:
+            touched = any(parameter.grad is not None for parameter in parameters)
+        else:
+            touched = before != [
+                None if (g := parameter.grad) is None else (id(g), g._version)
+                for parameter in parameters
+            ]
+        if self._capture is not None:
+            self._capture.end_backward(counts=touched)
+        if not touched:
+            return
+        if self._called is not None:
+            self._settle_order()
+        self._sum_is_done = False
+        self._loss_scale = root.scale
+        if root.loss is not None:
+            # A copy, because the loop may change its loss in place.
+            on_cpu = root.loss.device.type == "cpu"
+            self._losses.append(root.loss.item() if on_cpu else root.loss.clone())
+        self._after_last_backward = self._measure()
 
     # -- a step ----------------------------------------------------------------------
 
-    def _gradients(self, present: list[int]) -> list[torch.Tensor]:
-        parameters = self._parameters
-        return [g for i in present if (g := parameters[i].grad) is not None]
+    def _present(self) -> tuple[list[int], list[torch.Tensor]]:
+        """Return which parameters have a gradient, and the gradients."""
+        gradients = [g for p in self._parameters if (g := p.grad) is not None]
+        if len(gradients) == len(self._parameters):
+            return self._every_index, gradients
+        return [i for i, p in enumerate(self._parameters) if p.grad is not None], gradients
+
+    def _measure(self) -> _Gradients | None:
+        """Measure the gradients; those of the last backward pass only where they changed."""
+        present, gradients = self._present()
+        if not gradients:
+            return None
+        marks = list(zip(map(id, gradients), map(_version_of, gradients), strict=True))
+        last = self._after_last_backward
+        if last is not None and last.marks == marks:
+            return last
+        return _Gradients(present, marks, self._plan.norms(gradients))
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._called is not None:
             self._settle_order()
-        step = _Step(
-            learning_rates=tuple(float(g["lr"]) for g in self.optimizer.param_groups if "lr" in g),
-            present=[],
-            settings=self.settings,
+        # The optimizer itself is the first of args.
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        step = self._step = _Step(
+            tuple([float(g["lr"]) for g in self.optimizer.param_groups if "lr" in g]),
+            self.settings,
+            self._full,
+            closure is not None,
         )
-        self._step = step
-        if self._full:
-            step.full = True
+        if step.full:
             self._keep_weights(step)
-        if not args and kwargs.get("closure") is None:
+        if not step.has_closure:
             self._read_gradients(step)
 
     def _read_gradients(self, step: _Step) -> None:
-        gradients = []
-        present = []
-        for index, parameter in enumerate(self._parameters):
-            gradient = parameter.grad
-            if gradient is not None:
-                gradients.append(gradient)
-                present.append(index)
-        complete = len(present) == len(self._parameters)
-        step.present = self._every_index if complete else present
-        if not complete:
+        measured, last = self._measure(), self._after_last_backward
+        if measured is not None:
+            step.present = measured.present
+            step.add("used", measured.norms)
+            if last is not None and measured is not last:
+                step.present_after_backward = last.present
+                step.add("backward", last.norms)
+                if self._loss_scale is not None:
+                    step.add("scale", self._loss_scale.reshape(1))
+            if step.full:
+                _, gradients = self._present()
+                step.add("largest", stacked(largest_magnitudes(gradients)))
+        if len(step.present) < len(self._parameters):
             step.requires_grad = [parameter.requires_grad for parameter in self._parameters]
-        if gradients:
-            self._add_norms(step, "used", gradients)
-            self._read_clipping_by_others(step, gradients)
-            if self._full:
-                step.add("largest", largest_magnitudes(gradients))
-        if self._losses:
-            losses = self._losses
-            step.loss_seen = True
-            step.add("loss", [losses[0] if len(losses) == 1 else stacked(losses).sum()])
-        self._losses = []
-        self._sum_is_done = True
+        self._read_loss(step)
+        # A fused optimizer unscales by itself, and skips the step by itself.
+        for name in ("grad_scale", "found_inf"):
+            value = getattr(self.optimizer, name, None)
+            if isinstance(value, torch.Tensor):
+                step.add(name, value.detach().clone().reshape(1))
+
+    def _read_loss(self, step: _Step) -> None:
+        numbers = [loss for loss in self._losses if isinstance(loss, float)]
+        tensors = [loss for loss in self._losses if isinstance(loss, torch.Tensor)]
+        if numbers:
+            step.loss = sum(numbers)
+        if tensors:
+            step.add("loss", stacked(tensors))
+        step.loss_seen = bool(numbers or tensors)
 
     def _keep_weights(self, step: _Step) -> None:
         """Keep a copy of the weights, in memory that is allocated once."""
@@ -367,59 +464,51 @@ class GradientProbe:
             self._weights_before = [torch.empty_like(w, requires_grad=False) for w in self._weights]
         with torch.no_grad():
             torch._foreach_copy_(self._weights_before, list[torch.Tensor](self._weights))
-        self._add_norms(step, "weight_norm", self._weights_before)
+        step.add("weight_norm", self._weight_plan.norms(self._weights_before))
 
-    def _add_norms(self, step: _Step, name: str, tensors: list[torch.Tensor]) -> None:
-        norms = self._plan.norms(tensors)
-        if self._on_cpu:
-            values = stacked(norms).numpy().astype(np.float64)
-            step.known[name] = self._plan.settle(values, tensors)
-        else:
-            step.add(name, norms)
-
-    def _read_clipping_by_others(self, step: _Step, gradients: list[torch.Tensor]) -> None:
-        """Keep the norms from the end of the backward pass if gradients changed since."""
-        changed = gradients[0]._version != self._version_after_backward
-        known_before = self._version_after_backward is not None
-        if changed and known_before and self._unclipped is not None:
-            if len(self._unclipped) == len(gradients):
-                step.add("backward", self._unclipped)
-                if self._unclipped_scale is not None:
-                    step.add("scale", [self._unclipped_scale])
-        self._watch_clipping = changed and known_before
-        self._unclipped = None
-        self._version_after_backward = None
-
-    def _after_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _after_step(self, *_: Any) -> None:
         step, self._step = self._step, None
         if step is None:
             return
-        if args or kwargs.get("closure") is not None:
+        if step.has_closure:
             self._read_gradients(step)
-        if step.full and self._capture is not None:
-            kept = self._weights_before or []
-            with torch.no_grad():
-                torch._foreach_sub_(kept, list[torch.Tensor](self._weights))
-            self._add_norms(step, "change", kept)
-            collected = step.collected = collect(self._capture.sums)
-            step.add("norms", collected.norms)
-            step.add("counts", collected.counts)
-            if self._loss_scale is not None:
-                step.add("signal_scale", [self._loss_scale])
-            self._capture.close()
-            self._capture = Capture(self.model, self._parts)
-        self._loss_scale = None
+        if step.full:
+            self._read_change(step)
+            if self._capture is not None:
+                self._collect(step, self._capture)
+        self._forget_gradients()
+        self._sum_is_done = True
         step.send()
-        self.steps += 1
-        step.number = self.steps
         self._pending.append(step)
-        self._deliver(wait=self._on_cpu)
+        self._deliver(wait=step.transfer is None)
+
+    def _read_change(self, step: _Step) -> None:
+        kept = self._weights_before
+        if kept is None:
+            return
+        with torch.no_grad():
+            torch._foreach_sub_(kept, list[torch.Tensor](self._weights))
+        step.add("change", self._weight_plan.norms(kept))
+
+    def _collect(self, step: _Step, capture: Capture) -> None:
+        collected = step.collected = capture.collect(self._parts)
+        if collected.norms:
+            step.add("norms", stacked(collected.norms))
+        if collected.counts:
+            step.add("counts", stacked(collected.counts))
+        if self._loss_scale is not None:
+            step.add("signal_scale", self._loss_scale.reshape(1))
+        capture.forget()
 
     def _deliver(self, *, wait: bool) -> None:
-        while self._pending and (wait or self._pending[0].arrived()):
-            reading = self._make_reading(self._pending.popleft())
-            self._history.append(reading)
-            if self.on_reading is not None:
+        while self._pending:
+            with self._delivering:
+                if not self._pending or not (wait or self._pending[0].arrived()):
+                    return
+                reading = self._make_reading(self._pending.popleft())
+                if reading is not None:
+                    self._history.append(reading)
+            if reading is not None and self.on_reading is not None:
                 self.on_reading(reading)
 
     # -- a reading -------------------------------------------------------------------
@@ -439,40 +528,55 @@ class GradientProbe:
         spread[present] = norms
         return spread
 
-    def _make_reading(self, step: _Step) -> Reading:
+    def _make_reading(self, step: _Step) -> Reading | None:
+        """Return the reading; None where the optimizer skipped the step for an inf."""
         values = step.values()
+        if "found_inf" in values and values["found_inf"][0]:
+            return None
+        self.steps += 1
         nothing = np.zeros(0)
         used = self._spread(values.get("used", nothing), step.present)
+        largest = self._spread(values["largest"], step.present) if "largest" in values else None
+        fused_scale = float(values["grad_scale"][0]) if "grad_scale" in values else 1.0
+        if fused_scale != 1.0:
+            used = used / fused_scale
+            largest = None if largest is None else largest / fused_scale
         unclipped, total, clip_scale = used, _norm(used), 1.0
         if "backward" in values:
             scale = float(values["scale"][0]) if "scale" in values else 1.0
-            earlier = self._spread(values["backward"] / scale, step.present)
+            earlier = self._spread(values["backward"] / scale, step.present_after_backward)
             earlier_total = _norm(earlier)
-            if not abs(earlier_total - total) <= _SAME_NORM * earlier_total:
+            if not _same(earlier_total, total):
                 clip_scale = total / earlier_total if earlier_total else 1.0
                 unclipped, total = earlier, earlier_total
         if step.clip_norm is not None:
-            coefficient = _clip_coefficient(_norm(used), step.clip_norm)
+            theirs = step.clipped_parameters
+            theirs_before = _norm(used if theirs is None else used[theirs])
+            coefficient = _clip_coefficient(theirs_before, step.clip_norm)
             if coefficient != 1.0:
+                before = _norm(used)
+                factors = coefficient if theirs is None else np.where(theirs, coefficient, 1.0)
                 with np.errstate(invalid="ignore"):  # inf * 0 is NaN, as in the gradient
-                    used = used * coefficient
-                clip_scale *= coefficient
+                    used = used * factors
+                    largest = None if largest is None else largest * factors
+                clip_scale *= coefficient if theirs is None else _norm(used) / before
         if "clipped" in values:
-            clipped, before = self._spread(values["clipped"], step.present), _norm(used)
-            if not abs(_norm(clipped) - before) <= _SAME_NORM * before:
+            clipped = self._spread(values["clipped"], step.present) / fused_scale
+            before = _norm(used)
+            if not _same(before, _norm(clipped)):
                 clip_scale *= _norm(clipped) / before if before else 1.0
                 used = clipped
 
-        missing, frozen = self._missing(step)
+        missing = frozen = self._none_missing
+        if step.requires_grad is not None:
+            missing, frozen = self._missing(step.present, step.requires_grad)
         weight_grad_norm = self._layer_norms(used, missing)
-        same = used is unclipped
         full: dict[str, FloatArray] = {}
-        if step.collected is not None:
-            full = self._full_columns(values, step, step.collected, missing)
+        if step.full:
+            full = self._full_columns(values, step, largest, missing)
         return Reading(
-            step=step.number,
-            loss=float(values["loss"][0]) if "loss" in values else math.nan,
-            loss_seen=step.loss_seen,
+            step=self.steps,
+            loss=step.loss + float(values["loss"].sum()) if "loss" in values else step.loss,
             learning_rate=step.learning_rates[0] if step.learning_rates else math.nan,
             learning_rates=step.learning_rates,
             described=self.described,
@@ -480,29 +584,29 @@ class GradientProbe:
             total_norm=total,
             clip_scale=clip_scale,
             unclipped_grad_norm=weight_grad_norm
-            if same
+            if used is unclipped
             else self._layer_norms(unclipped, missing),
             missing=missing,
             frozen=frozen,
+            loss_seen=step.loss_seen,
             settings=step.settings,
             **full,
         )
 
     def _layer_norms(self, per_parameter: FloatArray, missing: NDArray[np.bool_]) -> FloatArray:
         norms = self._per_layer(per_parameter[self._weight_index])
-        if missing.any():
+        if missing is not self._none_missing:
             norms = np.where(missing, np.nan, norms)
         norms.flags.writeable = False
         return norms
 
-    def _missing(self, step: _Step) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        count = len(self._parts)
-        if step.requires_grad is None:
-            none = np.zeros(count, dtype=np.bool_)
-            return none, none
+    def _missing(
+        self, present: list[int], requires_grad: list[bool]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which layers' weights have no gradient, and which do not ask for one."""
         here = np.zeros(len(self._parameters), dtype=np.bool_)
-        here[step.present] = True
-        asks = np.array(step.requires_grad)
+        here[present] = True
+        asks = np.array(requires_grad)
         starts = self._weight_starts
         any_here = np.logical_or.reduceat(here[self._weight_index], starts)
         any_asks = np.logical_or.reduceat(asks[self._weight_index], starts)
@@ -512,27 +616,27 @@ class GradientProbe:
         self,
         values: dict[str, FloatArray],
         step: _Step,
-        collected: Collected,
+        largest: FloatArray | None,
         missing: NDArray[np.bool_],
     ) -> dict[str, FloatArray]:
         weight_norm = self._per_layer(values["weight_norm"])
         change = self._per_layer(values["change"])
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(weight_norm > 0, change / weight_norm, np.nan)
+        columns = {"weight_norm": weight_norm, "update_ratio": ratio}
+        if largest is None:
+            largest = np.zeros(len(self._parameters))
+        grad_max = np.maximum.reduceat(largest[self._weight_index], self._weight_starts)
+        columns["weight_grad_max"] = np.where(missing, np.nan, grad_max)
         nothing = np.zeros(0)
+        collected = step.collected or Collected([], len(self._parts))
         signals, activation, dead, saturated = collected.columns(
             values.get("norms", nothing), values.get("counts", nothing)
         )
         if "signal_scale" in values:
             signals = signals / values["signal_scale"][0]
-        largest = self._spread(values.get("largest", np.zeros(0)), step.present)
-        grad_max = np.maximum.reduceat(largest[self._weight_index], self._weight_starts)
-        return {
-            "weight_grad_max": np.where(missing, np.nan, grad_max),
-            "weight_norm": weight_norm,
-            "update_ratio": ratio,
-            "signal_grad_norm": signals,
-            "activation_rms": activation,
-            "dead_fraction": dead,
-            "saturated_fraction": saturated,
-        }
+        columns["signal_grad_norm"] = signals
+        columns["activation_rms"] = activation
+        columns["dead_fraction"] = dead
+        columns["saturated_fraction"] = saturated
+        return columns

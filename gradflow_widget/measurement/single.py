@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .capture import Capture, collect
+from .capture import Capture
 from .layers import find_layers, in_forward_order
 from .norms import exact_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
@@ -21,26 +22,40 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 
 @contextmanager
 def everything_kept(model: nn.Module) -> Iterator[None]:
-    """Put buffers and the random state back, bit for bit, on leaving.
+    """Put back on leaving, bit for bit, what a forward pass may change.
 
-    Buffers are restored in place, and as the same objects where the pass replaced them.
+    Buffers are restored in place, and as the same objects where the pass replaced them;
+    so are embeddings that renormalise their weights as they are read, train or eval mode,
+    and the random state.
     """
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    buffers = [(module, dict(module._buffers)) for module in modules]
+    values = [b for _, named in buffers for b in named.values() if b is not None]
+    values += [
+        parameter
+        for module in modules
+        if getattr(module, "max_norm", None) is not None
+        for parameter in module.parameters(recurse=False)
     ]
+    saved = [value.detach().clone() for value in values]
+    python_random, numpy_random = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[d.index for d in devices]):
         try:
             yield
         finally:
+            random.setstate(python_random)
+            np.random.set_state(numpy_random)  # noqa: NPY002
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+            for module, named in buffers:
+                module._buffers.clear()
+                module._buffers.update(named)
             with torch.no_grad():
-                for module, name, buffer, saved in buffers:
-                    if not torch.equal(buffer, saved):
-                        buffer.copy_(saved)
-                    module._buffers[name] = buffer
+                for value, before in zip(values, saved, strict=True):
+                    if not torch.equal(value, before):
+                        value.copy_(before)
 
 
 def checked_loss(loss: object, origin: str) -> torch.Tensor:
@@ -68,9 +83,7 @@ def checked_loss(loss: object, origin: str) -> torch.Tensor:
     return loss.reshape(())
 
 
-def take_reading(
-    model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: Any
-) -> Reading:
+def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: Any) -> Reading:
     """Do one forward and backward pass and return a full Reading (without update ratio).
 
     Nothing of the model changes: weights, ``.grad``, buffers such as BatchNorm's running
@@ -85,8 +98,12 @@ def take_reading(
     Raises:
         TypeError, ValueError: no usable model, or ``loss_fn`` returns no scalar with a graph.
     """
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function, not {type(loss_fn).__name__}.")
     return read_objective(
-        model, lambda network, batch: loss_fn(network(batch[0]), batch[1]), (inputs, targets),
+        model,
+        lambda network, batch: loss_fn(network(batch[0]), batch[1]),
+        (inputs, targets),
         origin="loss_fn",
     )
 
@@ -100,27 +117,34 @@ def read_objective(
 ) -> Reading:
     """Do as :func:`take_reading` does, for ``objective(model, batch)``."""
     parts = find_layers(model)
-    called: list[nn.Module] = []
+    if not callable(objective):
+        raise TypeError(f"{origin} must be a function, not {type(objective).__name__}.")
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not asking:
+        raise ValueError(
+            "model has only frozen parameters: let at least one ask for a gradient with "
+            ".requires_grad_(True)."
+        )
+    called: dict[nn.Module, None] = {}
     order = [
-        part.module.register_forward_pre_hook(lambda module, _: called.append(module))
+        part.module.register_forward_pre_hook(lambda module, _: called.setdefault(module))
         for part in parts
     ]
     capture = Capture(model, parts)
     try:
-        with everything_kept(model), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), everything_kept(model):
             loss = checked_loss(objective(model, batch), origin)
-            asking = [p for p in model.parameters() if p.requires_grad]
+            capture.begin_backward()
             gradients = torch.autograd.grad(loss, asking, allow_unused=True)
+            capture.end_backward(counts=True)
+        ordered = in_forward_order(parts, called)
+        collected = capture.collect(ordered)
     finally:
         for handle in order:
             handle.remove()
         capture.close()
 
     gradient_of = {id(p): g for p, g in zip(asking, gradients, strict=True)}
-    ordered = in_forward_order(parts, called)
-    place = {id(part): index for index, part in enumerate(parts)}
-    sums = [capture.sums[place[id(part)]] for part in ordered]
-
     count = len(ordered)
     norms, largest, weight_norms = np.full((3, count), np.nan)
     missing, frozen = np.zeros((2, count), dtype=np.bool_)
@@ -133,7 +157,6 @@ def read_objective(
             norms[index] = _joined(exact_norms(here))
             largest[index] = max((float(m) for m in largest_magnitudes(here)), key=_nan_first)
     every = [g for g in gradients if g is not None]
-    collected = collect(sums)
     columns = collected.columns(_on_cpu(collected.norms), _on_cpu(collected.counts))
     return Reading(
         step=0,

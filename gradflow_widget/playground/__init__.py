@@ -1,0 +1,1 @@
+"""Networks and data for those who bring none."""

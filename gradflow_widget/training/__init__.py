@@ -1,0 +1,1 @@
+"""Runs training steps on a thread of its own."""

@@ -19,7 +19,7 @@ const ATTRIBUTES: Readonly<Record<string, string>> = {
   tabindex: "0",
   role: "region",
   "aria-label": "Gradient flow",
-  // JupyterLab's one-letter shortcuts (s and r among them in other extensions) stay out; see
+  // Else JupyterLab's command mode takes R as "make this cell raw"; the attribute is read by
   // targetDistance in @lumino/commands.
   "data-lm-suppress-shortcuts": "true",
 };

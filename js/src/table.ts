@@ -3,7 +3,7 @@
  * tooltip over the bars; the kernel writes all of its state.
  */
 import type { AnyModel, Render } from "@anywidget/types";
-import type { LayerNumbers } from "./layers";
+import type { Layer, LayerNumbers } from "./layers";
 import { Paced } from "./paced";
 import { insideRoot } from "./root";
 import { LayerRows } from "./rows";
@@ -11,7 +11,7 @@ import { LayerTooltip } from "./tooltip";
 
 /** The synced traits. `values` holds float64, little endian, a row for each layer. */
 export interface LayerTableState {
-  layers: { name: string; kind: string; shape: string }[];
+  layers: Layer[];
   columns: string[];
   values: DataView;
   marks: string[];

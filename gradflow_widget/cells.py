@@ -1,0 +1,91 @@
+"""Which notebook cell a widget was defined in, so that running it again replaces it."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Closable(Protocol):
+    """Something that a cell defined and that can be stopped."""
+
+    def close(self) -> None:
+        """Stop it and let go of everything."""
+
+
+def _shell() -> Any:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return None
+    return get_ipython()
+
+
+def _cell_and_run() -> tuple[str, int] | None:
+    """Return the running cell's identity and the number of its run; None outside a cell."""
+    shell = _shell()
+    if shell is None:
+        return None
+    run = int(shell.execution_count)
+    try:
+        metadata = shell.kernel.get_parent("shell").get("metadata", {})
+        cell = metadata.get("cellId")
+    except AttributeError:
+        cell = None
+    if not cell:  # a front end that does not tell: the same source is the same cell
+        sources = shell.user_ns.get("In") or [""]
+        cell = hashlib.sha256(str(sources[-1]).encode()).hexdigest()
+    return str(cell), run
+
+
+class CellRegistry:
+    """Remembers what each cell has defined."""
+
+    def __init__(self) -> None:
+        self._defined: dict[str, list[tuple[int, weakref.ref[Closable]]]] = {}
+
+    def replace_earlier(self) -> None:
+        """Close what an earlier run of the present cell has defined."""
+        place = _cell_and_run()
+        if place is None:
+            return
+        cell, run = place
+        kept: list[tuple[int, weakref.ref[Closable]]] = []
+        for earlier, reference in self._defined.pop(cell, []):
+            thing = reference()
+            if thing is None:
+                continue
+            if earlier == run:
+                kept.append((earlier, reference))
+            else:
+                thing.close()
+        if kept:
+            self._defined[cell] = kept
+
+    def define(self, thing: Closable) -> None:
+        """Note that the present cell has defined ``thing``."""
+        place = _cell_and_run()
+        if place is not None:
+            cell, run = place
+            self._defined.setdefault(cell, []).append((run, weakref.ref(thing)))
+
+
+def after_each_cell(callback: Callable[[], None]) -> Callable[[], None]:
+    """Call ``callback`` whenever a cell has ended; return how to stop that."""
+    shell = _shell()
+    if shell is None:
+        return lambda: None
+
+    def ended(*_: object) -> None:
+        callback()
+
+    shell.events.register("post_run_cell", ended)
+
+    def stop() -> None:
+        # The registered list may have been emptied by a reset of the shell.
+        if ended in shell.events.callbacks.get("post_run_cell", []):
+            shell.events.unregister("post_run_cell", ended)
+
+    return stop

@@ -1,0 +1,165 @@
+"""The verdict on the flow: thresholds of theory.md, "Criteria that do not cry wolf".
+
+All are ratios, so multiplying the loss by a constant changes no verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..measurement.flow import comparable_groups
+from ..measurement.nonfinite import NonFinite
+from ..measurement.reading import FloatArray, Reading
+
+Problem = Literal["", "healthy", "vanishing", "exploding", "severed", "non-finite"]
+Severity = Literal["", "watch", "fault"]
+
+WATCH_DECADES, FAULT_DECADES = 1.3, 2.2
+# During training a network explodes only if it stays beyond the fault line; healthy ones
+# have been seen at 2.01 for a while.
+PERSISTENT_READINGS = 10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A plain verdict on the flow of the signal gradient.
+
+    Attributes:
+        problem: "" while nothing can be said yet.
+        severity: "watch" or "fault" where there is a problem.
+        sentence: what to tell the user.
+    """
+
+    problem: Problem
+    severity: Severity
+    sentence: str
+
+
+UNDECIDED = Verdict("", "", "No full reading yet.")
+
+
+def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Verdict:
+    """Judge the flow by the latest full readings of one run, the newest last.
+
+    A network before its first step is judged by one reading; "exploding" during training
+    needs every one of the last ``PERSISTENT_READINGS``. Vanishing counts only where g is
+    beyond what chance gives in a network of this width: |g| > 2√(5/(N·L)).
+    """
+    if nonfinite is not None:
+        return Verdict("non-finite", "fault", _nonfinite_sentence(nonfinite))
+    if not readings:
+        return UNDECIDED
+    latest = readings[-1]
+    signal, decades, slope = latest.signal_grad_norm, latest.decades, latest.slope
+    if signal is None or decades is None or slope is None:
+        return UNDECIDED
+    severed = _severed(latest, signal)
+    if severed:
+        return Verdict("severed", "fault", severed)
+    if math.isnan(decades):
+        return Verdict("", "", "The signal gradient could not be read at these layers.")
+    first, last = _ends(latest, signal)
+    path = f"from {latest.layers[last]!r} back to {latest.layers[first]!r}"
+    numbers = f"slope {slope:+.3f} a layer"
+    if decades < -WATCH_DECADES and abs(slope) > _slope_by_chance(latest):
+        severity: Severity = "fault" if decades < -FAULT_DECADES else "watch"
+        return Verdict(
+            "vanishing",
+            severity,
+            f"Vanishing: the signal falls by {-decades:.1f} decades {path} ({numbers}).",
+        )
+    exploding = _exploding(readings)
+    if exploding:
+        return Verdict(
+            "exploding",
+            exploding,
+            f"Exploding: the signal grows by {decades:.1f} decades {path} ({numbers}).",
+        )
+    return Verdict("healthy", "", f"Healthy: {decades:+.1f} decades {path} ({numbers}).")
+
+
+def layer_problems(reading: Reading) -> tuple[Problem, ...]:
+    """Judge each layer by its signal against the last layer of the same role.
+
+    "" where there is nothing to compare with.
+    """
+    signal = reading.signal_grad_norm
+    problems: list[Problem] = [""] * len(reading.described)
+    if signal is None:
+        return tuple(problems)
+    for group in comparable_groups(reading.described):
+        reference = signal[group[-1]]
+        for index in group:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                decades = float(np.log10(signal[index]) - np.log10(reference))
+            if math.isnan(decades):
+                continue
+            if decades < -WATCH_DECADES:
+                problems[index] = "severed" if signal[index] == 0 else "vanishing"
+            else:
+                problems[index] = "exploding" if decades > WATCH_DECADES else "healthy"
+    return tuple(problems)
+
+
+def _exploding(readings: Sequence[Reading]) -> Severity:
+    latest = readings[-1]
+    decades = latest.decades
+    if decades is None:
+        return ""
+    if latest.step == 0:
+        if decades > FAULT_DECADES:
+            return "fault"
+        return "watch" if decades > WATCH_DECADES else ""
+    recent = [r.decades for r in readings[-PERSISTENT_READINGS:]]
+    lasting = len(recent) == PERSISTENT_READINGS and all(
+        d is not None and d > FAULT_DECADES for d in recent
+    )
+    return "fault" if lasting else ""
+
+
+def _slope_by_chance(reading: Reading) -> float:
+    """Return 2√(5/(N·L)), Hanin & Nica 2018: a slope that finite width gives by chance."""
+    compared = [reading.described[i] for g in comparable_groups(reading.described) for i in g]
+    widths = [layer.width for layer in compared] or [1]
+    depth = max((len(g) for g in comparable_groups(reading.described)), default=1)
+    return 2 * math.sqrt(5 / (float(np.median(widths)) * depth))
+
+
+def _severed(reading: Reading, signal: FloatArray) -> str:
+    """Say where the signal ends, if exactly nothing arrives at an early weight layer."""
+    for group in comparable_groups(reading.described):
+        values = signal[list(group)]
+        reached = np.flatnonzero(values > 0)
+        if np.any(values == 0) and values[0] == 0:
+            if not len(reached):
+                return "Severed: no layer receives any signal; every gradient is exactly 0."
+            alive = reading.layers[group[int(reached[0])]]
+            dead = reading.layers[group[int(reached[0]) - 1]]
+            return (
+                f"Severed: the signal ends between {alive!r} and {dead!r}; below it is exactly 0."
+            )
+    return ""
+
+
+def _ends(reading: Reading, signal: FloatArray) -> tuple[int, int]:
+    """Return the first and last measured layer of the group that tells the most."""
+
+    def measured(group: tuple[int, ...]) -> list[int]:
+        return [index for index in group if not np.isnan(signal[index])]
+
+    groups = [measured(group) for group in comparable_groups(reading.described)]
+    longest = max((g for g in groups if len(g) >= 2), key=len)
+    return longest[0], longest[-1]
+
+
+def _nonfinite_sentence(found: NonFinite) -> str:
+    if found.where == "output":
+        return f"Not finite: the output of layer {found.layer!r} was first, at step {found.step}."
+    if found.where == "gradient" and found.layer:
+        return f"Not finite: the gradient of layer {found.layer!r} was first, at step {found.step}."
+    return f"Not finite: the loss was first, at step {found.step}; every layer was finite."

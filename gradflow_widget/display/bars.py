@@ -1,0 +1,300 @@
+"""The gradient-flow chart: a bar for each layer, from input to output, in decades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import bqplot as bq
+import numpy as np
+from numpy.typing import NDArray
+
+from .frame import FrameFed, FrameWriter
+from .held_range import HeldRange, decade_ticks
+
+if TYPE_CHECKING:
+    from ..measurement.reading import Reading
+
+FloatArray = NDArray[np.float64]
+Measure = Literal["weight gradient", "signal gradient", "update ratio"]
+MEASURES: dict[Measure, str] = {
+    "weight gradient": "‖∂L/∂W‖",
+    "signal gradient": "‖∂L/∂h‖ per sample",
+    "update ratio": "‖ΔW‖ / ‖W‖",
+}
+# Beyond this many layers, glyphs stand only at the ends of a run of equal ones.
+_CROWDED = 48
+_TICKS = 16
+_COLOURS = {
+    "": "var(--gradflow-ghost)",
+    "healthy": "var(--gradflow-healthy)",
+    "vanishing": "var(--gradflow-vanishing)",
+    "exploding": "var(--gradflow-exploding)",
+    "severed": "var(--gradflow-severed)",
+}
+_FLOW_GLYPHS = {"vanishing": "▼", "exploding": "▲", "severed": "✕"}
+STATE_GLYPHS = {"zero": "0", "none": "∅", "frozen": "∥", "nan": "NaN", "inf": "∞"}
+
+
+class _Bars(FrameFed, bq.Bars):
+    pass
+
+
+class _Lines(FrameFed, bq.Lines):
+    pass
+
+
+class _Label(FrameFed, bq.Label):
+    pass
+
+
+class _OrdinalScale(FrameFed, bq.OrdinalScale):
+    pass
+
+
+class _LinearScale(FrameFed, bq.LinearScale):
+    pass
+
+
+class _Axis(FrameFed, bq.Axis):
+    pass
+
+
+def measured(reading: Reading, measure: Measure, *, clipped: bool = True) -> FloatArray:
+    """Return the numbers behind the bars, shape (layers,); NaN where there is none."""
+    if measure == "weight gradient":
+        return reading.weight_grad_norm if clipped else reading.unclipped_grad_norm
+    values = reading.signal_grad_norm if measure == "signal gradient" else reading.update_ratio
+    return np.full(len(reading.layers), np.nan) if values is None else values
+
+
+class FlowChart:
+    """Bars of one quantity on a logarithmic axis, coloured by each layer's own verdict."""
+
+    def __init__(self) -> None:
+        self.measure: Measure = "weight gradient"
+        self.relative = False
+        self._range = HeldRange(grain=1.0, least=2.0, headroom=0.2)
+        self._ghost: Reading | None = None
+        x = _OrdinalScale(domain=[1])
+        y = _LinearScale(min=-4.0, max=0.0)
+        scales = {"x": x, "y": y}
+        quiet: dict[str, Any] = {"interactions": {}, "enable_hover": False}
+        bars = _Bars(
+            x=[1],
+            y=[-4.0],
+            scales=scales,
+            base=-4.0,
+            padding=0.15,
+            stroke_width=0,
+            colors=["var(--gradflow-ghost)"],
+            preserve_domain={"x": True, "y": True},
+            **quiet,
+        )
+        outline = _Bars(
+            x=[1],
+            y=[-4.0],
+            scales=scales,
+            base=-4.0,
+            padding=0.15,
+            fill=False,
+            stroke="var(--gradflow-text)",
+            stroke_width=1.5,
+            visible=False,
+            preserve_domain={"x": True, "y": True},
+            **quiet,
+        )
+        ghost = _Lines(
+            x=[1],
+            y=[-4.0],
+            scales=scales,
+            stroke_width=1.5,
+            line_style="dashed",
+            colors=["var(--gradflow-ghost)"],
+            marker="circle",
+            marker_size=16,
+            visible=False,
+            preserve_domain={"x": True, "y": True},
+            **quiet,
+        )
+        glyphs = _Label(
+            x=[1],
+            y=[-4.0],
+            text=[""],
+            scales=scales,
+            default_size=11,
+            align="middle",
+            y_offset=-8,
+            colors=["var(--gradflow-text)"],
+            font_weight="bold",
+            visible=False,
+            preserve_domain={"x": True, "y": True},
+            **quiet,
+        )
+        x_axis = _Axis(
+            scale=x, label="layer, input → output", grid_lines="none", tick_values=np.array([1])
+        )
+        y_axis = _Axis(scale=y, orientation="vertical", grid_lines="solid", label="")
+        self.figure = bq.Figure(
+            title="Gradient flow",
+            marks=[bars, outline, ghost, glyphs],
+            axes=[x_axis, y_axis],
+            fig_margin={"top": 34, "bottom": 40, "left": 56, "right": 12},
+            animation_duration=0,
+            display_toolbar=False,
+            padding_x=0.0,
+            padding_y=0.0,
+            background_style={"fill": "transparent"},
+        )
+        self.figure.add_class("gradflow-chart-bars")
+        self.targets = {
+            "bars": bars,
+            "bars_outline": outline,
+            "bars_ghost": ghost,
+            "bars_glyphs": glyphs,
+            "bars_x": x,
+            "bars_y": y,
+            "bars_x_axis": x_axis,
+            "bars_y_axis": y_axis,
+            "bars_figure": self.figure,
+        }
+
+    def begin_run(self, last: Reading | None) -> None:
+        """Keep the last reading of the run before as the ghost."""
+        if last is not None:
+            self._ghost = last
+        self._range.forget()
+
+    def look_changed(self) -> None:
+        """Fit the axis anew: another quantity is shown."""
+        self._range.forget()
+
+    def draw(self, writer: FrameWriter, reading: Reading, problems: Sequence[str]) -> None:
+        """Write the bars of ``reading`` into the next frame.
+
+        ``problems`` holds each layer's own verdict, which colours its bar.
+        """
+        values = self._in_decades(measured(reading, self.measure), reading)
+        unclipped = self._in_decades(measured(reading, self.measure, clipped=False), reading)
+        ghost = self._ghost
+        old = (
+            np.empty(0) if ghost is None else self._in_decades(measured(ghost, self.measure), ghost)
+        )
+        bound = self.measure == "weight gradient" and reading.clip_scale != 1.0
+        everything = np.concatenate([values, old, unclipped if bound else np.empty(0)])
+        finite = everything[np.isfinite(everything)]
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (-2.0, 0.0)
+        # A bar of the least value must still be seen above the floor.
+        floor, top = self._range.fit(low - 0.15, high)
+
+        count, columns = len(values), max(len(values), len(old))
+        places = np.arange(1, count + 1)
+        writer.set("bars_figure", title=f"Gradient flow · {self.measure} {self._unit()}")
+        writer.set("bars_y", min=floor, max=top)
+        ticks, names = decade_ticks(floor, top)
+        writer.set("bars_y_axis", tick_values=np.array(ticks), tick_labels=names)
+        writer.set("bars_x", domain=list(range(1, columns + 1)))
+        writer.set("bars_x_axis", tick_values=_spread_ticks(columns))
+        writer.set(
+            "bars",
+            x=places,
+            y=np.where(np.isfinite(values), values, floor),
+            base=floor,
+            colors=[_COLOURS[problem] for problem in problems],
+        )
+        writer.set("bars_outline", visible=bound)
+        if bound:
+            writer.set(
+                "bars_outline",
+                x=places,
+                y=np.where(np.isfinite(unclipped), unclipped, floor),
+                base=floor,
+            )
+        shown = np.isfinite(old)
+        writer.set("bars_ghost", visible=bool(shown.any()))
+        if shown.any():
+            writer.set("bars_ghost", x=np.arange(1, len(old) + 1)[shown], y=old[shown])
+        self._draw_glyphs(writer, reading, values, problems, (floor, top))
+
+    def _unit(self) -> str:
+        unit = MEASURES[self.measure]
+        return f"{unit}, relative to the last layer" if self.relative else unit
+
+    def _in_decades(self, values: FloatArray, reading: Reading) -> FloatArray:
+        """Return log10 of the values, or of their ratio to the last layer's."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            decades = np.log10(values)
+        decades[~np.isfinite(decades)] = np.nan
+        if self.relative:
+            weights = [i for i, layer in enumerate(reading.described) if layer.is_weight_layer]
+            usable = [i for i in weights if np.isfinite(decades[i])]
+            if usable:
+                decades = decades - decades[usable[-1]]
+        return decades
+
+    def _draw_glyphs(
+        self,
+        writer: FrameWriter,
+        reading: Reading,
+        values: FloatArray,
+        problems: Sequence[str],
+        limits: tuple[float, float],
+    ) -> None:
+        floor, top = limits
+        texts: list[str] = []
+        for index, problem in enumerate(problems):
+            state = self.state_of(reading, index)
+            texts.append(STATE_GLYPHS[state] if state else _FLOW_GLYPHS.get(problem, ""))
+        if len(texts) > _CROWDED:
+            texts = _ends_of_runs(texts)
+        shown = [i for i, text in enumerate(texts) if text]
+        writer.set("bars_glyphs", visible=bool(shown))
+        if not shown:
+            return
+        heights = np.where(np.isfinite(values), values, floor)
+        infinite = [self.state_of(reading, i) == "inf" for i in range(len(texts))]
+        heights = np.where(infinite, top - 0.1 * (top - floor), heights)
+        small = len(texts) > 24
+        writer.set(
+            "bars_glyphs",
+            x=np.array(shown) + 1,
+            y=np.minimum(heights[shown], top - 0.06 * (top - floor)),
+            text=[texts[i] for i in shown],
+            colors=["var(--gradflow-text)"],
+            default_size=9.0 if small else 11.0,
+        )
+
+    def state_of(self, reading: Reading, index: int) -> str:
+        """Return what stands in for the bar of a layer: "" where it has a number."""
+        state = reading.gradient_states[index]
+        if self.measure == "weight gradient" or state in ("none", "frozen"):
+            return state
+        value = measured(reading, self.measure)[index]
+        if np.isnan(value):
+            return state or "none"
+        if np.isinf(value):
+            return "inf"
+        return "zero" if value == 0 else ""
+
+
+def _spread_ticks(count: int) -> NDArray[np.int64]:
+    """Return at most about sixteen layer numbers, the first and the last among them."""
+    stride = 1
+    for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000):
+        stride = step
+        if count / step <= _TICKS:
+            break
+    ticks = [1, *range(stride, count + 1, stride)] if stride > 1 else list(range(1, count + 1))
+    if count - ticks[-1] >= max(1, stride // 2) and ticks[-1] != count:
+        ticks.append(count)
+    return np.array(sorted(set(ticks)))
+
+
+def _ends_of_runs(texts: list[str]) -> list[str]:
+    kept = [""] * len(texts)
+    for i, text in enumerate(texts):
+        first = i == 0 or texts[i - 1] != text
+        last = i == len(texts) - 1 or texts[i + 1] != text
+        if first or last:
+            kept[i] = text
+    return kept

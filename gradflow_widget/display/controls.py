@@ -1,0 +1,347 @@
+"""The knobs: ipywidgets controls, bound to the traits of the widget that owns them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Iterator
+
+import ipywidgets as widgets
+
+from .bars import MEASURES
+from .stage import SPEEDS
+
+_LABEL = {"description_width": "initial"}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A cold knob: its value, or the reason why it can't be turned."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What the buttons do."""
+
+    toggle: Callable[[], None]
+    step: Callable[[], None]
+    reset: Callable[[], None]
+    new_seed: Callable[[], None]
+    look_at: Callable[..., None]
+    failed: Callable[[Exception], None]
+
+
+class Controls:
+    """Buttons, sliders and menus, two-way bound to traits of ``owner`` by name.
+
+    What the page sets goes to the trait, which checks it; a refused value is told by
+    ``actions.failed`` and taken back. What code sets goes to the control.
+    """
+
+    def __init__(
+        self,
+        owner: Any,
+        actions: Actions,
+        *,
+        cold: Mapping[str, Offer],
+        activations: Sequence[str],
+        depths: tuple[int, int],
+        samples: int | None,
+        can_train: bool,
+    ) -> None:
+        self._owner, self._actions = owner, actions
+        self._unbind: list[Callable[[], None]] = []
+        self._following = False
+        self.toolbar = widgets.HBox(self._buttons(can_train))
+        self.toolbar.add_class("gradflow-toolbar")
+        self.knobs = widgets.Box(self._knobs(cold, activations, depths, samples))
+        self.knobs.add_class("gradflow-knobs")
+        self.views = widgets.Box(self._views())
+        self.views.add_class("gradflow-views")
+        self._bind("playing", self._show_playing)
+
+    def close(self) -> None:
+        """Let go of the owner's traits."""
+        for unbind in self._unbind:
+            unbind()
+        self._unbind.clear()
+
+    # -- binding ---------------------------------------------------------------------
+
+    @contextmanager
+    def _asked_by_page(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._actions.failed(error)
+
+    def _bind(self, trait: str, show: Callable[[Any], None]) -> None:
+        def observer(change: Any) -> None:
+            show(change["new"])
+
+        self._owner.observe(observer, trait)
+        self._unbind.append(lambda: self._owner.unobserve(observer, trait))
+        show(getattr(self._owner, trait))
+
+    def _link(self, control: Any, trait: str, *, to_control: Callable[[Any], None]) -> None:
+        """Bind ``control.value`` and a trait of the same value."""
+
+        def follow(change: Any) -> None:
+            if self._following or change["new"] == getattr(self._owner, trait):
+                return
+            with self._asked_by_page():
+                setattr(self._owner, trait, change["new"])
+                return
+            show(getattr(self._owner, trait))
+
+        def show(value: Any) -> None:
+            if value is None or control.value == value:
+                return
+            self._following = True
+            try:
+                to_control(value)
+            finally:
+                self._following = False
+
+        control.observe(follow, "value")
+        self._bind(trait, show)
+
+    # -- toolbar ---------------------------------------------------------------------
+
+    def _buttons(self, can_train: bool) -> list[Any]:
+        def button(text: str, icon: str, tooltip: str, action: Callable[[], None]) -> Any:
+            made = widgets.Button(description=text, icon=icon, tooltip=tooltip)
+
+            def clicked(_: object) -> None:
+                with self._asked_by_page():
+                    action()
+
+            made.on_click(clicked)
+            return made
+
+        actions = self._actions
+        self.play_button = button("Play", "play", "Play or pause (space)", actions.toggle)
+        self.play_button.button_style = "primary"
+        self.step_button = button("Step", "step-forward", "One step (s)", actions.step)
+        self.reset_button = button(
+            "Reset", "rotate-left", "Back to the first step, same seed (r)", actions.reset
+        )
+        self.seed_button = button(
+            "New seed", "random", "Another run: new weights and batches", actions.new_seed
+        )
+        if not can_train:
+            reason = "Your own loop trains this model: use run(loop) to play and pause it."
+            for one in (self.play_button, self.step_button):
+                one.disabled, one.tooltip = True, reason
+        self.speed_menu = widgets.Dropdown(
+            options=[
+                ("every step", 1),
+                *((f"every {n}th", n) for n in SPEEDS[2:-1]),
+                ("max", "max"),
+            ],
+            description="draw",
+            style=_LABEL,
+            tooltip="Which steps are drawn",
+        )
+        self.speed_menu.options = [
+            ("every step", 1),
+            ("every 2nd", 2),
+            ("every 5th", 5),
+            ("every 20th", 20),
+            ("as many as fit (max speed)", "max"),
+        ]
+        self._link(
+            self.speed_menu, "speed", to_control=lambda v: setattr(self.speed_menu, "value", v)
+        )
+        return [
+            self.play_button,
+            self.step_button,
+            self.reset_button,
+            self.seed_button,
+            self.speed_menu,
+        ]
+
+    def allow_playing(self) -> None:
+        """Enable play and step: there is something to train with now."""
+        self.play_button.disabled = self.step_button.disabled = False
+        self.play_button.tooltip, self.step_button.tooltip = "Play or pause (space)", "One step (s)"
+
+    def _show_playing(self, playing: bool) -> None:
+        self.play_button.description = "Pause" if playing else "Play"
+        self.play_button.icon = "pause" if playing else "play"
+
+    # -- knobs -----------------------------------------------------------------------
+
+    def _knobs(
+        self,
+        cold: Mapping[str, Offer],
+        activations: Sequence[str],
+        depths: tuple[int, int],
+        samples: int | None,
+    ) -> list[Any]:
+        self.depth_slider = widgets.IntSlider(
+            min=depths[0], max=depths[1], description="depth", style=_LABEL
+        )
+        self._offer(self.depth_slider, "depth", cold)
+        self.activation_menu = widgets.Dropdown(
+            options=list(activations), description="activation", style=_LABEL
+        )
+        self._offer(self.activation_menu, "activation", cold)
+        reasons = " ".join(dict.fromkeys(offer.reason for offer in cold.values() if offer.reason))
+        self.reasons = widgets.HTML(reasons)
+        self.reasons.add_class("gradflow-reasons")
+        self.reasons.layout.display = "" if reasons else "none"
+        return [
+            self.depth_slider,
+            self.activation_menu,
+            self._learning_rate(),
+            *self._clipping(),
+            *self._batch_size(samples),
+            self.reasons,
+        ]
+
+    def _offer(self, control: Any, name: str, cold: Mapping[str, Offer]) -> None:
+        offer = cold[name]
+        if offer.reason:
+            control.disabled, control.tooltip = True, offer.reason
+            return
+        control.tooltip = f"{name}: rebuilds the network from the same seed"
+        self._link(control, name, to_control=lambda value: setattr(control, "value", value))
+
+    def _log_slider(self, description: str, tooltip: str, low: int, high: int) -> Any:
+        slider = widgets.FloatLogSlider(
+            value=1.0,
+            base=10,
+            min=low,
+            max=high,
+            step=0.05,
+            description=description,
+            readout_format=".2g",
+            style=_LABEL,
+            tooltip=tooltip,
+        )
+        return slider
+
+    def _learning_rate(self) -> Any:
+        slider = self.rate_slider = self._log_slider(
+            "learning rate", "Of the first parameter group; the others keep their ratio", -6, 1
+        )
+        self._link(slider, "learning_rate", to_control=lambda v: _move_log(slider, v))
+        return slider
+
+    def _clipping(self) -> list[Any]:
+        menu = self.clip_menu = widgets.Dropdown(
+            options=["off", "by norm", "by value"],
+            description="clipping",
+            style=_LABEL,
+            tooltip="Clip the gradients by their global norm, or every element by its value",
+        )
+        slider = self.clip_slider = self._log_slider(
+            "threshold", "Threshold of the clipping", -4, 3
+        )
+
+        def choose(_: object) -> None:
+            if self._following:
+                return
+            kind = menu.value
+            with self._asked_by_page(), self._owner.hold_trait_notifications():
+                self._owner.clip_norm = slider.value if kind == "by norm" else None
+                self._owner.clip_value = slider.value if kind == "by value" else None
+            slider.disabled = kind == "off"
+
+        def show(_: object) -> None:
+            norm, value = self._owner.clip_norm, self._owner.clip_value
+            self._following = True
+            try:
+                menu.value = "by norm" if norm else "by value" if value else "off"
+                slider.disabled = menu.value == "off"
+                if norm or value:
+                    _move_log(slider, norm or value)
+            finally:
+                self._following = False
+
+        menu.observe(choose, "value")
+        slider.observe(choose, "value")
+        self._bind("clip_norm", show)
+        self._bind("clip_value", show)
+        return [menu, slider]
+
+    def _batch_size(self, samples: int | None) -> list[Any]:
+        if samples is None:
+            return []
+        sizes = [2**k for k in range(int(math.log2(samples)) + 1)]
+        if sizes[-1] != samples:
+            sizes.append(samples)
+        slider = self.batch_slider = widgets.SelectionSlider(
+            options=sizes,
+            description="batch size",
+            style=_LABEL,
+            tooltip="Samples in a step, from the next step on",
+        )
+
+        def move(size: int) -> None:
+            if size not in slider.options:
+                slider.options = sorted({*sizes, size})
+            slider.value = size
+
+        self._link(slider, "batch_size", to_control=move)
+        return [slider]
+
+    # -- views -----------------------------------------------------------------------
+
+    def _views(self) -> list[Any]:
+        look_at = self._actions.look_at
+
+        def choice(options: list[Any], tooltip: str, chosen: Callable[[Any], None]) -> Any:
+            buttons = widgets.ToggleButtons(
+                options=options, tooltips=[tooltip] * len(options), style={"button_width": "auto"}
+            )
+            buttons.observe(lambda change: chosen(change["new"]), "value")
+            return buttons
+
+        self.measure_choice = choice(
+            list(MEASURES), "What the bars show", lambda v: look_at(measure=v)
+        )
+        self.relative_choice = choice(
+            [("absolute", False), ("relative to last", True)],
+            "The values themselves, or their ratio to the last layer's",
+            lambda v: look_at(relative=v),
+        )
+        self.loss_choice = choice(
+            [("log loss", True), ("linear loss", False)],
+            "Axis of the loss",
+            lambda v: look_at(logarithmic_loss=v),
+        )
+        return [self.measure_choice, self.relative_choice, self.loss_choice]
+
+
+def _move_log(slider: Any, value: float) -> None:
+    """Move a logarithmic slider, widening it where the value lies outside."""
+    exponent = math.log10(value)
+    if exponent < slider.min:
+        slider.min = math.floor(exponent)
+    if exponent > slider.max:
+        slider.max = math.ceil(exponent)
+    slider.value = value
+
+
+LEGEND = (
+    '<span class="gradflow-swatch" data-problem="healthy"></span> healthy '
+    '<span class="gradflow-swatch" data-problem="vanishing"></span> ▼ vanishing '
+    '<span class="gradflow-swatch" data-problem="exploding"></span> ▲ exploding '
+    '<span class="gradflow-swatch" data-problem="severed"></span> ✕ severed '
+    "· outline: before clipping · dashed: previous run "
+    "· 0 exactly zero · ∅ no gradient · ∥ frozen · NaN · ∞ infinite"
+)
+
+
+def legend() -> Any:
+    """Return the legend of the marks."""
+    row = widgets.HTML(LEGEND)
+    row.add_class("gradflow-legend")
+    return row

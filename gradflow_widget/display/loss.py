@@ -1,0 +1,232 @@
+"""The loss chart: the curve, the previous run's ghost, and a marker at each turn of a knob."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bqplot as bq
+import numpy as np
+from numpy.typing import NDArray
+
+from .frame import FrameFed, FrameWriter
+from .held_range import HeldRange, decade_ticks, number_key
+from .loss_curve import LossCurve
+
+_MOST_MARKERS = 12
+
+
+class _Lines(FrameFed, bq.Lines):
+    pass
+
+
+class _Label(FrameFed, bq.Label):
+    pass
+
+
+class _LinearScale(FrameFed, bq.LinearScale):
+    pass
+
+
+class _Axis(FrameFed, bq.Axis):
+    pass
+
+
+class LossChart:
+    """Loss by step, on a logarithmic or a linear axis."""
+
+    def __init__(self) -> None:
+        self.curve = LossCurve()
+        self.logarithmic = True
+        self._ghost: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._markers: list[tuple[int, str]] = []
+        self._y_log = HeldRange(grain=0.5, least=1.0, loose=0.3, patience=200)
+        self._y_linear = HeldRange(grain=0.1, least=0.1, loose=0.3, patience=200)
+        self._x_end = 20.0
+        x, y = _LinearScale(min=0.0, max=20.0), _LinearScale(min=-1.0, max=1.0)
+        scales = {"x": x, "y": y}
+        quiet: dict[str, Any] = {"interactions": {}, "enable_hover": False}
+        line = _Lines(
+            x=[0.0, 0.0],
+            y=[0.0, 0.0],
+            scales=scales,
+            stroke_width=2,
+            colors=["var(--gradflow-text)"],
+            **quiet,
+        )
+        ghost = _Lines(
+            x=[0.0, 0.0],
+            y=[0.0, 0.0],
+            scales=scales,
+            stroke_width=2,
+            line_style="dashed",
+            colors=["var(--gradflow-ghost)"],
+            visible=False,
+            **quiet,
+        )
+        rules = _Lines(
+            x=np.zeros((1, 2)),
+            y=np.zeros((1, 2)),
+            scales=scales,
+            stroke_width=1,
+            line_style="dotted",
+            colors=["var(--gradflow-ghost)"],
+            visible=False,
+            **quiet,
+        )
+        labels = _Label(
+            x=[0.0],
+            y=[0.0],
+            text=[""],
+            scales=scales,
+            default_size=11,
+            font_weight="normal",
+            colors=["var(--gradflow-text)"],
+            align="start",
+            rotate_angle=-90.0,
+            x_offset=-6,
+            visible=False,
+            **quiet,
+        )
+        wrong = _Label(
+            x=[0.0],
+            y=[0.0],
+            text=[""],
+            scales=scales,
+            default_size=13,
+            font_weight="bold",
+            colors=["var(--gradflow-severed)"],
+            align="middle",
+            y_offset=10,
+            visible=False,
+            **quiet,
+        )
+        x_axis = _Axis(scale=x, label="step", num_ticks=6, tick_format="~s", grid_lines="none")
+        y_axis = _Axis(scale=y, orientation="vertical", grid_lines="solid", label="")
+        self.figure = bq.Figure(
+            title="Loss",
+            marks=[ghost, rules, line, labels, wrong],
+            axes=[x_axis, y_axis],
+            fig_margin={"top": 34, "bottom": 40, "left": 56, "right": 16},
+            animation_duration=0,
+            display_toolbar=False,
+            padding_x=0.0,
+            padding_y=0.0,
+            background_style={"fill": "transparent"},
+        )
+        self.figure.add_class("gradflow-chart-loss")
+        self.targets = {
+            "loss": line,
+            "loss_ghost": ghost,
+            "loss_rules": rules,
+            "loss_labels": labels,
+            "loss_wrong": wrong,
+            "loss_x": x,
+            "loss_y": y,
+            "loss_y_axis": y_axis,
+        }
+
+    def begin_run(self) -> None:
+        """Keep the present curve as the ghost and start a new one."""
+        steps, losses = self.curve.points()
+        if len(steps):
+            self._ghost = steps, losses
+        self.curve.clear()
+        self._markers = []
+        self._x_end = 20.0
+
+    def mark(self, step: int, text: str) -> None:
+        """Leave a labelled marker at ``step``; turns of a knob at one step share it."""
+        knob = text.split(" ", 1)[0]
+        if self._markers and self._markers[-1][0] == step:
+            kept = [t for t in self._markers[-1][1].split(", ") if t.split(" ", 1)[0] != knob]
+            self._markers[-1] = (step, ", ".join([*kept, text]))
+        else:
+            self._markers.append((step, text))
+        del self._markers[:-_MOST_MARKERS]
+
+    def draw(self, writer: FrameWriter) -> None:
+        """Write the chart's present state into the next frame."""
+        steps, losses = self.curve.points()
+        ghost_steps, ghost_losses = self._ghost or (np.empty(0), np.empty(0))
+        logarithmic = self.logarithmic and self.curve.positive and bool(np.all(ghost_losses > 0))
+        if logarithmic:
+            losses, ghost_losses = np.log10(losses), np.log10(ghost_losses)
+        shown = np.concatenate([losses, ghost_losses])
+        bottom, top = self._limits(shown, logarithmic)
+        self._draw_axes(writer, bottom, top, logarithmic, float(ghost_steps.max(initial=0.0)))
+        _draw_line(writer, "loss", steps, losses)
+        _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses)
+        self._draw_markers(writer, bottom, top)
+
+    def _limits(self, shown: NDArray[np.float64], logarithmic: bool) -> tuple[float, float]:
+        if not len(shown):
+            return (-1.0, 1.0) if logarithmic else (0.0, 1.0)
+        low, high = float(shown.min()), float(shown.max())
+        if logarithmic:
+            return self._y_log.fit(low, high)
+        # Linear losses have any scale: the grain follows their spread.
+        spread = max(high - min(low, 0.0), 1e-12)
+        grain = 10.0 ** np.floor(np.log10(spread)) / 2
+        return self._y_linear.with_grain(float(grain)).fit(min(low, 0.0), high)
+
+    def _draw_axes(
+        self, writer: FrameWriter, bottom: float, top: float, logarithmic: bool, ghost_end: float
+    ) -> None:
+        end = max(float(self.curve.last_step), ghost_end)
+        while end > self._x_end:  # in leaps, so that the axis rests between them
+            self._x_end *= 1.5
+        writer.set("loss_x", min=0.0, max=float(np.ceil(self._x_end)))
+        writer.set("loss_y", min=bottom, max=top)
+        if logarithmic:
+            values, names = decade_ticks(bottom, top)
+            if len(values) < 2:
+                values = [bottom, (bottom + top) / 2, top]
+                names = {number_key(v): f"{10**v:.2g}" for v in values}
+            writer.set("loss_y_axis", tick_values=np.array(values), tick_labels=names)
+        else:
+            values = np.linspace(bottom, top, 5).tolist()
+            names = {number_key(v): f"{v:.3g}" for v in values}
+            writer.set("loss_y_axis", tick_values=np.array(values), tick_labels=names)
+        note = ""
+        if self.logarithmic and not logarithmic:
+            note = "linear: not every loss is positive"
+        writer.set("loss_y_axis", label=note)
+
+    def _draw_markers(self, writer: FrameWriter, bottom: float, top: float) -> None:
+        markers = self._markers
+        writer.set("loss_rules", visible=bool(markers))
+        writer.set("loss_labels", visible=bool(markers))
+        if markers:
+            at = np.array([float(step) for step, _ in markers])
+            writer.set(
+                "loss_rules",
+                x=[[step, step] for step in at.tolist()],
+                y=[[bottom, top]] * len(markers),
+            )
+            writer.set(
+                "loss_labels",
+                x=at,
+                y=np.full(len(at), bottom + 0.03 * (top - bottom)),
+                text=[text for _, text in markers],
+            )
+        places = [p for p in (self.curve.first_nonfinite, self.curve.last_nonfinite) if p]
+        places = places[:1] if len(set(places)) == 1 else places
+        writer.set("loss_wrong", visible=bool(places))
+        if places:
+            writer.set(
+                "loss_wrong",
+                x=np.array([float(step) for step, _ in places]),
+                y=np.full(len(places), top),
+                text=[f"{kind} (step {step})" for step, kind in places],
+            )
+
+
+def _draw_line(
+    writer: FrameWriter, target: str, steps: NDArray[np.float64], values: NDArray[np.float64]
+) -> None:
+    writer.set(target, visible=bool(len(steps)))
+    if len(steps) == 1:  # a line needs two points to be seen
+        steps, values = np.repeat(steps, 2), np.repeat(values, 2)
+        steps = steps + np.array([-0.1, 0.1])
+    if len(steps):
+        writer.set(target, x=steps.astype(np.float32), y=values.astype(np.float32))

@@ -1,0 +1,196 @@
+"""Publisher: the one thread that draws, no faster than the page can show.
+
+Frames are numbered. The page confirms each from the animation frame that applied it, and
+only a few may be unconfirmed: as many as the round trip to the page, measured by pings,
+calls for. A session that has every step drawn waits for room before a step, but never
+longer than ``PATIENCE``, and not at all where no page is looking or where the kernel can't
+hear it (a cell is running); then frames go out at a slow pace of their own. The newest
+reading is drawn, never a backlog.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 0.5
+FORGOTTEN_AFTER = 2.0
+UNHEARD_INTERVAL = 0.1
+FASTEST_INTERVAL = 1 / 30
+PING_INTERVAL = 1.0
+
+Send = Callable[[dict[str, Any], list[memoryview]], None]
+Compose = Callable[[bool], tuple[list[dict[str, Any]], list[memoryview]]]
+
+
+class Publisher:
+    """Sends frames from a thread of its own and keeps count of what the page has shown.
+
+    Args:
+        compose: builds a frame's updates and buffers; called on the publisher's thread
+            alone, with True where the page needs every trait and not only the changed ones.
+        send: sends a message to the page.
+    """
+
+    def __init__(self, compose: Compose, send: Send) -> None:
+        self._compose, self._send = compose, send
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._wanted = False
+        self._draws_step = False
+        self._whole = True
+        self._number = 0
+        self._in_flight: dict[int, tuple[float, bool]] = {}
+        self._last_sent = 0.0
+        self._unheard = False
+        self._pings: dict[int, float] = {}
+        self._round_trips: deque[float] = deque(maxlen=9)
+        self._last_ping = 0.0
+        self.visible = False
+        self.seen = False
+        self.steps_drawn = 0
+        self.animation_frames = 0
+
+    # -- asked by training -----------------------------------------------------------
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many frames may be unconfirmed, by the round trip measured."""
+        if not self._round_trips:
+            return 2
+        round_trip = statistics.median(self._round_trips)
+        if round_trip < 0.020:
+            return 2
+        return 3 if round_trip < 0.050 else 4
+
+    def has_room(self) -> bool:
+        """Whether a frame asked for now would go out at once and be shown."""
+        return not self._wanted and len(self._in_flight) < self.most_in_flight
+
+    def wait_for_room(self) -> bool:
+        """Wait, boundedly, until there is room; False where the page is not heard."""
+        with self._condition:
+            if self._unheard:
+                return self._may_draw_unheard()
+            if self._condition.wait_for(
+                lambda: self._closed or not self.visible or self._has_room_now(), PATIENCE
+            ):
+                return self.visible and not self._closed
+            self._unheard = True
+            return self._may_draw_unheard()
+
+    def room_without_waiting(self, interval: float) -> bool:
+        """Say whether a frame may go out now, at most one each ``interval`` seconds."""
+        with self._condition:
+            if self._unheard:
+                return self._may_draw_unheard()
+            if time.monotonic() - self._last_sent < interval:
+                return False
+            if self._has_room_now():
+                return True
+            oldest = min((sent for sent, _ in self._in_flight.values()), default=0.0)
+            if self._in_flight and time.monotonic() - oldest > PATIENCE:
+                self._unheard = True
+            return False
+
+    def _has_room_now(self) -> bool:
+        now = time.monotonic()
+        lost = [n for n, (t, _) in self._in_flight.items() if now - t > FORGOTTEN_AFTER]
+        for number in lost:
+            del self._in_flight[number]
+        return self.has_room()
+
+    def _may_draw_unheard(self) -> bool:
+        return not self._wanted and time.monotonic() - self._last_sent >= UNHEARD_INTERVAL
+
+    def draw(self, *, step: bool) -> None:
+        """Ask for a frame of what there is to see now; ``step`` if it shows a new step."""
+        with self._condition:
+            if self._closed:
+                return
+            self._wanted = True
+            self._draws_step = self._draws_step or step
+            self._start()
+            self._condition.notify_all()
+
+    # -- told by the page ------------------------------------------------------------
+
+    def receive(self, message: dict[str, Any]) -> None:
+        """Take in what the page says about frames, views and pings."""
+        kind = message.get("type")
+        with self._condition:
+            if kind == "confirm":
+                sent = self._in_flight.pop(int(message["frame"]), None)
+                self._unheard = False
+                if sent is not None and not message.get("dropped"):
+                    self.steps_drawn += sent[1]
+                    self.animation_frames = int(message.get("animation_frame", 0))
+            elif kind == "view":
+                appeared = bool(message["visible"]) and not self.visible
+                self.visible = bool(message["visible"])
+                self.seen = True
+                self._unheard = False
+                if appeared:
+                    self._whole = self._wanted = True
+                    self._in_flight.clear()
+                    self._start()
+            elif kind == "pong":
+                sent_at = self._pings.pop(int(message["id"]), None)
+                if sent_at is not None:
+                    self._round_trips.append(time.monotonic() - sent_at)
+            self._condition.notify_all()
+
+    def begin_run(self) -> None:
+        """Count drawn steps anew."""
+        with self._condition:
+            self.steps_drawn = 0
+            self._in_flight = {n: (t, False) for n, (t, _) in self._in_flight.items()}
+            self._draws_step = False
+
+    # -- the thread ------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(
+                target=self._work, name="gradflow-publisher", daemon=True
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._closed or (self._wanted and self.visible))
+                if self._closed:
+                    return
+                whole, self._whole = self._whole, False
+                draws_step, self._draws_step = self._draws_step, False
+                self._number += 1
+                number = self._number
+                self._in_flight[number] = (time.monotonic(), draws_step)
+                # From here on a newer reading asks for a frame of its own.
+                self._wanted = False
+            updates, buffers = self._compose(whole)
+            self._last_sent = time.monotonic()
+            self._send({"type": "frame", "number": number, "updates": updates}, buffers)
+            self._ping()
+
+    def _ping(self) -> None:
+        now = time.monotonic()
+        if now - self._last_ping < PING_INTERVAL:
+            return
+        self._last_ping = now
+        self._pings = {self._number: now}
+        self._send({"type": "ping", "id": self._number}, [])

@@ -1,0 +1,252 @@
+"""Stage: charts, table and status line together, and which steps reach them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from .bars import FlowChart, Measure
+from .frame import FrameWriter
+from .loss import LossChart
+from .panel import LayerTable, Panel, draw_table
+from .publisher import FASTEST_INTERVAL, Publisher
+
+if TYPE_CHECKING:
+    from ..measurement.reading import Reading
+
+Speed = int | Literal["max"]
+SPEEDS: tuple[Speed, ...] = (1, 2, 5, 20, "max")
+_REMEMBERED = 10
+_UNSEEN_INTERVAL = 0.25
+
+
+class Spoken(Protocol):
+    """A verdict as the stage shows it."""
+
+    @property
+    def problem(self) -> str: ...
+    @property
+    def severity(self) -> str: ...
+    @property
+    def sentence(self) -> str: ...
+
+
+class Director(Protocol):
+    """Who tells the stage what to say: the widget."""
+
+    def verdict(self, readings: Sequence[Reading]) -> Spoken:
+        """Judge the latest full readings, the newest last."""
+
+    def layer_problems(self, reading: Reading) -> Sequence[str]:
+        """Judge each layer."""
+
+    def notice(self) -> tuple[str, bool]:
+        """Return what else to say, and whether it is an error."""
+
+    def is_playing(self) -> bool:
+        """Say whether steps follow one another now."""
+
+    def on_key(self, action: str) -> None:
+        """Do what a key in the page asks for."""
+
+    def on_status(self, status: str) -> None:
+        """Take in the status line."""
+
+
+class Stage:
+    """What the page shows of a run; the session's audience."""
+
+    def __init__(self, director: Director) -> None:
+        self._director = director
+        self.bars, self.loss = FlowChart(), LossChart()
+        self.panel, self.table = Panel(), LayerTable()
+        self._writer = FrameWriter(
+            {"panel": self.panel, "table": self.table, **self.bars.targets, **self.loss.targets}
+        )
+        self.panel.set_trait("frame_targets", self._writer.ids)
+        self.panel.send_state("frame_targets")
+        self.publisher = Publisher(self._compose, self._send)
+        self.panel.on_msg(self._on_message)
+        self.speed: Speed = 1
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._last_unseen = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._shown: Reading | None = None
+        self._full: deque[Reading] = deque(maxlen=_REMEMBERED)
+        self._steps = 0
+        self._step, self._last_loss = 0, float("nan")
+        self._loss_seen = False
+        self._pace: deque[tuple[float, int]] = deque(maxlen=40)
+
+    # -- the session's audience ------------------------------------------------------
+
+    def next_is_drawn(self, *, may_wait: bool, must: bool = False) -> bool:
+        """Say whether the coming step is read in full and drawn, waiting boundedly.
+
+        At speed n every n-th step is, at "max" as many as the page can show. Without a
+        page the same steps are read in full, and nothing is drawn or waited for.
+        """
+        publisher = self.publisher
+        self._asked += 1
+        if self.speed == "max" and not must:
+            if publisher.visible:
+                return publisher.room_without_waiting(FASTEST_INTERVAL)
+            now = time.monotonic()
+            if now - self._last_unseen < _UNSEEN_INTERVAL:
+                return False
+            self._last_unseen = now
+            return True
+        if self.speed != "max" and self._asked % self.speed and not must:
+            return False
+        if not publisher.visible:
+            return True
+        if may_wait:
+            return publisher.wait_for_room() or must
+        return publisher.room_without_waiting(FASTEST_INTERVAL) or must
+
+    def record(self, reading: Reading) -> None:
+        """Take in a step: every one goes into the loss curve, a full one is drawn."""
+        with self._lock:
+            self._steps += 1
+            self._step, self._last_loss = reading.step, reading.loss
+            if reading.loss_seen:
+                self._loss_seen = True
+                self.loss.curve.append(reading.step, reading.loss)
+            if reading.is_full:
+                self._shown = reading
+                self._full.append(reading)
+        if reading.is_full:
+            self.publisher.draw(step=True)
+
+    def begin_run(self, preview: Reading | None) -> None:
+        """Turn the present run into the ghost and show the new network."""
+        with self._lock:
+            if self._steps:
+                self.bars.begin_run(self._shown)
+                self.loss.begin_run()
+            else:
+                self.bars.begin_run(None)
+            self._begin()
+            if preview is not None:
+                self._shown = preview
+                self._full.append(preview)
+        self.publisher.begin_run()
+        self.publisher.draw(step=False)
+
+    def state_changed(self) -> None:
+        """Show that the session plays, rests, has failed or has finished."""
+        with self._lock:
+            self._pace.clear()
+            self._speak()
+        self.publisher.draw(step=False)
+
+    # -- what the user looks at ------------------------------------------------------
+
+    def mark(self, text: str) -> None:
+        """Leave a marker on the loss curve at the coming step."""
+        with self._lock:
+            if self._steps:
+                self.loss.mark(self._step + 1, text)
+        self.publisher.draw(step=False)
+
+    def look_at(
+        self,
+        *,
+        measure: Measure | None = None,
+        relative: bool | None = None,
+        logarithmic_loss: bool | None = None,
+    ) -> None:
+        """Show another quantity, or the same on another axis."""
+        with self._lock:
+            if measure is not None:
+                self.bars.measure = measure
+            if relative is not None:
+                self.bars.relative = relative
+            if logarithmic_loss is not None:
+                self.loss.logarithmic = logarithmic_loss
+            self.bars.look_changed()
+        self.publisher.draw(step=False)
+
+    def settle(self) -> None:
+        """Bring the widgets' Python side up to date with what was drawn."""
+        with self._lock:
+            self._draw()
+            self._writer.settle()
+
+    def close(self) -> None:
+        """End the drawing; widgets are closed by who shows them."""
+        self.publisher.close()
+        self.panel.on_msg(self._on_message, remove=True)
+
+    # -- the publisher's side --------------------------------------------------------
+
+    def _compose(self, whole: bool) -> tuple[list[dict[str, Any]], list[memoryview]]:
+        with self._lock:
+            self._draw()
+            return self._writer.message(whole=whole)
+
+    def _draw(self) -> None:
+        reading = self._shown
+        if reading is not None:
+            self.bars.draw(self._writer, reading, self._director.layer_problems(reading))
+            draw_table(self._writer, reading)
+        self.loss.draw(self._writer)
+        self._speak()
+
+    def _speak(self) -> None:
+        """Say in words what there is to say: on the panel, and to the director."""
+        verdict = self._director.verdict(self._full)
+        notice, is_error = self._director.notice()
+        line = self._status_line()
+        self._director.on_status(
+            " · ".join(part for part in (line, verdict.sentence, notice) if part)
+        )
+        self._writer.set(
+            "panel",
+            status=line,
+            verdict=verdict.sentence,
+            verdict_problem=verdict.problem,
+            verdict_severity=verdict.severity,
+            notice=notice,
+            notice_is_error=is_error,
+        )
+
+    def _status_line(self) -> str:
+        step = self._step
+        if not self._steps:
+            return "step 0 · before the first step"
+        parts = [f"step {step:,}"]
+        if self._loss_seen:
+            parts.append(f"loss {self._last_loss:.4g}")
+        if self._director.is_playing():
+            rate = self._rate()
+            if rate:
+                parts.append(f"{rate:.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s")
+        else:
+            parts.append("paused")
+        parts.append(f"{self.publisher.steps_drawn:,} of {self._steps:,} drawn")
+        return " · ".join(parts)
+
+    def _rate(self) -> float:
+        """Return steps a second over about the last second."""
+        now = time.monotonic()
+        self._pace.append((now, self._steps))
+        while len(self._pace) > 2 and now - self._pace[0][0] > 1.0:
+            self._pace.popleft()
+        (then, before), (latest, after) = self._pace[0], self._pace[-1]
+        return (after - before) / (latest - then) if latest - then > 0.2 else 0.0
+
+    def _send(self, message: dict[str, Any], buffers: list[memoryview]) -> None:
+        self.panel.send(message, buffers)
+
+    def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
+        if content.get("type") == "key":
+            self._director.on_key(str(content["action"]))
+        else:
+            self.publisher.receive(content)

@@ -1,0 +1,85 @@
+"""Where NaN or inf came up first: in forward order, then in backward order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from .layers import find_layers, first_tensor
+from .reading import Reading
+from .single import everything_kept
+
+
+class NonFinite(NamedTuple):
+    """The first tensor that was not finite.
+
+    ``where`` tells whether it is the output of ``layer``, the gradient of its weights, or
+    the loss itself (then ``layer`` is empty).
+    """
+
+    step: int
+    layer: str
+    where: Literal["output", "gradient", "loss"]
+
+
+def first_nonfinite_output(model: nn.Module, forward: Callable[[], Any]) -> str | None:
+    """Run ``forward`` once more and name the first layer whose output is not finite.
+
+    Nothing of the model changes. None where every output is finite.
+    """
+    found: list[str] = []
+    handles = []
+    for part in find_layers(model):
+        name = part.layer.name
+
+        def look(_: nn.Module, __: Any, result: Any, name: str = name) -> None:
+            output = first_tensor(result)
+            if not found and output is not None and not bool(torch.isfinite(output).all()):
+                found.append(name)
+
+        handles.append(part.module.register_forward_hook(look))
+    try:
+        with everything_kept(model), torch.no_grad():
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def first_nonfinite(reading: Reading) -> NonFinite | None:
+    """Find the first non-finite tensor that a reading shows; None where all is finite.
+
+    Outputs come first, in forward order, where the reading is full; then gradients, in
+    backward order.
+    """
+    if reading.is_finite:
+        return None
+    if reading.activation_rms is not None:
+        bad = np.flatnonzero(~np.isfinite(reading.activation_rms) & ~_unseen(reading))
+        if len(bad):
+            return NonFinite(reading.step, reading.layers[int(bad[0])], "output")
+    if reading.loss_seen and not np.isfinite(reading.loss):
+        return NonFinite(reading.step, "", "loss")
+    bad = np.flatnonzero(~np.isfinite(reading.weight_grad_norm) & ~reading.missing)
+    layer = reading.layers[int(bad[-1])] if len(bad) else ""
+    return NonFinite(reading.step, layer, "gradient")
+
+
+def _unseen(reading: Reading) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Layers whose output no hook saw: NaN for want of a number, with a finite gradient."""
+    assert reading.activation_rms is not None
+    no_signal = (
+        np.isnan(reading.signal_grad_norm)
+        if reading.signal_grad_norm is not None
+        else np.zeros(len(reading.layers), dtype=np.bool_)
+    )
+    return (
+        np.isnan(reading.activation_rms)
+        & no_signal
+        & (reading.missing | np.isfinite(reading.weight_grad_norm))
+    )

@@ -1,0 +1,190 @@
+"""Batches: seeded sampling from tensors or a Dataset, or an iterable used as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset, default_collate
+
+DEFAULT_BATCH_SIZE = 64
+
+
+class Batches(Protocol):
+    """Where a session's batches come from.
+
+    Attributes:
+        size: the number of samples; None where only batches are known.
+    """
+
+    size: int | None
+
+    def restart(self, seed: int) -> None:
+        """Go back to the start; ``seed`` decides the order."""
+
+    def next(self, batch_size: int | None) -> Any:
+        """Return the next batch."""
+
+
+class _Order:
+    """A new seeded permutation for each epoch, handed out in pieces of any size.
+
+    A piece that runs over the end of an epoch goes on in the next one, so that no batch is
+    smaller than was asked for.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._generator = torch.Generator()
+        self.restart(0)
+
+    def restart(self, seed: int) -> None:
+        self._generator.manual_seed(seed)
+        self._permutation = torch.randperm(self._size, generator=self._generator)
+        self._position = 0
+
+    def take(self, count: int) -> torch.Tensor:
+        stop = self._position + count
+        if stop <= self._size:
+            taken = self._permutation[self._position : stop]
+            self._position = stop
+            return taken
+        rest = self._permutation[self._position :]
+        self._permutation = torch.randperm(self._size, generator=self._generator)
+        self._position = count - len(rest)
+        return torch.cat([rest, self._permutation[: self._position]])
+
+
+class TensorBatches:
+    """Samples rows of a pair of tensors."""
+
+    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.size: int | None = len(inputs)
+        self._inputs, self._targets = inputs, targets
+        self._order = _Order(len(inputs))
+
+    def restart(self, seed: int) -> None:
+        """Go back to the start; ``seed`` decides the order."""
+        self._order.restart(seed)
+
+    def next(self, batch_size: int | None) -> Any:
+        """Return the next batch: a pair of tensors."""
+        rows = self._order.take(batch_size or DEFAULT_BATCH_SIZE).to(self._inputs.device)
+        return self._inputs[rows], self._targets[rows.to(self._targets.device)]
+
+
+class DatasetBatches:
+    """Samples items of a map-style Dataset and collates them."""
+
+    def __init__(self, dataset: Dataset[Any], size: int) -> None:
+        self.size: int | None = size
+        self._dataset = dataset
+        self._order = _Order(size)
+
+    def restart(self, seed: int) -> None:
+        """Go back to the start; ``seed`` decides the order."""
+        self._order.restart(seed)
+
+    def next(self, batch_size: int | None) -> Any:
+        """Return the next batch, collated as a DataLoader does."""
+        rows = self._order.take(batch_size or DEFAULT_BATCH_SIZE).tolist()
+        return default_collate([self._dataset[row] for row in rows])
+
+
+class IterableBatches:
+    """Goes through an iterable of batches again and again."""
+
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self.size: int | None = None
+        self._iterable = iterable
+        self._iterator: Iterator[Any] | None = None
+
+    def restart(self, seed: int) -> None:
+        """Begin a new pass; its order is the iterable's own, under the run's random state."""
+        self._iterator = None
+
+    def next(self, batch_size: int | None) -> Any:
+        """Return the iterable's next batch as it is.
+
+        Raises:
+            ValueError: a new pass gave no batch at all.
+        """
+        if self._iterator is not None:
+            for batch in self._iterator:
+                return batch
+        self._iterator = iter(self._iterable)
+        for batch in self._iterator:
+            return batch
+        raise ValueError(
+            "data gave no batch: it is empty or can be gone through only once; "
+            "pass a list of batches or a DataLoader."
+        )
+
+
+def _as_tensor(value: Any) -> torch.Tensor | None:
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        tensor = torch.as_tensor(value)
+        return tensor.float() if tensor.dtype is torch.float64 else tensor
+    return None
+
+
+def as_batches(data: Any) -> Batches:
+    """Return the batches that ``data`` stands for.
+
+    Args:
+        data: a pair of tensors (or arrays) of equal length, a Dataset with a length, or an
+            iterable of batches such as a DataLoader.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: lengths differ, there is no sample, or the iterable is one-shot.
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        inputs, targets = _as_tensor(data[0]), _as_tensor(data[1])
+        if inputs is not None and targets is not None:
+            if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) != len(targets):
+                raise ValueError(
+                    f"data has inputs of shape {tuple(inputs.shape)} but targets of shape "
+                    f"{tuple(targets.shape)}: both need the same length."
+                )
+            if len(inputs) == 0:
+                raise ValueError("data is empty: give at least one sample.")
+            return TensorBatches(inputs, targets)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        if not isinstance(data, Sized):
+            raise TypeError("data is a Dataset without a length: wrap it in a DataLoader.")
+        if len(data) == 0:
+            raise ValueError("data is empty: give at least one sample.")
+        return DatasetBatches(data, len(data))
+    if isinstance(data, torch.Tensor) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"data must be a pair of tensors, a Dataset or an iterable of batches, "
+            f"not {type(data).__name__}."
+        )
+    if isinstance(data, Iterator):
+        raise ValueError(
+            "data is an iterator, which can be gone through only once: pass a list of "
+            "batches or a DataLoader."
+        )
+    if isinstance(data, Sized) and len(data) == 0:
+        raise ValueError("data is empty: give at least one batch.")
+    return IterableBatches(data)
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor in a (nested) batch to ``device``."""
+    if isinstance(batch, torch.Tensor):
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: on_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(on_device(value, device) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(on_device(value, device) for value in batch)
+    if hasattr(batch, "to") and callable(batch.to):
+        return batch.to(device)
+    return batch

@@ -1,0 +1,76 @@
+"""Settings: what the knobs say, as one immutable value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..tweaks.knobs import COLD_KNOBS, checked_knob
+
+
+def checked_positive(name: str, value: object) -> float:
+    """Return ``value`` as a float if it is a positive, finite number.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and number > 0:
+            return number
+    raise ValueError(f"{name} must be a positive, finite number, not {value!r}.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the knobs say. A step reads the settings once, when it starts.
+
+    Attributes:
+        learning_rate: of the first parameter group; the others keep their ratio to it.
+            None leaves the optimizer's own.
+        clip_norm: clip to this global L2 norm; None is off.
+        clip_value: clip every element to this magnitude; None is off.
+        batch_size: samples a step; None where the data come in batches of their own.
+        seed: of weights, batch order and dropout.
+        depth, activation: cold knobs; None where the model does not offer them.
+
+    Raises:
+        ValueError: a value is out of range; the sentence names it and what would do.
+    """
+
+    learning_rate: float | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    depth: int | None = None
+    activation: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "clip_norm", "clip_value"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, checked_positive(name, value))
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError(
+                "clip_norm and clip_value are both set: choose one and set the other to None."
+            )
+        size = self.batch_size
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise ValueError(f"batch_size must be a whole number of at least 1, not {size!r}.")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ValueError(f"seed must be a whole number, not {self.seed!r}.")
+        for name in COLD_KNOBS:
+            value = getattr(self, name)
+            if value is not None:
+                checked_knob(name, value)
+
+    def replaced(self, **changes: Any) -> Settings:
+        """Return a copy with some values changed."""
+        return replace(self, **changes)
+
+    @property
+    def cold(self) -> dict[str, Any]:
+        """The cold knobs that the model offers."""
+        return {name: v for name in COLD_KNOBS if (v := getattr(self, name)) is not None}

@@ -1,0 +1,84 @@
+"""Steering: learning rate and clipping, applied through the optimizer's own hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from ..measurement.probe import GradientProbe
+from .settings import Settings
+
+
+class Steering:
+    """Applies hot settings at every optimizer step, whoever's loop it is.
+
+    The hooks surround the probe's: the learning rate is set before the probe reads it,
+    and clipping acts after the probe has read the gradients, so after any clipping of
+    the user's own.
+    """
+
+    def __init__(self, optimizer: Optimizer, settings_of_step: Callable[[], Settings]) -> None:
+        self._optimizer = optimizer
+        self._settings_of_step = settings_of_step
+        self._settings = settings_of_step()
+        self._applied: float | None = None
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._ratios = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
+        self._probe: GradientProbe | None = None
+        self._handles = [optimizer.register_step_pre_hook(self._begin)]
+
+    def follow(self, probe: GradientProbe) -> None:
+        """Put the clipping hook behind the hooks of ``probe``."""
+        self._probe = probe
+        self._handles.append(self._optimizer.register_step_pre_hook(self._clip))
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def forget_learning_rate(self) -> None:
+        """Set the learning rate anew at the next step: the optimizer's was put back."""
+        self._applied = None
+
+    def _begin(self, *_: Any) -> None:
+        settings = self._settings = self._settings_of_step()
+        if self._probe is not None:
+            self._probe.settings = settings
+        wanted = settings.learning_rate
+        # Only a turn of the knob sets the rate, so that a scheduler goes on from there.
+        if wanted is not None and wanted != self._applied:
+            set_learning_rate(self._optimizer, wanted, self._ratios)
+            self._applied = wanted
+
+    def _clip(self, *_: Any) -> None:
+        settings = self._settings
+        if settings.clip_norm is None and settings.clip_value is None:
+            return
+        parameters = [
+            parameter
+            for group in self._optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if not parameters or self._probe is None:
+            return
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            self._probe.clipped_by_norm(settings.clip_norm)
+        elif settings.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, settings.clip_value)
+            self._probe.clipped_otherwise()
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) -> None:
+    """Give the first parameter group ``rate`` and the others their ratio of it."""
+    for group, ratio in zip(optimizer.param_groups, ratios, strict=False):
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate * ratio)
+        else:
+            group["lr"] = rate * ratio

@@ -1,0 +1,157 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import { type Confirmation, FrameQueue } from "./frames";
+import { SteppedStage, settled } from "./testing";
+import type { Frame, Update } from "./wire";
+
+class RecordingTargets {
+  applied: number[] = [];
+  ready = true;
+  waiting: (() => void)[] = [];
+
+  settled(): boolean {
+    return this.ready;
+  }
+
+  whenSettled(): Promise<void> {
+    return new Promise((resolve) => this.waiting.push(resolve));
+  }
+
+  apply(updates: readonly Update[]): void {
+    for (const { state } of updates) this.applied.push(state.step as number);
+  }
+
+  arrive(): void {
+    this.ready = true;
+    for (const resolve of this.waiting.splice(0)) resolve();
+  }
+}
+
+function frame(number: number): Frame {
+  return { number, updates: [{ target: "bars", state: { step: number } }] };
+}
+
+let stage: SteppedStage;
+let targets: RecordingTargets;
+let confirmed: Confirmation[];
+let queue: FrameQueue;
+
+beforeEach(() => {
+  stage = new SteppedStage();
+  targets = new RecordingTargets();
+  confirmed = [];
+  queue = new FrameQueue(targets, stage, (confirmation) => confirmed.push(confirmation));
+  queue.visible = true;
+});
+
+describe("a visible page", () => {
+  it("applies exactly one frame in each animation frame and confirms it from there", () => {
+    for (const number of [1, 2, 3]) queue.push(frame(number));
+    expect(targets.applied).toEqual([]);
+    stage.animate();
+    expect(targets.applied).toEqual([1]);
+    expect(confirmed).toEqual([
+      { type: "confirm", frame: 1, animation_frame: 1, applied_at: 16, painted: null },
+    ]);
+    stage.animate();
+    stage.animate();
+    expect(targets.applied).toEqual([1, 2, 3]);
+    expect(confirmed.map((each) => each.frame)).toEqual([1, 2, 3]);
+  });
+
+  it("counts only the animation frames in which a frame was applied", () => {
+    queue.push(frame(1));
+    for (let times = 0; times < 5; times += 1) stage.animate();
+    queue.push(frame(2));
+    stage.animate();
+    expect(confirmed.at(-1)).toMatchObject({ frame: 2, animation_frame: 2 });
+  });
+
+  it("asks for no animation frame while nothing waits", () => {
+    expect(stage.framesRequested).toBe(0);
+    queue.push(frame(1));
+    stage.animate();
+    stage.animate();
+    expect(stage.framesRequested).toBe(0);
+  });
+
+  it("times a frame's paint one animation frame later, when bqplot's transition has run", () => {
+    queue.push(frame(1));
+    stage.animate();
+    stage.animate();
+    stage.animate();
+    queue.push(frame(2));
+    stage.animate();
+    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: [1, 32] });
+  });
+
+  it("reports the paint of every frame once, in order", () => {
+    for (let number = 1; number <= 6; number += 1) queue.push(frame(number));
+    for (let times = 0; times < 6; times += 1) stage.animate();
+    const painted = confirmed.map((each) => ("painted" in each ? each.painted : null));
+    expect(painted).toEqual([null, null, [1, 32], [2, 48], [3, 64], [4, 80]]);
+  });
+});
+
+describe("targets that are not there yet", () => {
+  it("keep a frame waiting, in its place", async () => {
+    targets.ready = false;
+    queue.push(frame(1));
+    queue.push(frame(2));
+    stage.animate();
+    expect(confirmed).toEqual([]);
+    targets.arrive();
+    await settled();
+    stage.animate();
+    stage.animate();
+    expect(targets.applied).toEqual([1, 2]);
+  });
+});
+
+describe("a hidden page", () => {
+  it("confirms frames as dropped, and draws none", () => {
+    queue.visible = false;
+    queue.push(frame(1));
+    stage.animate();
+    expect(confirmed).toEqual([{ type: "confirm", frame: 1, dropped: true }]);
+    expect(targets.applied).toEqual([]);
+  });
+
+  it("confirms what waited for an animation frame that will not come", () => {
+    queue.push(frame(1));
+    queue.push(frame(2));
+    queue.visible = false;
+    expect(confirmed).toEqual([
+      { type: "confirm", frame: 1, dropped: true },
+      { type: "confirm", frame: 2, dropped: true },
+    ]);
+    expect(stage.framesRequested).toBe(0);
+  });
+
+  it("reports no paint that it was hidden during", () => {
+    queue.push(frame(1));
+    stage.animate();
+    queue.visible = false;
+    stage.animate(60_000);
+    queue.visible = true;
+    queue.push(frame(2));
+    stage.animate();
+    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: null });
+  });
+
+  it("draws again once it is shown", () => {
+    queue.visible = false;
+    queue.push(frame(1));
+    queue.visible = true;
+    queue.push(frame(2));
+    stage.animate();
+    expect(targets.applied).toEqual([2]);
+  });
+});
+
+it("a closed queue applies and confirms nothing more", () => {
+  queue.push(frame(1));
+  queue.close();
+  stage.animate();
+  expect(targets.applied).toEqual([]);
+  expect(confirmed).toEqual([]);
+});

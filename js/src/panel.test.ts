@@ -1,0 +1,157 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import panel, { type PanelState } from "./panel";
+import { FakeModel, Layout, hideBrowserTab, settled } from "./testing";
+
+const bars = { set: vi.fn() };
+let layout: Layout;
+let root: HTMLElement;
+let model: FakeModel<PanelState>;
+let views: (() => void)[];
+let destroy: () => void;
+let addView: () => HTMLElement;
+
+async function animationFrame(): Promise<void> {
+  await settled();
+  await new Promise((resolve) => requestAnimationFrame(resolve));
+}
+
+beforeEach(() => {
+  vi.spyOn(console, "error").mockImplementation(() => undefined);
+  layout = new Layout();
+  bars.set.mockReset();
+  root = document.createElement("div");
+  root.className = "gradflow";
+  document.body.append(root);
+  const state: PanelState = {
+    frame_targets: { bars: "IPY_MODEL_a", panel: "IPY_MODEL_p" },
+    status: "",
+    verdict: "",
+    verdict_problem: "",
+    verdict_severity: "",
+    notice: "",
+    notice_is_error: false,
+  };
+  const models: Record<string, unknown> = { a: bars };
+  model = new FakeModel(state, models);
+  models.p = model;
+  views = [];
+  const { initialize, render } = panel();
+  const context = { model: model.asAnyModel, signal: new AbortController().signal };
+  destroy = initialize(context as Parameters<typeof initialize>[0]) as () => void;
+  addView = () => {
+    const el = document.createElement("div");
+    views.push(render({ ...context, el } as unknown as Parameters<typeof render>[0]) as () => void);
+    root.append(el);
+    layout.settle();
+    return el;
+  };
+});
+
+afterEach(() => {
+  for (const remove of views) remove();
+  destroy();
+  root.remove();
+  vi.restoreAllMocks();
+  vi.unstubAllGlobals();
+});
+
+it("a frame sets the models that it names, and is confirmed without an echo", async () => {
+  addView();
+  const updates = [
+    { target: "bars", state: { y: { buffer: 0, dtype: "float32" } } },
+    { target: "panel", state: { status: "step 7" } },
+  ];
+  model.receive({ type: "frame", number: 7, updates }, [new DataView(Float32Array.of(2).buffer)]);
+  await animationFrame();
+  expect(bars.set).toHaveBeenCalledExactlyOnceWith({ y: Float32Array.of(2) });
+  expect(root.querySelector(".gradflow-status")?.textContent).toBe("step 7");
+  expect(model.sentOf("confirm")).toMatchObject([{ frame: 7, animation_frame: 1, painted: null }]);
+  expect(model.saved).toBe(0);
+});
+
+it("two views of one panel draw each frame once", async () => {
+  addView();
+  addView();
+  model.receive({ type: "frame", number: 1, updates: [{ target: "bars", state: {} }] });
+  await animationFrame();
+  expect(bars.set).toHaveBeenCalledTimes(1);
+  expect(model.sentOf("confirm")).toHaveLength(1);
+});
+
+it("tells the kernel whether somebody can see it", () => {
+  addView();
+  hideBrowserTab(true);
+  expect(model.sentOf("view")).toEqual([
+    { type: "view", visible: false, applies: true },
+    { type: "view", visible: true, applies: true },
+    { type: "view", visible: false, applies: true },
+  ]);
+});
+
+it("a hidden tab confirms frames as dropped", async () => {
+  addView();
+  model.receive({ type: "frame", number: 1, updates: [{ target: "bars", state: {} }] });
+  hideBrowserTab(true);
+  model.receive({ type: "frame", number: 2, updates: [{ target: "bars", state: {} }] });
+  await animationFrame();
+  expect(model.sentOf("confirm")).toEqual([
+    { type: "confirm", frame: 1, dropped: true },
+    { type: "confirm", frame: 2, dropped: true },
+  ]);
+  expect(bars.set).not.toHaveBeenCalled();
+});
+
+it("a target that is not in the page is told to the kernel, and training never waits for it", async () => {
+  addView();
+  model.set({ frame_targets: { bars: "IPY_MODEL_gone" } });
+  model.receive({ type: "frame", number: 1, updates: [{ target: "bars", state: {} }] });
+  await animationFrame();
+  expect(model.sentOf("view").at(-1)).toEqual({ type: "view", visible: true, applies: false });
+  expect(model.sentOf("confirm")).toMatchObject([{ frame: 1, animation_frame: 1 }]);
+});
+
+it("answers a ping at once", () => {
+  model.receive({ type: "ping", id: 3 });
+  expect(model.sent).toEqual([{ type: "pong", id: 3 }]);
+});
+
+it("sends keys that are pressed in its root", () => {
+  addView();
+  root.dispatchEvent(new KeyboardEvent("keydown", { key: " " }));
+  expect(model.sentOf("key")).toEqual([{ type: "key", action: "toggle" }]);
+});
+
+describe("the status row", () => {
+  it("shows a verdict by a symbol beside its colour", () => {
+    const el = addView();
+    const badge = el.querySelector<HTMLElement>(".gradflow-verdict");
+    expect(badge?.hidden).toBe(true);
+    model.set({
+      verdict: "vanishing: the signal falls 5.1 decades",
+      verdict_problem: "vanishing",
+      verdict_severity: "fault",
+    });
+    expect(badge?.hidden).toBe(false);
+    expect(badge?.textContent).toBe("▼vanishing: the signal falls 5.1 decades");
+    expect(badge?.dataset).toMatchObject({ problem: "vanishing", severity: "fault" });
+  });
+
+  it("raises an error as an alert, and a plain notice as a status", () => {
+    const notice = addView().querySelector<HTMLElement>(".gradflow-notice");
+    model.set({ notice: "your loop trains" });
+    expect(notice?.getAttribute("role")).toBe("status");
+    model.set({ notice: "the data ran out", notice_is_error: true });
+    expect(notice?.getAttribute("role")).toBe("alert");
+    expect(notice?.textContent).toBe("the data ran out");
+  });
+});
+
+it("removed and destroyed, it leaves no listener and no observer", () => {
+  addView();
+  addView();
+  for (const remove of views.splice(0)) remove();
+  destroy();
+  expect(model.listenerCount).toBe(0);
+  expect(layout.observed).toBe(0);
+  expect(root.getAttributeNames()).toEqual(["class"]);
+});

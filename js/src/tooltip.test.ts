@@ -1,0 +1,123 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { nearest } from "./bars";
+import type { LayerNumbers } from "./layers";
+import { LayerTooltip, place } from "./tooltip";
+
+const WIDTH = 20;
+let root: HTMLElement;
+let numbers: LayerNumbers;
+let tooltip: LayerTooltip;
+
+function withValues(...values: number[]): LayerNumbers {
+  return {
+    layers: [
+      { name: "layers.0", kind: "Linear", shape: "64×64" },
+      { name: "act", kind: "PReLU", shape: "1" },
+      { name: "head", kind: "Linear", shape: "10×64" },
+    ],
+    columns: ["weight gradient"],
+    values: new DataView(Float64Array.from(values).buffer),
+    marks: ["", "", "frozen"],
+  };
+}
+
+/** A mark with bars of no height at 10, 30, 50, ... px from the left. */
+function mark(count: number): string {
+  const bars = Array.from({ length: count }, (_, index) => `<rect class="bar" data-left="${index * WIDTH}"/>`);
+  return `<g>${bars.map((bar) => `<g class="bargroup">${bar}</g>`).join("")}</g>`;
+}
+
+function point(x: number, y: number, on = ".plotarea_background"): void {
+  const event = new MouseEvent("pointermove", { clientX: x, clientY: y, bubbles: true });
+  root.querySelector(on)?.dispatchEvent(event);
+}
+
+function shown(): string | null {
+  const element = document.querySelector<HTMLElement>(".gradflow-tooltip");
+  if (element === null || element.hidden) return null;
+  return [...element.querySelectorAll("strong, span, dt, dd")].map((part) => part.textContent).join(" | ");
+}
+
+beforeEach(() => {
+  vi.spyOn(Element.prototype, "getBoundingClientRect").mockImplementation(function (this: Element) {
+    if (this.classList.contains("bar")) {
+      return new DOMRect(Number((this as SVGElement).dataset.left), 100, WIDTH, 0);
+    }
+    return new DOMRect(0, 0, 200, 100);
+  });
+  root = document.createElement("div");
+  root.innerHTML = `
+    <div class="gradflow-chart-bars">
+      <svg><rect class="plotarea_background"/>${mark(1)}${mark(3)}</svg>
+    </div>
+    <div class="gradflow-chart-loss"></div>`;
+  document.body.append(root);
+  numbers = withValues(1.5e-5, Number.NaN, 0);
+  tooltip = new LayerTooltip(root, () => numbers);
+});
+
+afterEach(() => {
+  tooltip.close();
+  root.remove();
+  vi.restoreAllMocks();
+});
+
+it("tells a layer's exact numbers wherever the pointer is above its bar", () => {
+  point(12, 5);
+  expect(shown()).toBe("1 · layers.0 | Linear · 64×64 | weight gradient | 1.50000e-5");
+});
+
+it("a bar of no height is found by its place", () => {
+  point(190, 50);
+  expect(shown()).toBe("3 · head | Linear · 10×64 | weight gradient | 0 | gradient | frozen");
+});
+
+it("follows the numbers while the pointer rests", () => {
+  point(12, 5);
+  numbers = withValues(0.25, 0, 0);
+  tooltip.refresh();
+  expect(shown()).toContain("weight gradient | 0.250000");
+});
+
+it("goes when the pointer leaves the plot, the chart or the widget", () => {
+  for (const leave of [
+    () => point(12, 150),
+    () => point(12, 5, ".gradflow-chart-loss"),
+    () => root.dispatchEvent(new MouseEvent("pointerleave")),
+  ]) {
+    point(12, 5);
+    expect(shown()).not.toBeNull();
+    leave();
+    expect(shown()).toBeNull();
+  }
+});
+
+it("goes when its layer is gone", () => {
+  point(50, 5);
+  numbers = { ...numbers, layers: numbers.layers.slice(0, 1) };
+  tooltip.refresh();
+  expect(shown()).toBeNull();
+});
+
+it("closed, it takes its element and its listeners along", () => {
+  tooltip.close();
+  point(12, 5);
+  expect(document.querySelector(".gradflow-tooltip")).toBeNull();
+});
+
+describe("the place of the tooltip", () => {
+  it("is after the pointer where there is room, else before it", () => {
+    expect(place(100, 200, 1000)).toBe(114);
+    expect(place(900, 200, 1000)).toBe(686);
+  });
+
+  it("is always within the window", () => {
+    expect(place(100, 200, 250)).toBe(4);
+    expect(place(0, 400, 250)).toBe(4);
+  });
+});
+
+it("the nearest of no centres is none", () => {
+  expect(nearest([], 3)).toBeNull();
+  expect(nearest([10, 30, 50], 41)).toBe(2);
+});

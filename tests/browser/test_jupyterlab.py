@@ -1,0 +1,72 @@
+"""The harness itself, with a widget that is not ours."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.jupyterlab import JupyterLab
+
+SLIDER = ["import ipywidgets", "slider = ipywidgets.IntSlider(value=7)\nslider"]
+
+
+def test_a_slider_moved_in_the_page_moves_in_the_kernel(lab: JupyterLab) -> None:
+    notebook = lab.open_notebook(SLIDER)
+    notebook.run_all_cells()
+
+    notebook.output(1).locator(".noUi-handle").press("ArrowRight")
+
+    notebook.kernel.wait_until("slider.value == 8")
+
+
+def test_a_slider_moved_in_the_kernel_moves_in_the_page(lab: JupyterLab) -> None:
+    notebook = lab.open_notebook(SLIDER)
+    notebook.run_all_cells()
+
+    notebook.kernel.execute("slider.value = 42")
+
+    expect(notebook.output(1).locator(".widget-readout")).to_have_text("42")
+
+
+def test_values_come_back_as_they_are(lab: JupyterLab) -> None:
+    kernel = lab.open_notebook(["pass"]).kernel
+
+    assert kernel.evaluate("{'a': [1, 2.5, None, 'ü\"']}") == {"a": [1, 2.5, None, 'ü"']}
+    assert kernel.evaluate("__import__('numpy').arange(3) / 2") == [0, 0.5, 1]
+    assert math.isnan(kernel.evaluate("float('nan')"))
+    with pytest.raises(RuntimeError, match="NameError"):
+        kernel.evaluate("nowhere")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        kernel.execute("1 / 0")
+
+
+def test_a_cell_that_runs_on_does_not_hold_the_test(lab: JupyterLab) -> None:
+    notebook = lab.open_notebook(["done = False\nwhile not done: __import__('time').sleep(0.01)"])
+
+    notebook.run_cell(0, wait=False)
+
+    expect(notebook.cell(0).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    notebook.page.evaluate("window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
+    notebook.wait_until_idle()
+
+
+def test_theme_width_and_visibility_are_the_ones_asked_for(lab: JupyterLab) -> None:
+    notebook = lab.open_notebook(SLIDER, width=600, theme="dark")
+    notebook.run_all_cells()
+    notebook.screenshot("harness-dark-600")
+    assert notebook.page.evaluate("innerWidth") == 600
+    assert notebook.page.evaluate("document.body.dataset.jpThemeLight") == "false"
+
+    notebook.set_theme("light")
+    assert notebook.page.evaluate("document.body.dataset.jpThemeLight") == "true"
+    notebook.set_width(1500)
+    notebook.screenshot("harness-light-1500", notebook.output(1))
+    assert notebook.page.evaluate("innerWidth") == 1500
+
+    notebook.set_hidden(True)
+    assert notebook.page.evaluate("document.hidden")
+    notebook.set_hidden(False)
+    assert not notebook.page.evaluate("document.hidden")
+    assert notebook.errors == []
