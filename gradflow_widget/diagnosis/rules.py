@@ -64,7 +64,7 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     if math.isnan(decades):
         return Verdict("", "", "The signal gradient could not be read at these layers.")
     first, last = _ends(latest, signal)
-    path = f"from {latest.layers[last]!r} back to {latest.layers[first]!r}"
+    path = f"from {_named(latest, last)} back to {_named(latest, first)}"
     numbers = f"slope {slope:+.3f} a layer"
     if decades < -WATCH_DECADES and abs(slope) > _slope_by_chance(latest):
         severity: Severity = "fault" if decades < -FAULT_DECADES else "watch"
@@ -138,10 +138,10 @@ def _severed(reading: Reading, signal: FloatArray) -> str:
         if np.any(values == 0) and values[0] == 0:
             if not len(reached):
                 return "Severed: no layer receives any signal; every gradient is exactly 0."
-            alive = reading.layers[group[int(reached[0])]]
-            dead = reading.layers[group[int(reached[0]) - 1]]
+            alive = _named(reading, group[int(reached[0])])
+            dead = _named(reading, group[int(reached[0]) - 1])
             return (
-                f"Severed: the signal ends between {alive!r} and {dead!r}; below it is exactly 0."
+                f"Severed: the signal ends between {alive} and {dead}; below it is exactly 0."
             )
     return ""
 
@@ -155,6 +155,10 @@ def _ends(reading: Reading, signal: FloatArray) -> tuple[int, int]:
     groups = [measured(group) for group in comparable_groups(reading.described)]
     longest = max((g for g in groups if len(g) >= 2), key=len)
     return longest[0], longest[-1]
+
+
+def _named(reading: Reading, index: int) -> str:
+    return f"layer {index + 1} ({reading.layers[index] or 'the model itself'})"
 
 
 def _nonfinite_sentence(found: NonFinite) -> str:

@@ -76,8 +76,8 @@ class FlowChart:
         self.relative = False
         self._range = HeldRange(grain=1.0, least=2.0, headroom=0.2)
         self._ghost: Reading | None = None
-        x = _OrdinalScale(domain=[1])
-        y = _LinearScale(min=-4.0, max=0.0)
+        x = _OrdinalScale(domain=[1], allow_padding=False)
+        y = _LinearScale(min=-4.0, max=0.0, allow_padding=False)
         scales = {"x": x, "y": y}
         quiet: dict[str, Any] = {"interactions": {}, "enable_hover": False}
         bars = _Bars(
@@ -134,7 +134,7 @@ class FlowChart:
         x_axis = _Axis(
             scale=x, label="layer, input → output", grid_lines="none", tick_values=np.array([1])
         )
-        y_axis = _Axis(scale=y, orientation="vertical", grid_lines="solid", label="")
+        y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
         self.figure = bq.Figure(
             title="Gradient flow",
             marks=[bars, outline, ghost, glyphs],
@@ -147,15 +147,17 @@ class FlowChart:
             background_style={"fill": "transparent"},
         )
         self.figure.add_class("gradflow-chart-bars")
+        # In the order in which a frame sets them: scales first, so that no mark is ever
+        # placed on a domain that is already out of date.
         self.targets = {
-            "bars": bars,
-            "bars_outline": outline,
-            "bars_ghost": ghost,
-            "bars_glyphs": glyphs,
             "bars_x": x,
             "bars_y": y,
             "bars_x_axis": x_axis,
             "bars_y_axis": y_axis,
+            "bars": bars,
+            "bars_outline": outline,
+            "bars_ghost": ghost,
+            "bars_glyphs": glyphs,
             "bars_figure": self.figure,
         }
 

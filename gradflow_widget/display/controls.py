@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Iterator
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -331,10 +331,10 @@ def _move_log(slider: Any, value: float) -> None:
 
 
 LEGEND = (
-    '<span class="gradflow-swatch" data-problem="healthy"></span> healthy '
-    '<span class="gradflow-swatch" data-problem="vanishing"></span> ▼ vanishing '
-    '<span class="gradflow-swatch" data-problem="exploding"></span> ▲ exploding '
-    '<span class="gradflow-swatch" data-problem="severed"></span> ✕ severed '
+    '<span class="gradflow-swatch-healthy">■</span> healthy '
+    '<span class="gradflow-swatch-vanishing">■</span> ▼ vanishing '
+    '<span class="gradflow-swatch-exploding">■</span> ▲ exploding '
+    '<span class="gradflow-swatch-severed">■</span> ✕ severed '
     "· outline: before clipping · dashed: previous run "
     "· 0 exactly zero · ∅ no gradient · ∥ frozen · NaN · ∞ infinite"
 )

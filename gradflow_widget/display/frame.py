@@ -84,5 +84,7 @@ def _encoded(value: Any, buffers: list[memoryview]) -> Any:
         return value
     if value.dtype.kind not in "fiu":
         return value.tolist()
+    if value.dtype.itemsize == 8 and value.dtype.kind in "iu":
+        value = value.astype(np.float64)  # JavaScript has no plain 64-bit integers
     buffers.append(memoryview(np.ascontiguousarray(value).data))
     return {"buffer": len(buffers) - 1, "dtype": value.dtype.name}

@@ -73,6 +73,34 @@ def decade_ticks(low: float, high: float, most: int = 7) -> tuple[list[float], d
     return ticks, {str(int(t)): _power(int(t)) for t in ticks}
 
 
+def _between(low: float, high: float, steps: list[float]) -> list[float]:
+    return [s for s in steps if low - 1e-9 <= s <= high + 1e-9]
+
+
+def log_ticks(low: float, high: float) -> tuple[list[float], dict[str, str]]:
+    """Return ticks for an axis of log10 of any span: decades, or 1-2-5, or finer."""
+    if high - low >= 3:
+        return decade_ticks(low, high)
+    powers = range(math.floor(low) - 1, math.ceil(high) + 1)
+    for mantissas in ((1, 2, 5), range(1, 10), [m / 10 for m in range(10, 100)]):
+        ticks = _between(low, high, [math.log10(m) + p for p in powers for m in mantissas])
+        if len(ticks) >= 3:
+            break
+    ticks = ticks[:: max(1, len(ticks) // 6)]
+    return ticks, {number_key(t): f"{10**t:.3g}" for t in ticks}
+
+
+def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round numbers between the limits: multiples of 1, 2 or 5 times a power of ten."""
+    span = high - low
+    if not span > 0:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(span / most))
+    step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= most)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
 def number_key(value: float) -> str:
     """Return ``value`` as JavaScript writes it, which is how bqplot looks a label up."""
     if value == int(value) and abs(value) < 1e15:

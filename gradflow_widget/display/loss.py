@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .frame import FrameFed, FrameWriter
-from .held_range import HeldRange, decade_ticks, number_key
+from .held_range import HeldRange, linear_ticks, log_ticks
 from .loss_curve import LossCurve
 
 _MOST_MARKERS = 12
@@ -39,10 +39,13 @@ class LossChart:
         self.logarithmic = True
         self._ghost: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._markers: list[tuple[int, str]] = []
-        self._y_log = HeldRange(grain=0.5, least=1.0, loose=0.3, patience=200)
+        self._y_log = HeldRange(grain=0.25, least=0.5, loose=0.3, patience=200)
         self._y_linear = HeldRange(grain=0.1, least=0.1, loose=0.3, patience=200)
         self._x_end = 20.0
-        x, y = _LinearScale(min=0.0, max=20.0), _LinearScale(min=-1.0, max=1.0)
+        x, y = (
+            _LinearScale(min=low, max=high, allow_padding=False)
+            for low, high in ((0.0, 20.0), (-1.0, 1.0))
+        )
         scales = {"x": x, "y": y}
         quiet: dict[str, Any] = {"interactions": {}, "enable_hover": False}
         line = _Lines(
@@ -100,8 +103,8 @@ class LossChart:
             visible=False,
             **quiet,
         )
-        x_axis = _Axis(scale=x, label="step", num_ticks=6, tick_format="~s", grid_lines="none")
-        y_axis = _Axis(scale=y, orientation="vertical", grid_lines="solid", label="")
+        x_axis = _Axis(scale=x, label="step", grid_lines="none")
+        y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
         self.figure = bq.Figure(
             title="Loss",
             marks=[ghost, rules, line, labels, wrong],
@@ -115,14 +118,15 @@ class LossChart:
         )
         self.figure.add_class("gradflow-chart-loss")
         self.targets = {
+            "loss_x": x,
+            "loss_y": y,
+            "loss_x_axis": x_axis,
+            "loss_y_axis": y_axis,
             "loss": line,
             "loss_ghost": ghost,
             "loss_rules": rules,
             "loss_labels": labels,
             "loss_wrong": wrong,
-            "loss_x": x,
-            "loss_y": y,
-            "loss_y_axis": y_axis,
         }
 
     def begin_run(self) -> None:
@@ -175,18 +179,12 @@ class LossChart:
         end = max(float(self.curve.last_step), ghost_end)
         while end > self._x_end:  # in leaps, so that the axis rests between them
             self._x_end *= 1.5
-        writer.set("loss_x", min=0.0, max=float(np.ceil(self._x_end)))
+        right = float(np.ceil(self._x_end))
+        writer.set("loss_x", min=0.0, max=right)
+        writer.set("loss_x_axis", tick_values=np.array(linear_ticks(0.0, right)))
         writer.set("loss_y", min=bottom, max=top)
-        if logarithmic:
-            values, names = decade_ticks(bottom, top)
-            if len(values) < 2:
-                values = [bottom, (bottom + top) / 2, top]
-                names = {number_key(v): f"{10**v:.2g}" for v in values}
-            writer.set("loss_y_axis", tick_values=np.array(values), tick_labels=names)
-        else:
-            values = np.linspace(bottom, top, 5).tolist()
-            names = {number_key(v): f"{v:.3g}" for v in values}
-            writer.set("loss_y_axis", tick_values=np.array(values), tick_labels=names)
+        values, names = log_ticks(bottom, top) if logarithmic else (linear_ticks(bottom, top), {})
+        writer.set("loss_y_axis", tick_values=np.array(values), tick_labels=names)
         note = ""
         if self.logarithmic and not logarithmic:
             note = "linear: not every loss is positive"

@@ -10,12 +10,15 @@ reading is drawn, never a backlog.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 PATIENCE = 0.5
 FORGOTTEN_AFTER = 2.0
@@ -182,10 +185,17 @@ class Publisher:
                 self._in_flight[number] = (time.monotonic(), draws_step)
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
-            updates, buffers = self._compose(whole)
             self._last_sent = time.monotonic()
-            self._send({"type": "frame", "number": number, "updates": updates}, buffers)
-            self._ping()
+            try:
+                updates, buffers = self._compose(whole)
+                self._send({"type": "frame", "number": number, "updates": updates}, buffers)
+                self._ping()
+            except Exception:
+                # A chart that can't be drawn must not end all drawing, or the training.
+                _log.exception("frame %d could not be drawn", number)
+                with self._condition:
+                    self._in_flight.pop(number, None)
+                    self._condition.notify_all()
 
     def _ping(self) -> None:
         now = time.monotonic()

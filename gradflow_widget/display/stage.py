@@ -27,11 +27,16 @@ class Spoken(Protocol):
     """A verdict as the stage shows it."""
 
     @property
-    def problem(self) -> str: ...
+    def problem(self) -> str:
+        """The problem's name; "" where nothing can be said."""
+
     @property
-    def severity(self) -> str: ...
+    def severity(self) -> str:
+        """How bad it is: "", "watch" or "fault"."""
+
     @property
-    def sentence(self) -> str: ...
+    def sentence(self) -> str:
+        """What to tell the user."""
 
 
 class Director(Protocol):
@@ -201,7 +206,7 @@ class Stage:
 
     def _speak(self) -> None:
         """Say in words what there is to say: on the panel, and to the director."""
-        verdict = self._director.verdict(self._full)
+        verdict = self._director.verdict(tuple(self._full))
         notice, is_error = self._director.notice()
         line = self._status_line()
         self._director.on_status(

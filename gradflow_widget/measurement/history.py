@@ -40,6 +40,7 @@ LAYER_COLUMNS = (
 # Measured at every step; NaN in them means NaN and must survive thinning. The step columns
 # and the layer columns both begin with them.
 _EVERY_STEP = (5, 2)
+_FIRST = len(STEP_COLUMNS)  # where a row's first layer column begins
 _BUDGET_BYTES = 200_000_000
 # A row of single numbers, and of a block: minimum, mean, maximum and counts.
 _ROWS_PER_STEP = 1 + 4 / 2
@@ -226,9 +227,6 @@ class History:
         return pd.DataFrame(values[:, : len(keys)], columns=labels)
 
 
-_FIRST = len(STEP_COLUMNS)  # where a row's first layer column begins
-
-
 class _Blocks:
     """Blocks of older steps: minimum, mean and maximum of every number of a row."""
 
@@ -273,12 +271,14 @@ class _Blocks:
     def _halve(self) -> None:
         """Join the blocks in pairs, so that half the rows are free again."""
         even = self.length // 2 * 2
-        arrays = (self._low, self._mean, self._high, self._count)
-        into = self._join(0, *(array[:even].copy() for array in arrays))
+        low, mean, high = (a[:even].copy() for a in (self._low, self._mean, self._high))
+        into = self._join(0, low, mean, high, self._count[:even].copy())
         self._steps[into] = self._steps[0:even:2] + self._steps[1:even:2]
         if even < self.length:
-            for array in (*arrays, self._steps):
+            for array in (self._low, self._mean, self._high):
                 array[into.stop] = array[even]
+            self._count[into.stop] = self._count[even]
+            self._steps[into.stop] = self._steps[even]
         self.length = into.stop + (self.length - even)
 
     def _join(

@@ -162,6 +162,7 @@ class GradientProbe:
         self._delivering = threading.Lock()
         self._step: _Step | None = None
         self._weights_before: list[torch.Tensor] | None = None
+        self._after_last_backward: _Gradients | None = None
         self._set_parts(parts)
         self._sum_is_done = True
         self._forget_gradients()
@@ -321,7 +322,7 @@ class GradientProbe:
     def _forget_gradients(self) -> None:
         self._losses: list[float | torch.Tensor] = []
         self._loss_scale: torch.Tensor | None = None
-        self._after_last_backward: _Gradients | None = None
+        self._after_last_backward = None
 
     def _note_forward(self, *_: Any) -> None:
         if not torch.compiler.is_compiling():

@@ -39,14 +39,14 @@ def everything_kept(model: nn.Module) -> Iterator[None]:
         for parameter in module.parameters(recurse=False)
     ]
     saved = [value.detach().clone() for value in values]
-    python_random, numpy_random = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python_random, numpy_random = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[d.index for d in devices]):
         try:
             yield
         finally:
             random.setstate(python_random)
-            np.random.set_state(numpy_random)  # noqa: NPY002
+            np.random.set_state(numpy_random)
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
             for module, named in buffers:

@@ -1,0 +1,190 @@
+"""Dead and saturated shares, for activations as modules, functions and in place."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gradflow_widget import take_reading
+from gradflow_widget.measurement.activations import FLAT
+
+from .networks import one_reading
+
+
+class Activated(nn.Module):
+    """A layer that passes its input through, an activation, and a layer to see it."""
+
+    def __init__(self, activation, units: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(units, units, bias=False)
+        self.activation = activation
+        self.last = nn.Linear(units, 1)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.eye(units))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.activation(self.first(x)))
+        return out
+
+
+# Units: silent for all samples, silent for some, never silent.
+Z = torch.tensor([[-1.0, -1.0, 1.0, 2.0], [-3.0, 2.0, 1.0, 3.0], [0.0, -2.0, 3.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        F.relu,
+        F.relu_,
+        torch.relu,
+        torch.relu_,
+        lambda z: z.clamp(min=0),
+        nn.Threshold(0.0, 0.0),
+        lambda z: z.relu_().reshape(3, 4),
+        nn.Sequential(nn.Flatten(), nn.ReLU()),
+        nn.Sequential(nn.ReLU(), nn.Dropout(0.5)),
+    ],
+    ids=str,
+)
+def test_a_unit_is_dead_where_relu_is_flat_for_the_whole_batch(activation):
+    reading = take_reading(Activated(activation, 4), lambda o, _: o.sum(), Z, None)
+    np.testing.assert_array_equal(reading.dead_fraction, [0.25, np.nan])
+    np.testing.assert_allclose(reading.activation_rms[0], Z.square().mean().sqrt().item())
+    assert reading.saturated_fraction[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("activation", "slope"),
+    [
+        (torch.tanh, lambda z: 1 - torch.tanh(z) ** 2),
+        (torch.sigmoid, lambda z: 4 * torch.sigmoid(z) * (1 - torch.sigmoid(z))),
+        (nn.Tanh(), lambda z: 1 - torch.tanh(z) ** 2),
+        (F.softplus, torch.sigmoid),
+        (nn.Softplus(beta=3.0), lambda z: torch.sigmoid(3 * z)),
+        (F.elu, lambda z: torch.where(z > 0, 1.0, z.exp())),
+        (nn.ELU(alpha=2.0), lambda z: torch.where(z > 0, 1.0, 2 * z.exp()) / 2),
+        (F.selu, lambda z: torch.where(z > 0, 1.0, 1.6732632 * z.exp()) / 1.6732632),
+        (nn.CELU(alpha=2.0), lambda z: torch.where(z > 0, 1.0, (z / 2).exp())),
+        (F.hardtanh, lambda z: (z.abs() < 1).double()),
+        (nn.ReLU6(), lambda z: torch.where(z > 6, 0.0, 1.0)),
+        (F.hardsigmoid, lambda z: (z.abs() < 3).double()),
+        (F.leaky_relu, lambda z: torch.ones_like(z)),
+    ],
+    ids=str,
+)
+def test_an_output_is_saturated_where_the_slope_is_a_twentieth_of_the_steepest(activation, slope):
+    z = torch.linspace(-12, 12, 4801, dtype=torch.float64)[:, None]
+    # ReLU6's own zero counts as dead, not as saturated below.
+    if isinstance(activation, nn.ReLU6):
+        z = z.abs()
+    model = Activated(activation, 1).double()
+    reading = take_reading(model, lambda o, _: o.sum(), z, None)
+    expected = (slope(z) < FLAT).double().mean().item()
+    assert reading.saturated_fraction[0] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("activation", [F.gelu, F.silu, F.mish, F.hardswish], ids=str)
+def test_gates_saturate_only_far_below_zero(activation):
+    z = torch.linspace(-12, 12, 2401, dtype=torch.float64)[:, None].requires_grad_()
+    (slope,) = torch.autograd.grad(activation(z).sum(), z)
+    beyond = slope.detach().abs() < FLAT
+    # The last crossing from the left: right of it a zero slope is only passed through.
+    edge = z.detach()[beyond & (z.detach() < -2)].max().item()
+    reading = take_reading(
+        Activated(activation, 1).double(), lambda o, _: o.sum(), z.detach(), None
+    )
+    assert reading.saturated_fraction[0] == pytest.approx((edge + 12) / 24, abs=0.03)
+
+
+def test_channels_are_the_units_of_a_convolution():
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 1))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.copy_(torch.tensor([-10.0, 0.0, 0.0, 10.0]))
+    torch.manual_seed(0)
+    reading = take_reading(model, lambda o, _: o.sum(), torch.randn(5, 1, 3, 3), None)
+    assert reading.dead_fraction[0] == 0.25
+
+
+def test_an_activation_behind_batch_norm_is_told_of_the_norm_layer():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([-100.0, 0.0, 0.0, 0.0]))
+    reading = take_reading(model, lambda o, _: o.sum(), torch.randn(8, 3), None)
+    assert np.isnan(reading.dead_fraction[0])
+    assert reading.dead_fraction[1] == 0.25
+
+
+def test_an_activation_after_the_last_layer_is_seen_too():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+        model[0].bias.zero_()
+    inputs = torch.tensor([[0.0, 100.0], [0.1, 0.2]])
+    reading = take_reading(model, lambda o, _: o.sum(), inputs, None)
+    assert reading.saturated_fraction[0] == 0.25
+
+
+def test_no_activation_is_no_number():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    reading = one_reading(model, lambda: model(torch.ones(3, 2)).sum())
+    assert np.isnan(reading.dead_fraction).all()
+    assert np.isnan(reading.saturated_fraction).all()
+
+
+def test_what_stands_between_layer_and_activation_must_not_move_a_value():
+    class Shifted(Activated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.last(torch.relu(self.first(x) + 5))
+            return out
+
+    reading = take_reading(Shifted(None, 4), lambda o, _: o.sum(), Z, None)
+    assert math.isnan(reading.dead_fraction[0])
+
+
+def test_an_output_changed_in_place_by_something_else_is_not_judged_by_what_it_became():
+    class Shifted(Activated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.first(x)
+            z += 5
+            out: torch.Tensor = self.last(torch.relu(z))
+            return out
+
+    reading = take_reading(Shifted(None, 4), lambda o, _: o.sum(), Z, None)
+    assert math.isnan(reading.dead_fraction[0])
+
+
+def test_branches_of_a_residual_stream_are_each_seen_once():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into = nn.Linear(4, 4)
+            self.out = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            moved: torch.Tensor = x + self.out(torch.relu(self.into(x)))
+            return moved
+
+    model = nn.Sequential(*[Block() for _ in range(60)])
+    with torch.no_grad():
+        for block in model:
+            block.into.bias.copy_(torch.tensor([-1e6, 1e6, 1e6, 1e6]))
+            block.out.weight.mul_(1e-9)
+    reading = take_reading(model, lambda o, _: o.sum(), torch.randn(3, 4), None)
+    np.testing.assert_array_equal(reading.dead_fraction[::2], np.full(60, 0.25))
+    assert np.isnan(reading.dead_fraction[1::2]).all()
+
+
+def test_counts_add_up_over_micro_batches():
+    model = Activated(torch.relu, 4)
+    reading = one_reading(model, lambda: model(Z).sum() + model(-Z).sum())
+    # Of Z one unit in four is dead, of −Z two: unit 0 is silent where it is 0 or below.
+    dead = [(z <= 0).all(0).double().mean().item() for z in (Z, -Z)]
+    assert reading.dead_fraction[0] == pytest.approx(sum(dead) / 2)
