@@ -140,9 +140,7 @@ def _severed(reading: Reading, signal: FloatArray) -> str:
                 return "Severed: no layer receives any signal; every gradient is exactly 0."
             alive = _named(reading, group[int(reached[0])])
             dead = _named(reading, group[int(reached[0]) - 1])
-            return (
-                f"Severed: the signal ends between {alive} and {dead}; below it is exactly 0."
-            )
+            return f"Severed: the signal ends between {alive} and {dead}; below it is exactly 0."
     return ""
 
 

@@ -132,7 +132,11 @@ class FlowChart:
             **quiet,
         )
         x_axis = _Axis(
-            scale=x, label="layer, input → output", grid_lines="none", tick_values=np.array([1])
+            scale=x,
+            label="layer, input → output",
+            label_offset="2.4em",
+            grid_lines="none",
+            tick_values=np.array([1]),
         )
         y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
         self.figure = bq.Figure(

@@ -141,20 +141,13 @@ class Controls:
         self.speed_menu = widgets.Dropdown(
             options=[
                 ("every step", 1),
-                *((f"every {n}th", n) for n in SPEEDS[2:-1]),
-                ("max", "max"),
+                *((f"every {_ordinal(n)}", n) for n in SPEEDS if isinstance(n, int) and n > 1),
+                ("what fits (max)", "max"),
             ],
             description="draw",
             style=_LABEL,
             tooltip="Which steps are drawn",
         )
-        self.speed_menu.options = [
-            ("every step", 1),
-            ("every 2nd", 2),
-            ("every 5th", 5),
-            ("every 20th", 20),
-            ("as many as fit (max speed)", "max"),
-        ]
         self._link(
             self.speed_menu, "speed", to_control=lambda v: setattr(self.speed_menu, "value", v)
         )
@@ -214,18 +207,17 @@ class Controls:
         self._link(control, name, to_control=lambda value: setattr(control, "value", value))
 
     def _log_slider(self, description: str, tooltip: str, low: int, high: int) -> Any:
-        slider = widgets.FloatLogSlider(
+        return widgets.FloatLogSlider(
             value=1.0,
             base=10,
             min=low,
             max=high,
-            step=0.05,
+            step=0.01,
             description=description,
             readout_format=".2g",
             style=_LABEL,
             tooltip=tooltip,
         )
-        return slider
 
     def _learning_rate(self) -> Any:
         slider = self.rate_slider = self._log_slider(
@@ -318,6 +310,10 @@ class Controls:
             lambda v: look_at(logarithmic_loss=v),
         )
         return [self.measure_choice, self.relative_choice, self.loss_choice]
+
+
+def _ordinal(number: int) -> str:
+    return f"{number}{'nd' if number == 2 else 'th'}"
 
 
 def _move_log(slider: Any, value: float) -> None:

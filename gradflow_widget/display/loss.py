@@ -103,7 +103,7 @@ class LossChart:
             visible=False,
             **quiet,
         )
-        x_axis = _Axis(scale=x, label="step", grid_lines="none")
+        x_axis = _Axis(scale=x, label="step", label_offset="2.4em", grid_lines="none")
         y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
         self.figure = bq.Figure(
             title="Loss",

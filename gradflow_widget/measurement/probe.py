@@ -162,6 +162,7 @@ class GradientProbe:
         self._delivering = threading.Lock()
         self._step: _Step | None = None
         self._weights_before: list[torch.Tensor] | None = None
+        self._edits_are_hidden = False
         self._after_last_backward: _Gradients | None = None
         self._set_parts(parts)
         self._sum_is_done = True
@@ -275,6 +276,7 @@ class GradientProbe:
                     unique[id(parameter)] = len(self._parameters)
                     self._parameters.append(parameter)
         self._every_index = list(range(len(self._parameters)))
+        self._per_element = np.array([p.numel() or 1 for p in self._parameters]) ** -0.5
         self._weights = [weight for part in parts for weight in part.weights]
         self._weight_index = np.array([unique[id(weight)] for weight in self._weights])
         lengths = [len(part.weights) for part in parts]
@@ -366,9 +368,9 @@ class GradientProbe:
 
     def after_backward(self) -> None:
         """See which gradients the backward pass has left; called by the loss watch."""
-        root, self._root = self._root, None
-        if root is None or not self._concerns_us():
+        if self._root is None or not self._concerns_us():
             return
+        root, self._root = self._root, None
         before, self._before = self._before, None
         parameters = self._parameters
         if before is None:
@@ -408,9 +410,28 @@ class GradientProbe:
             return None
         marks = list(zip(map(id, gradients), map(_version_of, gradients), strict=True))
         last = self._after_last_backward
-        if last is not None and last.marks == marks:
+        if last is not None and last.marks == marks and self._are_as_measured(gradients, last):
             return last
         return _Gradients(present, marks, self._plan.norms(gradients))
+
+    def _are_as_measured(self, gradients: list[torch.Tensor], last: _Gradients) -> bool:
+        """Whether gradients of the same identity and version may count as unchanged.
+
+        GradScaler.unscale_ and whatever goes through ``.data`` change them without a new
+        version. On the CPU two are measured again, the one with the largest elements, which
+        a clip would touch first, and each in its turn; one difference, and this loop's
+        gradients are always measured twice. On a device looking would stall it.
+        """
+        if self._edits_are_hidden or self._loss_scale is not None:
+            return False
+        if last.norms.device.type != "cpu":
+            return False
+        largest = int(np.argmax(last.norms.numpy() * self._per_element[last.present]))
+        places = [largest, self.steps % len(gradients)]
+        again = self._plan.norms([gradients[place] for place in places]).numpy()
+        same = np.array_equal(again, last.norms.numpy()[places], equal_nan=True)
+        self._edits_are_hidden = not same
+        return same
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._called is not None:

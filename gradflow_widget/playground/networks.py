@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from ..tweaks.activation import activation_module
@@ -26,7 +28,7 @@ def mlp(
     checked_depth(depth)
     sizes = [inputs, *[width] * (depth - 1), outputs]
     modules: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         modules += [nn.Linear(before, after), activation_module(activation)]
     return nn.Sequential(*modules[:-1])
 

@@ -193,8 +193,7 @@ class TestKnownAnswers:
         with torch.no_grad():
             model[2].bias.fill_(-1000)
         inputs = torch.randn(64, 64)
-        reading = take_reading(model, lambda o, _: o.square().mean(), inputs, None)
-        # The second layer's own output meets a flat ReLU; from the third on all flows.
+        reading = take_reading(model, linear_objective(64, seed), inputs, None)
         assert (reading.signal_grad_norm[:2] == 0).all()
         assert (reading.weight_grad_norm[:2] == 0).all()
         assert reading.gradient_states[:2] == ("zero", "zero")

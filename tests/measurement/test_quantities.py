@@ -113,6 +113,24 @@ def test_clip_marks_only_the_steps_where_it_bound():
     np.testing.assert_allclose(history.total_norm, history.total_norm[0], rtol=1e-6)
 
 
+def test_a_clip_through_data_shows_though_no_version_tells_of_it():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with GradientProbe(model, optimizer) as probe:
+        for limit in (1e3, 1e-2, 1e3, 1e-3):
+            optimizer.zero_grad()
+            mse(model).backward()
+            for parameter in model.parameters():
+                parameter.grad.data.clamp_(-limit, limit)
+            optimizer.step()
+            reading = probe.history.latest
+            np.testing.assert_allclose(
+                reading.weight_grad_norm,
+                [model.get_submodule(n).weight.grad.norm().item() for n in reading.layers],
+            )
+    np.testing.assert_array_equal(probe.history.clip_scale < 1, [False, True, False, True])
+
+
 def test_a_clip_by_value_shows_as_well():
     model = small()
     expected = gradients(model)
@@ -167,9 +185,7 @@ class TestClippingBetweenTheReadingAndTheStep:
     """By a pre-hook behind the probe's, as a session clips."""
 
     @staticmethod
-    def clipped_reading(
-        model: nn.Module, optimizer: torch.optim.Optimizer, how: str, limit: float
-    ):
+    def clipped_reading(model: nn.Module, optimizer: torch.optim.Optimizer, how: str, limit: float):
         probe = GradientProbe(model, optimizer, full=True)
 
         def clip(*_: object) -> None:
