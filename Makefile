@@ -32,7 +32,7 @@ bench: set-up ## print the tables of speed; ARGS is passed on
 	$(BIN)/python -m benchmarks $(ARGS)
 
 picture: set-up ## take the README's pictures from a real JupyterLab
-	$(BIN)/python scripts/take_pictures.py $(ARGS)
+	$(BIN)/python -m docs.take_pictures $(ARGS)
 
 set-up: $(VENV)/.test $(FRONT_END) chromium ## make .venv with all that the tests need, and build the front end
 

@@ -24,7 +24,7 @@ MEASURES: dict[Measure, str] = {
 }
 # Beyond this many layers, glyphs stand only at the ends of a run of equal ones.
 _CROWDED = 48
-_TICKS = 16
+_TICKS = 20
 _COLOURS = {
     "": "var(--gradflow-ghost)",
     "healthy": "var(--gradflow-healthy)",
@@ -122,7 +122,7 @@ class FlowChart:
             y=[-4.0],
             text=[""],
             scales=scales,
-            default_size=11,
+            default_size=13,
             align="middle",
             y_offset=-8,
             colors=["var(--gradflow-text)"],
@@ -136,7 +136,6 @@ class FlowChart:
             label="layer, input → output",
             label_offset="2.4em",
             grid_lines="none",
-            tick_values=np.array([1]),
         )
         y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
         self.figure = bq.Figure(
@@ -151,13 +150,15 @@ class FlowChart:
             background_style={"fill": "transparent"},
         )
         self.figure.add_class("gradflow-chart-bars")
-        # In the order in which a frame sets them: scales first, so that no mark is ever
-        # placed on a domain that is already out of date.
+        # In the order in which a frame sets them. Scales before marks, so that no mark is ever
+        # placed on a domain that is already out of date. Axes before scales, and labels before
+        # values: bqplot redraws an axis in d3 transitions, each of which writes the labels that
+        # held when it was begun, even after newer ones are in their place.
         self.targets = {
-            "bars_x": x,
-            "bars_y": y,
             "bars_x_axis": x_axis,
             "bars_y_axis": y_axis,
+            "bars_x": x,
+            "bars_y": y,
             "bars": bars,
             "bars_outline": outline,
             "bars_ghost": ghost,
@@ -196,11 +197,11 @@ class FlowChart:
         count, columns = len(values), max(len(values), len(old))
         places = np.arange(1, count + 1)
         writer.set("bars_figure", title=f"Gradient flow · {self.measure} {self._unit()}")
-        writer.set("bars_y", min=floor, max=top)
         ticks, names = decade_ticks(floor, top)
-        writer.set("bars_y_axis", tick_values=np.array(ticks), tick_labels=names)
+        writer.set("bars_y_axis", tick_labels=names, tick_values=np.array(ticks))
+        writer.set("bars_y", min=floor, max=top)
+        writer.set("bars_x_axis", tick_labels=_layer_labels(columns))
         writer.set("bars_x", domain=list(range(1, columns + 1)))
-        writer.set("bars_x_axis", tick_values=_spread_ticks(columns))
         writer.set(
             "bars",
             x=places,
@@ -267,7 +268,7 @@ class FlowChart:
             y=np.minimum(heights[shown], top - 0.06 * (top - floor)),
             text=[texts[i] for i in shown],
             colors=["var(--gradflow-text)"],
-            default_size=9.0 if small else 11.0,
+            default_size=10.0 if small else 13.0,
         )
 
     def state_of(self, reading: Reading, index: int) -> str:
@@ -283,17 +284,26 @@ class FlowChart:
         return "zero" if value == 0 else ""
 
 
-def _spread_ticks(count: int) -> NDArray[np.int64]:
-    """Return at most about sixteen layer numbers, the first and the last among them."""
+def _layer_labels(count: int) -> dict[str, str]:
+    """Return a label for each layer: its number, or nothing where it would be too crowded.
+
+    An ordinal axis of bqplot has a tick at every place, whatever its ``tick_values``.
+    """
+    labelled = set(_spread_ticks(count))
+    return {str(n): str(n) if n in labelled else "" for n in range(1, count + 1)}
+
+
+def _spread_ticks(count: int) -> list[int]:
+    """Return at most about twenty layer numbers, the first and the last among them."""
     stride = 1
     for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000):
         stride = step
         if count / step <= _TICKS:
             break
     ticks = [1, *range(stride, count + 1, stride)] if stride > 1 else list(range(1, count + 1))
-    if count - ticks[-1] >= max(1, stride // 2) and ticks[-1] != count:
-        ticks.append(count)
-    return np.array(sorted(set(ticks)))
+    if count - ticks[-1] < max(1, stride // 2):
+        ticks.pop()
+    return [*ticks, count]
 
 
 def _ends_of_runs(texts: list[str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from .bars import MEASURES
 from .stage import SPEEDS
 
 _LABEL = {"description_width": "initial"}
+_CLIPPING = {"off": None, "by norm": "clip_norm", "by value": "clip_value"}
+_MOST_ECHOES = 32
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class Controls:
         """Bind ``control.value`` and a trait of the same value."""
 
         def follow(change: Any) -> None:
-            if self._following or change["new"] == getattr(self._owner, trait):
+            current = getattr(self._owner, trait)
+            if self._following or _is_echo(control, change["new"], current):
                 return
             with self._asked_by_page():
                 setattr(self._owner, trait, change["new"])
@@ -110,6 +115,52 @@ class Controls:
 
         control.observe(follow, "value")
         self._bind(trait, show)
+
+    def _link_log(
+        self,
+        slider: Any,
+        traits: Sequence[str],
+        *,
+        value: Callable[[], float | None],
+        move: Callable[[float], None],
+    ) -> None:
+        """Bind a logarithmic slider to the one of ``traits`` whose ``value`` there is.
+
+        A page rounds whatever it is told to the slider's own grid and sends that back, when
+        code may long have set another value. So what comes back is told from what a person
+        has moved: an echo is the rounding of a value that code has set.
+        """
+        echoes: deque[float] = deque(maxlen=_MOST_ECHOES)
+
+        def follow(change: Any) -> None:
+            if self._following:
+                return
+            moved, present = change["new"], value()
+            if present is not None and _on_one_place(slider, moved, present):
+                return
+            late = next((e for e in echoes if _on_one_place(slider, moved, e)), None)
+            if late is None:
+                with self._asked_by_page():
+                    move(moved)
+            else:
+                echoes.remove(late)
+            show(None)
+
+        def show(_: object) -> None:
+            present = value()
+            if present is None or slider.value == present:
+                return
+            if not _is_on_grid(slider, present):
+                echoes.append(present)
+            self._following = True
+            try:
+                _move_log(slider, present)
+            finally:
+                self._following = False
+
+        slider.observe(follow, "value")
+        for trait in traits:
+            self._bind(trait, show)
 
     # -- toolbar ---------------------------------------------------------------------
 
@@ -177,16 +228,25 @@ class Controls:
         depths: tuple[int, int],
         samples: int | None,
     ) -> list[Any]:
+        # On release: every place that a drag passes would be a run of its own, and a ghost.
         self.depth_slider = widgets.IntSlider(
-            min=depths[0], max=depths[1], description="depth", style=_LABEL
+            min=depths[0],
+            max=depths[1],
+            description="depth",
+            style=_LABEL,
+            continuous_update=False,
         )
         self._offer(self.depth_slider, "depth", cold)
         self.activation_menu = widgets.Dropdown(
             options=list(activations), description="activation", style=_LABEL
         )
         self._offer(self.activation_menu, "activation", cold)
+        if self.depth_slider.disabled:
+            self.depth_slider.readout = False
+        if self.activation_menu.disabled:
+            self.activation_menu.options = ["–"]
         reasons = " ".join(dict.fromkeys(offer.reason for offer in cold.values() if offer.reason))
-        self.reasons = widgets.HTML(reasons)
+        self.reasons = widgets.HTML(html.escape(reasons))
         self.reasons.add_class("gradflow-reasons")
         self.reasons.layout.display = "" if reasons else "none"
         return [
@@ -223,12 +283,17 @@ class Controls:
         slider = self.rate_slider = self._log_slider(
             "learning rate", "Of the first parameter group; the others keep their ratio", -6, 1
         )
-        self._link(slider, "learning_rate", to_control=lambda v: _move_log(slider, v))
+        self._link_log(
+            slider,
+            ["learning_rate"],
+            value=lambda: self._owner.learning_rate,
+            move=lambda rate: setattr(self._owner, "learning_rate", rate),
+        )
         return slider
 
     def _clipping(self) -> list[Any]:
         menu = self.clip_menu = widgets.Dropdown(
-            options=["off", "by norm", "by value"],
+            options=list(_CLIPPING),
             description="clipping",
             style=_LABEL,
             tooltip="Clip the gradients by their global norm, or every element by its value",
@@ -237,30 +302,46 @@ class Controls:
             "threshold", "Threshold of the clipping", -4, 3
         )
 
-        def choose(_: object) -> None:
+        def threshold() -> float | None:
+            norm: float | None = self._owner.clip_norm
+            return self._owner.clip_value if norm is None else norm
+
+        def choose(kind: str, limit: float) -> None:
+            # The owner takes the other one off by itself.
+            trait = _CLIPPING[kind]
+            if trait is not None:
+                setattr(self._owner, trait, limit)
+            else:
+                self._owner.clip_norm = self._owner.clip_value = None
+
+        def follow_menu(change: Any) -> None:
             if self._following:
                 return
-            kind = menu.value
-            with self._asked_by_page(), self._owner.hold_trait_notifications():
-                self._owner.clip_norm = slider.value if kind == "by norm" else None
-                self._owner.clip_value = slider.value if kind == "by value" else None
-            slider.disabled = kind == "off"
+            with self._asked_by_page():
+                choose(change["new"], threshold() or slider.value)
+            show_menu(None)
 
-        def show(_: object) -> None:
-            norm, value = self._owner.clip_norm, self._owner.clip_value
+        def show_menu(_: object) -> None:
+            kind = next(
+                (k for k, t in _CLIPPING.items() if t and getattr(self._owner, t) is not None),
+                "off",
+            )
             self._following = True
             try:
-                menu.value = "by norm" if norm else "by value" if value else "off"
-                slider.disabled = menu.value == "off"
-                if norm or value:
-                    _move_log(slider, norm or value)
+                menu.value = kind
             finally:
                 self._following = False
+            slider.disabled = kind == "off"
 
-        menu.observe(choose, "value")
-        slider.observe(choose, "value")
-        self._bind("clip_norm", show)
-        self._bind("clip_value", show)
+        menu.observe(follow_menu, "value")
+        self._link_log(
+            slider,
+            ["clip_norm", "clip_value"],
+            value=threshold,
+            move=lambda limit: choose(menu.value, limit),
+        )
+        self._bind("clip_norm", show_menu)
+        self._bind("clip_value", show_menu)
         return [menu, slider]
 
     def _batch_size(self, samples: int | None) -> list[Any]:
@@ -312,8 +393,30 @@ class Controls:
         return [self.measure_choice, self.relative_choice, self.loss_choice]
 
 
+def _is_echo(control: Any, told: Any, current: Any) -> bool:
+    """Whether the page only repeats what it was sent, rounded to the slider's grain.
+
+    A hand moves a slider by a whole grain at least.
+    """
+    if told == current:
+        return True
+    if not isinstance(control, widgets.FloatLogSlider) or current is None:
+        return False
+    return abs(math.log10(told) - math.log10(current)) < 0.75 * control.step
+
+
 def _ordinal(number: int) -> str:
     return f"{number}{'nd' if number == 2 else 'th'}"
+
+
+def _on_one_place(slider: Any, one: float, other: float) -> bool:
+    """Whether two values lie within half a step of a logarithmic slider."""
+    return abs(math.log10(one) - math.log10(other)) <= 0.51 * slider.step
+
+
+def _is_on_grid(slider: Any, value: float) -> bool:
+    steps = math.log10(value) / slider.step
+    return abs(steps - round(steps)) < 1e-9
 
 
 def _move_log(slider: Any, value: float) -> None:

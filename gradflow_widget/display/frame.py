@@ -50,7 +50,8 @@ class FrameWriter:
         updates: list[dict[str, Any]] = []
         buffers: list[memoryview] = []
         for target, state in self._state.items():
-            names = list(state) if whole else self._changed[target]
+            # In the order in which they were first set: the page sets them in that order.
+            names = [name for name in state if whole or name in self._changed[target]]
             if names:
                 values = {name: _encoded(state[name], buffers) for name in names}
                 updates.append({"target": target, "state": values})

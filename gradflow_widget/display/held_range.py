@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 
 class HeldRange:
     """Limits of an axis, in steps of ``grain``.
@@ -70,24 +72,36 @@ def decade_ticks(low: float, high: float, most: int = 7) -> tuple[list[float], d
     first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
     stride = max(1, math.ceil((last - first + 1) / most))
     ticks = [float(t) for t in range(first, last + 1) if t % stride == 0]
-    return ticks, {str(int(t)): _power(int(t)) for t in ticks}
+    return ticks, {number_key(t): _power(int(t)) for t in ticks}
 
 
-def _between(low: float, high: float, steps: list[float]) -> list[float]:
-    return [s for s in steps if low - 1e-9 <= s <= high + 1e-9]
+# In the order in which they are wanted: 1, 2 and 5 first, finer ones where there is room.
+_MANTISSAS = ((1.0,), (2.0, 5.0), (3.0, 4.0, 7.0), (1.5, 2.5), (6.0, 8.0, 9.0))
 
 
 def log_ticks(low: float, high: float) -> tuple[list[float], dict[str, str]]:
-    """Return ticks for an axis of log10 of any span: decades, or 1-2-5, or finer."""
-    if high - low >= 3:
+    """Return ticks for an axis of log10 of any span: decades, 1-2-5, finer, or linear ones."""
+    span = high - low
+    if span >= 3:
         return decade_ticks(low, high)
     powers = range(math.floor(low) - 1, math.ceil(high) + 1)
-    for mantissas in ((1, 2, 5), range(1, 10), [m / 10 for m in range(10, 100)]):
-        ticks = _between(low, high, [math.log10(m) + p for p in powers for m in mantissas])
-        if len(ticks) >= 3:
+    chosen: dict[float, float] = {}
+    for mantissas in _MANTISSAS:
+        for value in (m * 10.0**power for m in mantissas for power in powers):
+            tick = math.log10(value)
+            inside = low - 1e-9 <= tick <= high + 1e-9
+            if inside and all(abs(tick - other) >= span / 9 for other in chosen):
+                chosen[tick] = value
+        if len(chosen) >= 3:
             break
-    ticks = ticks[:: max(1, len(ticks) // 6)]
-    return ticks, {number_key(t): f"{10**t:.3g}" for t in ticks}
+    if len(chosen) < 2:
+        values = linear_ticks(10.0**low, 10.0**high)
+        digits = _digits_that_tell_apart(values)
+        return [math.log10(v) for v in values], {
+            number_key(math.log10(v)): plain_number(v, digits) for v in values
+        }
+    ticks = sorted(chosen)
+    return ticks, {number_key(t): plain_number(chosen[t]) for t in ticks}
 
 
 def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -101,15 +115,58 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [k * step for k in range(first, last + 1)]
 
 
+def linear_labels(ticks: list[float]) -> dict[str, str]:
+    """Return a label for each of these ticks, with as many digits as tell them apart."""
+    digits = _digits_that_tell_apart(ticks)
+    return {number_key(t): plain_number(t, digits) for t in ticks}
+
+
+def step_labels(ticks: list[float]) -> dict[str, str]:
+    """Return short labels for numbers of steps: 500, 20k, 1.5M."""
+
+    def short(value: float) -> str:
+        if value >= 1e6:
+            return f"{value / 1e6:g}M"
+        return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:g}"
+
+    return {number_key(t): short(t) for t in ticks}
+
+
 def number_key(value: float) -> str:
     """Return ``value`` as JavaScript writes it, which is how bqplot looks a label up."""
-    if value == int(value) and abs(value) < 1e15:
-        return str(int(value))
-    mantissa, e, exponent = repr(value).partition("e")
-    return mantissa if not e else f"{mantissa}e{int(exponent):+d}"
+    if value == 0:
+        return "0"
+    if 1e-6 <= abs(value) < 1e21:
+        return np.format_float_positional(value, trim="-")
+    mantissa, _, exponent = repr(float(value)).partition("e")
+    return f"{mantissa}e{int(exponent):+d}"
+
+
+def plain_number(value: float, digits: int = 3) -> str:
+    """Return a number as a person writes it: 0.02, 1500, 3×10⁶."""
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if -4 <= exponent <= 4:
+        text = f"{value:.{max(0, digits - 1 - exponent)}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}".rstrip("0").rstrip(".")
+    power = f"10{_superscript(exponent)}"
+    return {"1": power, "-1": f"-{power}"}.get(mantissa, f"{mantissa}×{power}")
+
+
+def _digits_that_tell_apart(values: list[float]) -> int:
+    for digits in range(3, 16):
+        if len({plain_number(v, digits) for v in values}) == len(values):
+            return digits
+    return 16
 
 
 def _power(exponent: int) -> str:
     if -3 <= exponent <= 3:
         return f"{10.0**exponent:g}"
-    return f"1e{exponent}"
+    return f"10{_superscript(exponent)}"
+
+
+def _superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .frame import FrameFed, FrameWriter
-from .held_range import HeldRange, linear_ticks, log_ticks
+from .held_range import HeldRange, linear_labels, linear_ticks, log_ticks, step_labels
 from .loss_curve import LossCurve
 
-_MOST_MARKERS = 12
+_MOST_MARKERS = 60
+# Shares of the axis: labels of markers that stand closer would lie on each other, on a chart
+# of the least width.
+_LABEL_ROOM = 0.045
+_LABEL_LENGTH = 38
 
 
 class _Lines(FrameFed, bq.Lines):
@@ -71,7 +75,6 @@ class LossChart:
             y=np.zeros((1, 2)),
             scales=scales,
             stroke_width=1,
-            line_style="dotted",
             colors=["var(--gradflow-ghost)"],
             visible=False,
             **quiet,
@@ -86,7 +89,7 @@ class LossChart:
             colors=["var(--gradflow-text)"],
             align="start",
             rotate_angle=-90.0,
-            x_offset=-6,
+            x_offset=-5,
             visible=False,
             **quiet,
         )
@@ -98,8 +101,8 @@ class LossChart:
             default_size=13,
             font_weight="bold",
             colors=["var(--gradflow-severed)"],
-            align="middle",
-            y_offset=10,
+            align="start",
+            y_offset=12,
             visible=False,
             **quiet,
         )
@@ -117,11 +120,12 @@ class LossChart:
             background_style={"fill": "transparent"},
         )
         self.figure.add_class("gradflow-chart-loss")
+        # As in the other chart: axes first, then scales, then marks.
         self.targets = {
-            "loss_x": x,
-            "loss_y": y,
             "loss_x_axis": x_axis,
             "loss_y_axis": y_axis,
+            "loss_x": x,
+            "loss_y": y,
             "loss": line,
             "loss_ghost": ghost,
             "loss_rules": rules,
@@ -161,6 +165,7 @@ class LossChart:
         _draw_line(writer, "loss", steps, losses)
         _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses)
         self._draw_markers(writer, bottom, top)
+        self._draw_wrong(writer, top)
 
     def _limits(self, shown: NDArray[np.float64], logarithmic: bool) -> tuple[float, float]:
         if not len(shown):
@@ -180,11 +185,16 @@ class LossChart:
         while end > self._x_end:  # in leaps, so that the axis rests between them
             self._x_end *= 1.5
         right = float(np.ceil(self._x_end))
+        steps = [tick for tick in linear_ticks(0.0, right) if tick == int(tick)]
+        writer.set("loss_x_axis", tick_labels=step_labels(steps), tick_values=np.array(steps))
         writer.set("loss_x", min=0.0, max=right)
-        writer.set("loss_x_axis", tick_values=np.array(linear_ticks(0.0, right)))
+        if logarithmic:
+            values, names = log_ticks(bottom, top)
+        else:
+            values = linear_ticks(bottom, top)
+            names = linear_labels(values)
+        writer.set("loss_y_axis", tick_labels=names, tick_values=np.array(values))
         writer.set("loss_y", min=bottom, max=top)
-        values, names = log_ticks(bottom, top) if logarithmic else (linear_ticks(bottom, top), {})
-        writer.set("loss_y_axis", tick_values=np.array(values), tick_labels=names)
         note = ""
         if self.logarithmic and not logarithmic:
             note = "linear: not every loss is positive"
@@ -194,29 +204,68 @@ class LossChart:
         markers = self._markers
         writer.set("loss_rules", visible=bool(markers))
         writer.set("loss_labels", visible=bool(markers))
-        if markers:
-            at = np.array([float(step) for step, _ in markers])
-            writer.set(
-                "loss_rules",
-                x=[[step, step] for step in at.tolist()],
-                y=[[bottom, top]] * len(markers),
-            )
-            writer.set(
-                "loss_labels",
-                x=at,
-                y=np.full(len(at), bottom + 0.03 * (top - bottom)),
-                text=[text for _, text in markers],
-            )
-        places = [p for p in (self.curve.first_nonfinite, self.curve.last_nonfinite) if p]
-        places = places[:1] if len(set(places)) == 1 else places
-        writer.set("loss_wrong", visible=bool(places))
-        if places:
-            writer.set(
-                "loss_wrong",
-                x=np.array([float(step) for step, _ in places]),
-                y=np.full(len(places), top),
-                text=[f"{kind} (step {step})" for step, kind in places],
-            )
+        if not markers:
+            return
+        writer.set(
+            "loss_rules",
+            x=[[float(step)] * 2 for step, _ in markers],
+            y=[[bottom, top]] * len(markers),
+        )
+        labels = _labels(markers, room=_LABEL_ROOM * self._x_end)
+        writer.set(
+            "loss_labels",
+            x=np.array([float(step) for step, _ in labels]),
+            y=np.full(len(labels), bottom + 0.03 * (top - bottom)),
+            text=[text for _, text in labels],
+        )
+
+    def _draw_wrong(self, writer: FrameWriter, top: float) -> None:
+        """Say at which steps the loss was not finite: the line has a gap there."""
+        first = self.curve.first_nonfinite
+        writer.set("loss_wrong", visible=first is not None)
+        if first is None:
+            return
+        at_left = first[0] < self._x_end / 2
+        writer.set(
+            "loss_wrong",
+            align="start" if at_left else "end",
+            x=np.array([float(first[0])]),
+            y=np.array([top]),
+            text=[self._wrong_in_words()],
+        )
+
+    def _wrong_in_words(self) -> str:
+        curve = self.curve
+        assert curve.first_nonfinite is not None
+        assert curve.last_nonfinite is not None
+        (first, kind), (last, last_kind) = curve.first_nonfinite, curve.last_nonfinite
+        if kind != last_kind:
+            kind = f"{kind}, {last_kind}"
+        if first == last:
+            return f"{kind} at step {first}"
+        if last == curve.last_step and last - first + 1 == curve.nonfinite_count:
+            return f"{kind} since step {first}"
+        return f"{kind} at {curve.nonfinite_count} steps, {first} to {last}"
+
+
+def _labels(markers: list[tuple[int, str]], room: float) -> list[tuple[int, str]]:
+    """Return one label for markers that stand close together: the last turn of each knob."""
+    groups: list[tuple[int, dict[str, str]]] = []
+    for step, text in markers:
+        if not groups or step - groups[-1][0] > room:
+            groups.append((step, {}))
+        turns = groups[-1][1]
+        for turn in text.split(", "):
+            knob = turn.split(" ", 1)[0]
+            turns.pop(knob, None)
+            turns[knob] = turn
+    return [(step, _joined(list(turns.values()))) for step, turns in groups]
+
+
+def _joined(turns: list[str]) -> str:
+    while len(turns) > 1 and len(", ".join(turns)) > _LABEL_LENGTH:
+        turns = ["…", *turns[2 if turns[0] == "…" else 1 :]]
+    return ", ".join(turns)
 
 
 def _draw_line(

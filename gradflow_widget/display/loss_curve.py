@@ -32,6 +32,7 @@ class LossCurve:
         self.positive = True
         self.first_nonfinite: tuple[int, str] | None = None
         self.last_nonfinite: tuple[int, str] | None = None
+        self.nonfinite_count = 0
 
     def append(self, step: int, loss: float) -> None:
         """Add one step's loss; NaN and inf are kept apart, as places on the axis."""
@@ -40,6 +41,7 @@ class LossCurve:
             place = (step, "NaN" if math.isnan(loss) else ("∞" if loss > 0 else "−∞"))
             self.first_nonfinite = self.first_nonfinite or place
             self.last_nonfinite = place
+            self.nonfinite_count += 1
             return
         if loss <= 0:
             self.positive = False

@@ -222,9 +222,9 @@ class History:
             layers, columns = self.layers, self.columns(*names)
         keys = [(name, "") for name in STEP_COLUMNS]
         keys += [(name, layer) for name in LAYER_COLUMNS for layer in layers]
-        values = np.concatenate([c.reshape(len(columns[0]), -1) for c in columns], axis=1)
+        values = np.concatenate([c[:, None] if c.ndim == 1 else c for c in columns], axis=1)
         labels = pd.MultiIndex.from_tuples(keys, names=["quantity", "layer"])
-        return pd.DataFrame(values[:, : len(keys)], columns=labels)
+        return pd.DataFrame(values, columns=labels)
 
 
 class _Blocks:

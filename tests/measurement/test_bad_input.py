@@ -1,0 +1,84 @@
+"""Bad input gets one clear sentence that names the argument and what would do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gradflow_widget import GradientProbe, take_reading
+
+from .networks import batch, small
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+class TestProbe:
+    def test_a_model_that_is_none(self):
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, not str"):
+            GradientProbe("model", optimizer_of(small()))
+
+    def test_a_model_without_parameters(self):
+        with pytest.raises(ValueError, match="model has no parameters"):
+            GradientProbe(nn.Sequential(nn.ReLU()), optimizer_of(small()))
+
+    def test_a_lazy_module_that_has_seen_no_batch(self):
+        model = nn.Sequential(nn.Linear(2, 3), nn.LazyLinear(4))
+        with pytest.raises(ValueError, match=r"lazy module .* \(1\): run one batch through"):
+            GradientProbe(model, optimizer_of(small()))
+        model(torch.ones(1, 2))
+        GradientProbe(model, optimizer_of(model)).close()
+
+    def test_an_optimizer_that_is_none(self):
+        with pytest.raises(TypeError, match=r"optimizer must be a torch\.optim\.Optimizer"):
+            GradientProbe(small(), torch.optim.SGD)
+
+    def test_an_optimizer_over_other_parameters(self):
+        with pytest.raises(ValueError, match="optimizer holds none of the model's parameters"):
+            GradientProbe(small(0), optimizer_of(small(1)))
+
+    def test_nothing_is_left_behind(self):
+        original = torch.autograd.backward
+        model, optimizer = small(0), optimizer_of(small(1))
+        with pytest.raises(ValueError, match="optimizer"):
+            GradientProbe(model, optimizer)
+        assert torch.autograd.backward is original
+        assert not model._forward_pre_hooks
+        assert not optimizer._optimizer_step_pre_hooks
+
+
+class TestTakeReading:
+    def test_a_loss_that_is_no_scalar(self):
+        with pytest.raises(ValueError, match=r"loss_fn must return a scalar.*\(8, 3\)"):
+            take_reading(small(), lambda o, t: (o - t).square(), *batch())
+
+    def test_a_loss_that_is_no_tensor(self):
+        with pytest.raises(TypeError, match="loss_fn must return a scalar tensor, not float"):
+            take_reading(small(), lambda o, t: (o - t).square().mean().item(), *batch())
+
+    def test_a_loss_without_a_graph(self):
+        with pytest.raises(ValueError, match="loss_fn returned a loss without a graph"):
+            take_reading(small(), lambda o, t: (o - t).square().mean().detach(), *batch())
+
+    def test_a_loss_fn_that_is_no_function(self):
+        with pytest.raises(TypeError, match="loss_fn must be a function, not Tensor"):
+            take_reading(small(), torch.ones(1), *batch())
+
+    def test_a_model_that_is_all_frozen(self):
+        model = small().requires_grad_(False)
+        with pytest.raises(ValueError, match="model has only frozen parameters"):
+            take_reading(model, lambda o, _: o.sum(), *batch())
+
+    def test_a_model_without_parameters(self):
+        with pytest.raises(ValueError, match="model has no parameters"):
+            take_reading(nn.ReLU(), lambda o, _: o.sum(), *batch())
+
+    def test_a_lazy_module(self):
+        with pytest.raises(ValueError, match="lazy module"):
+            take_reading(nn.LazyLinear(3), lambda o, _: o.sum(), *batch())
+
+    def test_a_loss_of_one_element_is_a_scalar(self):
+        reading = take_reading(small(), lambda o, _: o.sum().reshape(1, 1), *batch())
+        assert reading.total_norm > 0

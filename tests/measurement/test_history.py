@@ -1,0 +1,232 @@
+"""History: columns, thinning with exact extremes, bounded memory."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradflow_widget import History, Layer, Reading
+from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
+
+FULL_ONLY = LAYER_COLUMNS[2:]
+
+
+def layers(count: int) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(f"fc{i}", "Linear", (f"fc{i}.weight",), (4, 4), "Linear:fc", True, 4)
+        for i in range(count)
+    )
+
+
+def reading(step: int, described: tuple[Layer, ...], *, full: bool = False, **numbers) -> Reading:
+    count = len(described)
+    norm = numbers.pop("norm", np.full(count, 1.0 / (step + 1)))
+    measured = {name: np.linspace(1, 2, count) * (step + 1) for name in FULL_ONLY} if full else {}
+    values = {
+        "loss": 1.0 / (step + 1),
+        "learning_rate": 0.1,
+        "total_norm": float(step),
+        "clip_scale": 1.0,
+        **numbers,
+    }
+    return Reading(
+        step=step,
+        learning_rates=(0.1,),
+        described=described,
+        weight_grad_norm=norm,
+        unclipped_grad_norm=2 * norm,
+        missing=np.zeros(count, dtype=bool),
+        frozen=np.zeros(count, dtype=bool),
+        **values,
+        **measured,
+    )
+
+
+def test_columns_have_a_row_for_every_step_and_a_place_for_every_layer():
+    history, described = History(), layers(3)
+    readings = [reading(step, described, full=step % 2 == 0) for step in range(1, 601)]
+    for one in readings:
+        history.append(one)
+    assert len(history) == history.steps_recorded == 600
+    assert history.layers == ("fc0", "fc1", "fc2")
+    assert history.latest is readings[-1]
+    for name in ("step", "loss", "learning_rate", "total_norm", "clip_scale"):
+        np.testing.assert_array_equal(getattr(history, name), [getattr(r, name) for r in readings])
+    for name in ("decades", "slope"):
+        values = [np.nan if getattr(r, name) is None else getattr(r, name) for r in readings]
+        np.testing.assert_array_equal(history.column(name), values)
+    for name in LAYER_COLUMNS:
+        values = [getattr(r, name) for r in readings]
+        values = [np.full(3, np.nan) if v is None else v for v in values]
+        np.testing.assert_array_equal(history.column(name), values)
+    assert (history.steps_per_row == 1).all()
+
+
+def test_a_history_without_readings_has_empty_columns():
+    history = History()
+    assert len(history) == 0
+    assert history.loss.shape == (0,)
+    assert history.weight_grad_norm.shape == (0, 0)
+    assert history.latest is None
+    assert len(history.to_dataframe()) == 0
+
+
+def test_an_unknown_column_is_named_with_those_that_exist():
+    history = History()
+    with pytest.raises(KeyError, match="no column 'gradient'; there are step, loss"):
+        history.column("gradient")
+    with pytest.raises(AttributeError, match="gradient"):
+        _ = history.gradient
+
+
+def test_a_history_holds_one_network():
+    history = History()
+    history.append(reading(1, layers(3)))
+    history.append(reading(2, layers(3)))
+    with pytest.raises(ValueError, match="layers are others"):
+        history.append(reading(3, layers(4)))
+    history.clear()
+    history.append(reading(1, layers(4)))
+    assert history.steps_recorded == 1
+
+
+def test_columns_are_copies():
+    history = History()
+    history.append(reading(1, layers(2)))
+    history.loss[0] = 99
+    history.weight_grad_norm[0, 0] = 99
+    assert history.loss[0] == 0.5
+    assert history.weight_grad_norm[0, 0] == 0.5
+
+
+numbers = st.one_of(
+    st.floats(-1e6, 1e6),
+    st.sampled_from([0.0, math.nan, math.inf, -math.inf, 1e300, 1e-300]),
+)
+
+
+@given(
+    losses=st.lists(numbers, min_size=1, max_size=700),
+    period=st.integers(1, 9),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=40, deadline=None)
+def test_thinning_keeps_minimum_mean_and_maximum_exact(losses, period, seed):
+    """Against the same steps cut into rows by hand, with a budget that keeps few."""
+    described = layers(2)
+    history = History(budget_bytes=1)
+    generator = np.random.default_rng(seed)
+    norms = 10 ** generator.uniform(-20, 5, (len(losses), 2))
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        history.append(reading(step, described, full=step % period == 0, loss=loss, norm=norm))
+    per_row = history.steps_per_row
+    assert len(history) == len(per_row) <= 64 + 32
+    assert per_row.sum() == history.steps_recorded == len(losses)
+    ends = np.cumsum(per_row)
+    rows = [slice(end - n, end) for end, n in zip(ends, per_row, strict=True)]
+    measured = np.array([step % period == 0 for step in range(len(losses))])
+    scale = np.array(losses)
+    with np.errstate(invalid="ignore"):
+        for row, low, mean, high in zip(
+            rows,
+            *(history.column("loss", s) for s in ("min", "mean", "max")),
+            strict=True,
+        ):
+            part = scale[row]
+            real = part[~np.isnan(part)]
+            np.testing.assert_equal(low, real.min() if len(real) else math.nan)
+            np.testing.assert_equal(high, real.max() if len(real) else math.nan)
+            # One NaN in a block shows in its mean.
+            np.testing.assert_allclose(
+                mean, (part / len(part)).sum(), rtol=1e-9, atol=1e-9 * np.abs(part).max()
+            )
+    for row, low, mean, high in zip(
+        rows,
+        *(history.column("weight_grad_norm", s) for s in ("min", "mean", "max")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(low, norms[row].min(axis=0))
+        np.testing.assert_array_equal(high, norms[row].max(axis=0))
+        np.testing.assert_allclose(mean, norms[row].mean(axis=0))
+    for row, low, mean, high in zip(
+        rows,
+        *(history.column("activation_rms", s) for s in ("min", "mean", "max")),
+        strict=True,
+    ):
+        steps = np.arange(len(losses))[row][measured[row]] + 1.0
+        if len(steps):
+            np.testing.assert_allclose(low, [steps.min(), 2 * steps.min()])
+            np.testing.assert_allclose(mean, [steps.mean(), 2 * steps.mean()])
+            np.testing.assert_allclose(high, [steps.max(), 2 * steps.max()])
+        else:
+            assert np.isnan([low, mean, high]).all()
+    for row, step in zip(rows, history.step, strict=True):
+        assert step == pytest.approx(np.arange(len(losses))[row].mean())
+
+
+def test_the_newest_steps_stay_single():
+    history, described = History(budget_bytes=1), layers(2)
+    for step in range(1, 5001):
+        history.append(reading(step, described))
+        assert history.step[-1] == step
+        assert (history.steps_per_row[-min(step, 32) :] == 1).all()
+    assert (np.diff(history.step) > 0).all()
+
+
+def test_a_million_steps_of_a_hundred_layers_stay_under_500_megabytes():
+    """By arithmetic: all that is ever allocated, once both parts are full."""
+    history, described = History(), layers(100)
+    history.append(reading(1, described, full=True))
+    row_bytes = 8 * (len(STEP_COLUMNS) + 100 * len(LAYER_COLUMNS))
+    assert history._most * row_bytes * 3 < 250e6
+    assert history._most > 5000
+
+
+def test_memory_stops_growing():
+    budget = 2_000_000
+    history, described = History(budget_bytes=budget), layers(20)
+    sizes = []
+    for step in range(1, 20_001):
+        history.append(reading(step, described))
+        if step % 1000 == 0:
+            sizes.append(history.nbytes)
+    assert max(sizes) <= 1.05 * budget
+    assert len(set(sizes[-10:])) == 1
+    assert history.steps_per_row.sum() == 20_000
+
+
+def test_a_reader_in_another_thread_sees_whole_rows():
+    history, described = History(budget_bytes=1), layers(2)
+    done = threading.Event()
+    faults = []
+
+    def read() -> None:
+        while not done.is_set():
+            step, total = history.columns("step", "total_norm")
+            if not np.array_equal(step, total):
+                faults.append((step, total))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for step in range(1, 4001):
+        history.append(reading(step, described))
+    done.set()
+    thread.join()
+    assert not faults
+
+
+def test_to_dataframe_has_a_series_for_steps_and_a_frame_for_layers():
+    history, described = History(), layers(3)
+    for step in range(1, 6):
+        history.append(reading(step, described, full=step == 5))
+    frame = history.to_dataframe()
+    assert len(frame) == 5
+    assert frame["loss"].squeeze().tolist() == history.loss.tolist()
+    assert list(frame["weight_grad_norm"].columns) == ["fc0", "fc1", "fc2"]
+    np.testing.assert_array_equal(frame["weight_grad_norm"].to_numpy(), history.weight_grad_norm)
+    np.testing.assert_array_equal(frame["update_ratio"].to_numpy(), history.update_ratio)

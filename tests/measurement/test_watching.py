@@ -1,0 +1,492 @@
+"""Watching changes nothing, holds on to nothing and leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import random
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gradflow_widget import GradientProbe, take_reading
+from gradflow_widget.measurement import loss_watch
+
+from .networks import batch, small
+
+
+def noisy(seed: int = 0) -> nn.Sequential:
+    """A network with buffers and with randomness in its forward pass."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv1d(1, 4, 3),
+        nn.BatchNorm1d(4),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(12, 8),
+        nn.Tanh(),
+        nn.Linear(8, 3),
+    )
+
+
+def noisy_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = batch(dtype=torch.float32)
+    return inputs[:, None], targets
+
+
+def train(watch: str, optimizer_class: type[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    """Return losses, weights and buffers of ten steps."""
+    model = noisy()
+    inputs, targets = noisy_batch()
+    optimizer = optimizer_class(model.parameters(), lr=0.05)
+    probe = None if watch == "off" else GradientProbe(model, optimizer, full=watch == "full")
+    torch.manual_seed(7)
+    results = []
+    for step in range(10):
+        if watch == "in turn":
+            probe.full = step % 2 == 0
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(inputs), targets)
+        loss.backward()
+        if step > 4:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        results.append(loss.detach().clone())
+    if probe is not None:
+        probe.close()
+        assert len(probe.history) == 10
+    return [*results, *(value.clone() for value in model.state_dict().values())]
+
+
+@pytest.mark.parametrize("watch", ["cheap", "full", "in turn"])
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.Adam])
+def test_training_is_bit_identical_with_and_without_the_probe(watch, optimizer_class):
+    without, with_probe = train("off", optimizer_class), train(watch, optimizer_class)
+    assert all(torch.equal(a, b) for a, b in zip(without, with_probe, strict=True))
+
+
+def hooks_on(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    count = len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
+    for module in model.modules():
+        count += len(module._forward_hooks) + len(module._forward_pre_hooks)
+        count += len(module._forward_hooks_with_kwargs) + len(module._forward_hooks_always_called)
+        count += len(module._forward_pre_hooks_with_kwargs)
+        count += len(module._backward_hooks) + len(module._backward_pre_hooks)
+    return count + sum(bool(parameter._backward_hooks) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_no_hook_is_left_after_closing(full, steps):
+    backward, scale = torch.autograd.backward, torch.amp.GradScaler.scale
+    model = noisy()
+    inputs, targets = noisy_batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probe = GradientProbe(model, optimizer, full=full)
+    kept = [model(inputs)]
+    for _ in range(steps):
+        kept.append(model(inputs))
+        F.mse_loss(kept[-1], targets).backward()
+        optimizer.step()
+    kept.append(model(inputs))
+    assert hooks_on(model, optimizer) > 0
+    assert torch.autograd.backward is not backward
+    probe.close()
+    probe.close()
+    assert hooks_on(model, optimizer) == 0
+    assert not any(output._backward_hooks for output in kept)
+    assert torch.autograd.backward is backward
+    assert torch.amp.GradScaler.scale is scale
+    optimizer.zero_grad()
+    F.mse_loss(model(inputs), targets).backward()
+    optimizer.step()
+    assert len(probe.history) == steps
+
+
+def test_only_the_last_probe_to_leave_takes_the_wrapping_off():
+    original = torch.autograd.backward
+    pairs = [(m, torch.optim.SGD(m.parameters(), lr=0.1)) for m in (small(0), small(1))]
+    first, second = (GradientProbe(*pair) for pair in pairs)
+    first.close()
+    assert torch.autograd.backward is not original
+    second.close()
+    assert torch.autograd.backward is original
+
+
+def test_somebody_elses_wrapping_is_left_in_place(monkeypatch):
+    original = torch.autograd.backward
+    model = small()
+    probe = GradientProbe(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    ours = torch.autograd.backward
+    calls = []
+
+    def theirs(*args, **kwargs):
+        calls.append(args)
+        return ours(*args, **kwargs)
+
+    torch.autograd.backward = theirs
+    probe.close()
+    assert torch.autograd.backward is theirs
+    model(batch()[0]).sum().backward()
+    assert len(calls) == 1
+    torch.autograd.backward = ours
+    GradientProbe(model, torch.optim.SGD(model.parameters(), lr=0.1)).close()
+    assert torch.autograd.backward is original
+
+
+def test_a_probe_that_nobody_closed_goes_with_its_model():
+    original = torch.autograd.backward
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probe = GradientProbe(model, optimizer, full=True)
+    model(batch()[0]).sum().backward()
+    optimizer.step()
+    gone = weakref.ref(probe)
+    del model, optimizer, probe
+    gc.collect()
+    assert gone() is None
+    assert torch.autograd.backward is original
+    assert not loss_watch._listeners
+
+
+class Mark(torch.autograd.Function):
+    """Passes on what it gets, and tells for how long its node of the graph lives."""
+
+    @staticmethod
+    def forward(ctx, x, alive):
+        class Life:
+            pass
+
+        ctx.life = Life()
+        alive.append(weakref.ref(ctx.life))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("ends", ["step", "no backward", "raised"])
+def test_no_graph_and_no_activation_is_kept_alive(full, ends):
+    alive: list[weakref.ref[object]] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = small()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for module in self.model:
+                x = module(x)
+                alive.append(weakref.ref(x))
+                x = Mark.apply(x, alive)
+            if ends == "raised":
+                raise RuntimeError("in the middle of forward")
+            return x
+
+    model = Watched()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer, full=full) as probe:
+        for _ in range(2):
+            if ends == "raised":
+                with pytest.raises(RuntimeError, match="middle"):
+                    model(batch()[0])
+            elif ends == "no backward":
+                model(batch()[0])
+            else:
+                model(batch()[0]).sum().backward()
+                optimizer.step()
+        gc.collect()
+        assert alive
+        assert all(reference() is None for reference in alive)
+        assert probe.history.steps_recorded == (2 if ends == "step" else 0)
+
+
+def test_evaluation_with_autograd_left_on_does_not_pile_up():
+    model = small()
+    with GradientProbe(model, torch.optim.SGD(model.parameters(), lr=0.1), full=True) as probe:
+        for _ in range(50):
+            output = model(batch()[0])
+        assert len(probe._capture._passes) <= 2
+        del output
+
+
+def test_gradients_thrown_away_are_not_kept_alive():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer, full=True):
+        model(batch()[0]).sum().backward()
+        gradient = weakref.ref(model[0].weight.grad)
+        optimizer.zero_grad()
+        assert gradient() is None
+
+
+def test_a_backward_pass_that_fails_does_no_harm():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    inputs, targets = batch()
+    with GradientProbe(model, optimizer, full=True) as probe:
+        output = model(inputs)
+        output.register_hook(lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            output.sum().backward()
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs), targets).backward()
+        optimizer.step()
+        reading = probe.history.latest
+    expected = take_reading(model, F.mse_loss, inputs, targets)
+    assert reading.loss == pytest.approx(expected.loss)
+    np.testing.assert_allclose(reading.signal_grad_norm, expected.signal_grad_norm)
+
+
+class Everything:
+    """All the state that a look at a model may not touch, with its identities."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.named = {
+            **dict(model.named_parameters()),
+            **dict(model.named_buffers()),
+        }
+        self.bits = {name: value.detach().clone() for name, value in self.named.items()}
+        self.gradients = {n: p.grad for n, p in model.named_parameters()}
+        self.gradient_bits = {
+            n: None if g is None else g.clone() for n, g in self.gradients.items()
+        }
+        self.modes = [module.training for module in model.modules()]
+        self.torch_state = torch.get_rng_state()
+        self.python_state = random.getstate()
+        self.numpy_state = np.random.get_state()
+        self.hooks = [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in model.modules()
+        ]
+
+    def assert_untouched(self) -> None:
+        now = Everything(self.model)
+        assert list(now.named) == list(self.named)
+        assert all(now.named[name] is value for name, value in self.named.items())
+        for name, value in self.bits.items():
+            assert torch.equal(value.nan_to_num(), now.bits[name].nan_to_num()), name
+            assert torch.equal(value.isnan(), now.bits[name].isnan()), name
+        for name, gradient in self.gradients.items():
+            assert now.gradients[name] is gradient
+            if gradient is not None:
+                assert torch.equal(gradient, self.gradient_bits[name])
+        assert now.modes == self.modes
+        assert torch.equal(now.torch_state, self.torch_state)
+        assert now.python_state == self.python_state
+        assert now.numpy_state[1].tolist() == self.numpy_state[1].tolist()
+        assert now.hooks == self.hooks
+
+
+class Restless(nn.Module):
+    """Changes whatever a forward pass can change."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = noisy()
+        self.words = nn.Embedding(4, 3, max_norm=0.5)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("later", None)
+        self.fails = fails
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.calls = self.calls + 1
+        self.register_buffer("later", torch.ones(1))
+        random.random()
+        np.random.random()
+        self.body[3].eval()
+        out: torch.Tensor = self.body(x) + self.words(torch.tensor([0, 1, 2])).sum()
+        if self.fails:
+            raise RuntimeError("in the middle of forward")
+        return out
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("has_gradients", [False, True])
+def test_take_reading_leaves_everything_as_it_was(mode, fails, has_gradients):
+    model = Restless(fails).train(mode != "eval")
+    if mode == "mixed":
+        model.body[1].eval()
+    inputs, targets = noisy_batch()
+    if has_gradients:
+        for parameter in model.body.parameters():
+            parameter.grad = torch.randn_like(parameter)
+    before = Everything(model)
+    if fails:
+        with pytest.raises(RuntimeError, match="middle of forward"):
+            take_reading(model, F.mse_loss, inputs, targets)
+    else:
+        take_reading(model, F.mse_loss, inputs, targets)
+    before.assert_untouched()
+
+
+def test_take_reading_repeats_itself():
+    model = noisy()
+    one, other = (take_reading(model, F.mse_loss, *noisy_batch()) for _ in range(2))
+    torch.manual_seed(99)
+    assert one.loss == other.loss
+    np.testing.assert_array_equal(one.signal_grad_norm, other.signal_grad_norm)
+
+
+def test_take_reading_works_where_autograd_is_off():
+    model = noisy()
+    expected = take_reading(model, F.mse_loss, *noisy_batch()).loss
+    with torch.no_grad():
+        torch.manual_seed(0)
+        assert np.isfinite(take_reading(model, F.mse_loss, *noisy_batch()).slope)
+    assert np.isfinite(expected)
+
+
+def test_a_look_at_the_model_does_not_disturb_a_probe_on_it():
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    expected = take_reading(model, F.mse_loss, inputs, targets)
+    with GradientProbe(model, optimizer, full=True) as probe:
+        take_reading(model, F.mse_loss, 10 * inputs, targets)
+        loss = F.mse_loss(model(inputs), targets)
+        take_reading(model, F.mse_loss, 10 * inputs, targets)
+        loss.backward()
+        take_reading(model, F.mse_loss, 10 * inputs, targets)
+        optimizer.step()
+        reading = probe.history.latest
+    assert reading.loss == pytest.approx(expected.loss)
+    np.testing.assert_allclose(reading.signal_grad_norm, expected.signal_grad_norm)
+    np.testing.assert_allclose(reading.activation_rms, expected.activation_rms)
+
+
+networks = st.lists(
+    st.sampled_from(
+        ["linear", "relu", "relu_", "tanh", "norm", "batch norm", "dropout", "gelu", "frozen"]
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def build(words: list[str], seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    made = {
+        "linear": lambda: nn.Linear(6, 6),
+        "relu": nn.ReLU,
+        "relu_": lambda: nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True)),
+        "tanh": nn.Tanh,
+        "norm": lambda: nn.LayerNorm(6),
+        "batch norm": lambda: nn.BatchNorm1d(6),
+        "dropout": lambda: nn.Dropout(0.2),
+        "gelu": nn.GELU,
+        "frozen": lambda: nn.Linear(6, 6).requires_grad_(False),
+    }
+    return nn.Sequential(nn.Linear(6, 6), *(made[word]() for word in words), nn.Linear(6, 3))
+
+
+@given(words=networks, seed=st.integers(0, 1000), full=st.booleans(), clip=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_the_probe_leaves_every_bit_of_state_as_it_was(words, seed, full, clip):
+    inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
+    states = []
+    for watched in (False, True):
+        model = build(words, seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        probe = GradientProbe(model, optimizer, full=full) if watched else None
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            if clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            optimizer.step()
+        if probe is not None:
+            probe.close()
+        gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+        moments = copy.deepcopy(optimizer.state_dict()["state"])
+        states.append((model.state_dict(), gradients, moments, torch.get_rng_state()))
+    plainly, watched_state = states
+    for name, value in plainly[0].items():
+        assert torch.equal(value, watched_state[0][name])
+    for a, b in zip(plainly[1], watched_state[1], strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+    for key, moment in plainly[2].items():
+        for name, value in moment.items():
+            assert torch.equal(value, watched_state[2][key][name])
+    assert torch.equal(plainly[3], watched_state[3])
+
+
+@given(words=networks, seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_take_reading_leaves_every_bit_of_state_as_it_was(words, seed):
+    model = build(words, seed)
+    inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
+    before = Everything(model)
+    take_reading(model, lambda o, _: o.square().mean(), inputs, None)
+    before.assert_untouched()
+
+
+@given(
+    words=networks,
+    seed=st.integers(0, 1000),
+    factor=st.one_of(
+        st.sampled_from([1e-6, 65536.0]),
+        st.floats(1e-6, 65536.0, allow_nan=False),
+    ),
+)
+@settings(max_examples=50, deadline=None)
+def test_scaling_the_loss_scales_every_gradient_and_changes_no_shape(words, seed, factor):
+    # In double, because some gradients are what is left of a cancellation.
+    model = build([word for word in words if word != "dropout"], seed).double()
+    inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)).double()
+    one = take_reading(model, lambda o, _: o.square().mean(), inputs, None)
+    scaled = take_reading(model, lambda o, _: o.square().mean() * factor, inputs, None)
+    for name in ("weight_grad_norm", "weight_grad_max", "signal_grad_norm"):
+        np.testing.assert_allclose(
+            getattr(scaled, name),
+            factor * getattr(one, name),
+            rtol=1e-6,
+            atol=1e-12 * scaled.total_norm,
+        )
+    assert scaled.total_norm == pytest.approx(factor * one.total_norm, rel=1e-4)
+    assert scaled.slope == pytest.approx(one.slope, abs=1e-4, nan_ok=True)
+    assert scaled.decades == pytest.approx(one.decades, abs=1e-4, nan_ok=True)
+    for name in ("activation_rms", "dead_fraction", "saturated_fraction", "weight_norm"):
+        np.testing.assert_array_equal(getattr(scaled, name), getattr(one, name))
+    assert scaled.gradient_states == one.gradient_states
+
+
+def test_readings_reach_the_callback_in_order_while_another_thread_reads():
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seen: list[int] = []
+    done = threading.Event()
+    with GradientProbe(model, optimizer) as probe:
+        probe.on_reading = lambda reading: seen.append(reading.step)
+
+        def read() -> None:
+            while not done.is_set():
+                step, loss = probe.history.columns("step", "loss")
+                assert len(step) == len(loss)
+                time.sleep(0.001)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for _ in range(100):
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+        done.set()
+        reader.join()
+    assert seen == list(range(1, 101))
