@@ -16,7 +16,7 @@ from .bars import MEASURES
 from .stage import SPEEDS
 
 _LABEL = {"description_width": "initial"}
-_CLIPPING = {"off": None, "by norm": "clip_norm", "by value": "clip_value"}
+_CLIPPING: dict[str, str | None] = {"off": None, "by norm": "clip_norm", "by value": "clip_value"}
 _MOST_ECHOES = 32
 
 
@@ -141,14 +141,14 @@ class Controls:
             late = next((e for e in echoes if _on_one_place(slider, moved, e)), None)
             if late is None:
                 with self._asked_by_page():
-                    move(moved)
+                    move(_roundest(slider, moved))
             else:
                 echoes.remove(late)
             show(None)
 
         def show(_: object) -> None:
             present = value()
-            if present is None or slider.value == present:
+            if present is None or _on_one_place(slider, slider.value, present):
                 return
             if not _is_on_grid(slider, present):
                 echoes.append(present)
@@ -411,12 +411,19 @@ def _ordinal(number: int) -> str:
 
 def _on_one_place(slider: Any, one: float, other: float) -> bool:
     """Whether two values lie within half a step of a logarithmic slider."""
-    return abs(math.log10(one) - math.log10(other)) <= 0.51 * slider.step
+    step: float = slider.step
+    return abs(math.log10(one) - math.log10(other)) <= 0.51 * step
 
 
 def _is_on_grid(slider: Any, value: float) -> bool:
-    steps = math.log10(value) / slider.step
-    return abs(steps - round(steps)) < 1e-9
+    steps: float = math.log10(value) / slider.step
+    return math.isclose(steps, round(steps), abs_tol=1e-9)
+
+
+def _roundest(slider: Any, value: float) -> float:
+    """Return the number with the fewest digits at this place of a logarithmic slider."""
+    rounded = (float(f"{value:.{digits}e}") for digits in range(16))
+    return next((number for number in rounded if _on_one_place(slider, value, number)), value)
 
 
 def _move_log(slider: Any, value: float) -> None:

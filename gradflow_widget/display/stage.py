@@ -253,5 +253,9 @@ class Stage:
     def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
         if content.get("type") == "key":
             self._director.on_key(str(content["action"]))
-        else:
-            self.publisher.receive(content)
+            return
+        drawn = self.publisher.steps_drawn
+        self.publisher.receive(content)
+        # The last step's confirmation comes after the last frame, which could not count it.
+        if self.publisher.steps_drawn != drawn and not self._director.is_playing():
+            self.publisher.draw(step=False)
