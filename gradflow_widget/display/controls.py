@@ -96,13 +96,11 @@ class Controls:
         """Bind ``control.value`` and a trait of the same value."""
 
         def follow(change: Any) -> None:
-            current = getattr(self._owner, trait)
-            if self._following or _is_echo(control, change["new"], current):
+            if self._following or change["new"] == getattr(self._owner, trait):
                 return
             with self._asked_by_page():
                 setattr(self._owner, trait, change["new"])
-                return
-            show(getattr(self._owner, trait))
+            show(getattr(self._owner, trait))  # a refused value is taken back
 
         def show(value: Any) -> None:
             if value is None or control.value == value:
@@ -393,18 +391,6 @@ class Controls:
         return [self.measure_choice, self.relative_choice, self.loss_choice]
 
 
-def _is_echo(control: Any, told: Any, current: Any) -> bool:
-    """Whether the page only repeats what it was sent, rounded to the slider's grain.
-
-    A hand moves a slider by a whole grain at least.
-    """
-    if told == current:
-        return True
-    if not isinstance(control, widgets.FloatLogSlider) or current is None:
-        return False
-    return abs(math.log10(told) - math.log10(current)) < 0.75 * control.step
-
-
 def _ordinal(number: int) -> str:
     return f"{number}{'nd' if number == 2 else 'th'}"
 
@@ -417,7 +403,7 @@ def _on_one_place(slider: Any, one: float, other: float) -> bool:
 
 def _is_on_grid(slider: Any, value: float) -> bool:
     steps: float = math.log10(value) / slider.step
-    return math.isclose(steps, round(steps), abs_tol=1e-9)
+    return bool(math.isclose(steps, round(steps), abs_tol=1e-9))
 
 
 def _roundest(slider: Any, value: float) -> float:

@@ -89,7 +89,7 @@ class LossChart:
             colors=["var(--gradflow-text)"],
             align="start",
             rotate_angle=-90.0,
-            x_offset=-5,
+            x_offset=-7,
             visible=False,
             **quiet,
         )
@@ -225,10 +225,12 @@ class LossChart:
         writer.set("loss_wrong", visible=first is not None)
         if first is None:
             return
-        at_left = first[0] < self._x_end / 2
+        # To the right, where the line has ended, as long as there is room for the words.
+        to_right = first[0] < 0.6 * self._x_end
         writer.set(
             "loss_wrong",
-            align="start" if at_left else "end",
+            align="start" if to_right else "end",
+            x_offset=6 if to_right else -6,
             x=np.array([float(first[0])]),
             y=np.array([top]),
             text=[self._wrong_in_words()],

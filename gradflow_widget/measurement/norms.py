@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
 
 # Outside this range the square of a float32 element that matters may have under- or
 # overflowed, so a norm summed in float32 can be a false zero or a false inf.
@@ -13,6 +16,8 @@ _TRUSTED = (1e-14, 1e18)
 # More elements than this add up to a visible error in float32: 1e-5 at a million, 4e-4 at
 # ten million.
 _LARGE = 1_000_000
+# Up to this many elements, copying costs less than a call of its own.
+_SMALL = 8192
 
 
 def wide(tensor: torch.Tensor) -> torch.dtype:
@@ -41,12 +46,13 @@ def _is_uniform(tensors: Sequence[torch.Tensor]) -> bool:
 
 
 class NormPlan:
-    """How to take the norms of tensors that keep their dtype and device between steps.
+    """How to take the norms of tensors that keep their shape, dtype and device between steps.
 
-    On the CPU, small float32 tensors are summed in float32, which costs half of float64,
-    and the few norms that came out where float32 squares can't be trusted are taken again
-    in float64.
-    On other devices a second look would stall the stream, and float64 is used at once.
+    On the CPU, where a call costs more than the arithmetic of a small tensor, small ones of
+    one shape are stacked and measured together. Float32 is summed in float32, which costs
+    half of float64, and the few norms that came out where float32 squares can't be trusted
+    are taken again in float64. On other devices a second look would stall the stream, and
+    float64 is used at once.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, may_be_sparse: bool = False) -> None:
@@ -56,44 +62,71 @@ class NormPlan:
     def _plan_for(self, tensors: Sequence[torch.Tensor]) -> None:
         first = tensors[0]
         self._first = (first.dtype, first.device)
-        self.uniform = not self._may_be_sparse and _is_uniform(tensors)
-        self._dtype: torch.dtype | None = None
-        self._twice = (
-            first.dtype is torch.float32
-            and first.device.type == "cpu"
+        self._count = len(tensors)
+        self._uniform = not self._may_be_sparse and _is_uniform(tensors)
+        on_cpu = self._uniform and first.device.type == "cpu"
+        self._fast = (
+            on_cpu
+            and first.dtype is torch.float32
             and all(tensor.numel() <= _LARGE for tensor in tensors)
         )
-        if self.uniform and not self._twice:
-            self._dtype = wide(first)
+        by_shape: dict[torch.Size, list[int]] = {}
+        for index, tensor in enumerate(tensors):
+            if 0 < tensor.numel() <= _SMALL:
+                by_shape.setdefault(tensor.shape, []).append(index)
+        self._stacks = [group for group in by_shape.values() if len(group) > 2]
+        stacked_ones = {index for group in self._stacks for index in group}
+        self._single = [index for index in range(len(tensors)) if index not in stacked_ones]
+        order = [*self._single, *(index for group in self._stacks for index in group)]
+        self._back = np.argsort(order)
 
-    def norms(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the L2 norms as a vector on the device, without waiting for it.
+    def norms(self, tensors: list[torch.Tensor]) -> torch.Tensor | FloatArray:
+        """Return the L2 norms, shape (tensors,): on the CPU as numbers that can be trusted.
 
-        On the CPU the norms are settled: what float32 may have got wrong is put right.
+        Elsewhere as a vector on the device, without waiting for it.
         """
         first = tensors[0]
         if (first.dtype, first.device) != self._first:  # the model was moved or cast
             self._plan_for(tensors)
-        if not self.uniform:
-            return stacked(exact_norms(tensors))
-        try:
-            norms = torch.stack(torch._foreach_norm(list(tensors), 2, self._dtype))
-        except (NotImplementedError, RuntimeError):
-            # Sparse gradients where no module told of them, such as F.embedding's.
-            self._may_be_sparse = True
-            self.uniform = False
-            return stacked(exact_norms(tensors))
-        return self._settled(norms, tensors) if self._twice else norms
+        norms: torch.Tensor | None = None
+        if self._uniform:
+            try:
+                if self._fast:
+                    return self._fast_norms(tensors)
+                norms = torch.stack(torch._foreach_norm(tensors, 2, wide(first)))
+            except (NotImplementedError, RuntimeError):
+                # Sparse gradients where no module told of them, such as F.embedding's.
+                self._may_be_sparse = True
+                self._uniform = False
+        if norms is None:
+            norms = stacked(exact_norms(tensors))
+        return norms.double().numpy() if norms.device.type == "cpu" else norms
 
-    def _settled(self, norms: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        values = norms.numpy()
+    def _fast_norms(self, tensors: list[torch.Tensor]) -> FloatArray:
+        if len(tensors) == self._count and self._stacks:
+            pieces = [
+                torch.linalg.vector_norm(
+                    torch.stack([tensors[index] for index in group]).flatten(1), dim=1
+                ).numpy()
+                for group in self._stacks
+            ]
+            if self._single:
+                pieces.insert(0, _one_by_one([tensors[index] for index in self._single]))
+            values = np.concatenate(pieces, dtype=np.float64)[self._back]
+        else:
+            values = _one_by_one(tensors).astype(np.float64)
         low, high = _TRUSTED
-        if values.min() >= low and values.max() <= high:
-            return norms  # comparisons with NaN are False, so NaN goes on
-        settled = norms.double()
-        for index in np.flatnonzero(~((values >= low) & (values <= high))).tolist():
-            settled[index] = exact_norms([tensors[index]])[0]
-        return settled
+        if not (values.min() >= low and values.max() <= high):  # so NaN goes on
+            for index in np.flatnonzero(~((values >= low) & (values <= high))).tolist():
+                values[index] = float(exact_norms([tensors[index]])[0])
+        return values
+
+
+def _one_by_one(tensors: list[torch.Tensor]) -> NDArray[np.float32]:
+    # On the CPU quicker by a fifth than torch._foreach_norm.
+    norm = torch.linalg.vector_norm
+    values: NDArray[np.float32] = torch.stack([norm(tensor) for tensor in tensors]).numpy()
+    return values
 
 
 def exact_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

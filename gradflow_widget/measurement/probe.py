@@ -22,7 +22,7 @@ from . import loss_watch
 from .capture import Capture, Collected
 from .history import History
 from .layers import LayerParts, find_layers, in_forward_order
-from .norms import NormPlan, dense, largest_magnitudes, stacked
+from .norms import NormPlan, dense, exact_norms, largest_magnitudes, stacked
 from .reading import Reading
 from .transfer import Transfer
 
@@ -55,7 +55,7 @@ class _Gradients:
 
     present: list[int]
     marks: list[tuple[int, int]]  # identity and version of each
-    norms: torch.Tensor
+    norms: torch.Tensor | FloatArray
 
 
 @dataclass(slots=True)
@@ -80,8 +80,10 @@ class _Step:
     vectors: list[torch.Tensor] = field(default_factory=list)
     transfer: Transfer | None = None
 
-    def add(self, name: str, vector: torch.Tensor) -> None:
-        if vector.device.type == "cpu":
+    def add(self, name: str, vector: torch.Tensor | FloatArray) -> None:
+        if not isinstance(vector, torch.Tensor):
+            self.known[name] = vector
+        elif vector.device.type == "cpu":
             self.known[name] = vector.double().numpy()
         else:
             self.sections.append((name, len(vector)))
@@ -418,20 +420,22 @@ class GradientProbe:
         """Whether gradients of the same identity and version may count as unchanged.
 
         GradScaler.unscale_ and whatever goes through ``.data`` change them without a new
-        version. On the CPU two are measured again, the one with the largest elements, which
-        a clip would touch first, and each in its turn; one difference, and this loop's
-        gradients are always measured twice. On a device looking would stall it.
+        version. On the CPU two are measured again: the one with the largest elements,
+        which a clip would touch first, and each in its turn. One difference, and this
+        loop's gradients are always measured twice. On a device looking would stall it.
         """
-        if self._edits_are_hidden or self._loss_scale is not None:
+        norms = last.norms
+        if self._edits_are_hidden or isinstance(norms, torch.Tensor):
             return False
-        if last.norms.device.type != "cpu":
+        if self._loss_scale is not None:
             return False
-        largest = int(np.argmax(last.norms.numpy() * self._per_element[last.present]))
-        places = [largest, self.steps % len(gradients)]
-        again = self._plan.norms([gradients[place] for place in places]).numpy()
-        same = np.array_equal(again, last.norms.numpy()[places], equal_nan=True)
-        self._edits_are_hidden = not same
-        return same
+        largest = int((norms * self._per_element[last.present]).argmax())
+        for place in (largest, self.steps % len(gradients)):
+            again = float(exact_norms([gradients[place]])[0])
+            if not _same(float(norms[place]), again) and not math.isnan(again):
+                self._edits_are_hidden = True
+                return False
+        return True
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._called is not None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 DEFAULT_BATCH_SIZE = 64
 
@@ -27,6 +27,9 @@ class Batches(Protocol):
     def next(self, batch_size: int | None) -> Any:
         """Return the next batch."""
 
+    def first(self, seed: int, batch_size: int | None) -> Any:
+        """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
+
 
 class _Order:
     """A new seeded permutation for each epoch, handed out in pieces of any size.
@@ -35,10 +38,10 @@ class _Order:
     smaller than was asked for.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, seed: int = 0) -> None:
         self._size = size
         self._generator = torch.Generator()
-        self.restart(0)
+        self.restart(seed)
 
     def restart(self, seed: int) -> None:
         self._generator.manual_seed(seed)
@@ -71,8 +74,18 @@ class TensorBatches:
 
     def next(self, batch_size: int | None) -> Any:
         """Return the next batch: a pair of tensors."""
-        rows = self._order.take(batch_size or DEFAULT_BATCH_SIZE).to(self._inputs.device)
-        return self._inputs[rows], self._targets[rows.to(self._targets.device)]
+        return self._rows(self._order.take(batch_size or DEFAULT_BATCH_SIZE))
+
+    def first(self, seed: int, batch_size: int | None) -> Any:
+        """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
+        order = _Order(len(self._inputs), seed)
+        return self._rows(order.take(batch_size or DEFAULT_BATCH_SIZE))
+
+    def _rows(self, rows: torch.Tensor) -> Any:
+        return (
+            self._inputs[rows.to(self._inputs.device)],
+            self._targets[rows.to(self._targets.device)],
+        )
 
 
 class DatasetBatches:
@@ -80,6 +93,7 @@ class DatasetBatches:
 
     def __init__(self, dataset: Dataset[Any], size: int) -> None:
         self.size: int | None = size
+        self._size = size
         self._dataset = dataset
         self._order = _Order(size)
 
@@ -89,21 +103,44 @@ class DatasetBatches:
 
     def next(self, batch_size: int | None) -> Any:
         """Return the next batch, collated as a DataLoader does."""
-        rows = self._order.take(batch_size or DEFAULT_BATCH_SIZE).tolist()
-        return default_collate([self._dataset[row] for row in rows])
+        return self._items(self._order.take(batch_size or DEFAULT_BATCH_SIZE))
+
+    def first(self, seed: int, batch_size: int | None) -> Any:
+        """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
+        return self._items(_Order(self._size, seed).take(batch_size or DEFAULT_BATCH_SIZE))
+
+    def _items(self, rows: torch.Tensor) -> Any:
+        return default_collate([self._dataset[row] for row in rows.tolist()])
 
 
 class IterableBatches:
-    """Goes through an iterable of batches again and again."""
+    """Goes through an iterable of batches again and again.
+
+    A DataLoader with a generator of its own begins from that generator's state when it was
+    given; another seed than the first one sets the generator.
+    """
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         self.size: int | None = None
         self._iterable = iterable
         self._iterator: Iterator[Any] | None = None
+        self._generators = _own_generators(iterable)
+        self._beginnings = [generator.get_state() for generator in self._generators]
+        self._first_seed: int | None = None
 
     def restart(self, seed: int) -> None:
         """Begin a new pass; its order is the iterable's own, under the run's random state."""
         self._iterator = None
+        if self._first_seed is None:
+            self._first_seed = seed
+        self._rewind(seed)
+
+    def _rewind(self, seed: int) -> None:
+        for generator, beginning in zip(self._generators, self._beginnings, strict=True):
+            if seed == self._first_seed or self._first_seed is None:
+                generator.set_state(beginning)
+            else:
+                generator.manual_seed(seed)
 
     def next(self, batch_size: int | None) -> Any:
         """Return the iterable's next batch as it is.
@@ -112,22 +149,61 @@ class IterableBatches:
             ValueError: a new pass gave no batch at all.
         """
         if self._iterator is not None:
-            for batch in self._iterator:
+            batch = next(self._iterator, _END)
+            if batch is not _END:
                 return batch
         self._iterator = iter(self._iterable)
-        for batch in self._iterator:
-            return batch
+        return _first_of(self._iterator)
+
+    def first(self, seed: int, batch_size: int | None) -> Any:
+        """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
+        present = [generator.get_state() for generator in self._generators]
+        self._rewind(seed)
+        try:
+            return _first_of(iter(self._iterable))
+        finally:
+            for generator, state in zip(self._generators, present, strict=True):
+                generator.set_state(state)
+
+
+_END = object()
+
+
+def _first_of(iterator: Iterator[Any]) -> Any:
+    batch = next(iterator, _END)
+    if batch is _END:
         raise ValueError(
             "data gave no batch: it is empty or can be gone through only once; "
             "pass a list of batches or a DataLoader."
         )
+    return batch
+
+
+def _own_generators(iterable: object) -> list[torch.Generator]:
+    """Return the generators that a DataLoader and its samplers were given."""
+    if not isinstance(iterable, DataLoader):
+        return []
+    sampler = getattr(iterable, "sampler", None)
+    batch_sampler = getattr(iterable, "batch_sampler", None)
+    owners = (iterable, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    found: dict[int, torch.Generator] = {}
+    for owner in owners:
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator):
+            found[id(generator)] = generator
+    return list(found.values())
 
 
 def _as_tensor(value: Any) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray):
-        tensor = torch.as_tensor(value)
+        if value.dtype.kind not in "fiub":
+            raise TypeError(
+                f"data holds an array of dtype {value.dtype}, which torch can't use: "
+                "convert it to numbers."
+            )
+        tensor = torch.as_tensor(np.array(value))
         return tensor.float() if tensor.dtype is torch.float64 else tensor
     return None
 
@@ -165,26 +241,32 @@ def as_batches(data: Any) -> Batches:
             f"data must be a pair of tensors, a Dataset or an iterable of batches, "
             f"not {type(data).__name__}."
         )
-    if isinstance(data, Iterator):
+    if isinstance(data, Iterator) or _gives_one_pass(data):
         raise ValueError(
-            "data is an iterator, which can be gone through only once: pass a list of "
-            "batches or a DataLoader."
+            "data can be gone through only once: pass a list of batches or a DataLoader."
         )
     if isinstance(data, Sized) and len(data) == 0:
         raise ValueError("data is empty: give at least one batch.")
     return IterableBatches(data)
 
 
+def _gives_one_pass(data: Iterable[Any]) -> bool:
+    """Whether ``iter`` hands out one and the same iterator again and again."""
+    if isinstance(data, (Sized, DataLoader, Dataset)):
+        return False  # a DataLoader's iterator may start processes
+    return iter(data) is iter(data)
+
+
 def on_device(batch: Any, device: torch.device) -> Any:
     """Move every tensor in a (nested) batch to ``device``."""
     if isinstance(batch, torch.Tensor):
         return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if hasattr(batch, "to") and callable(batch.to):
+        return batch.to(device)
     if isinstance(batch, dict):
         return {key: on_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(on_device(value, device) for value in batch))
     if isinstance(batch, (tuple, list)):
         return type(batch)(on_device(value, device) for value in batch)
-    if hasattr(batch, "to") and callable(batch.to):
-        return batch.to(device)
     return batch

@@ -11,53 +11,81 @@ import numpy as np
 import torch
 
 
+class RandomState:
+    """The random state of the process as it is now, or as ``seed`` makes it.
+
+    Torch's costs a microsecond to read; Python's and NumPy's cost a hundred times as much
+    and are left out unless asked for (``every_source``). CUDA's is there where CUDA is in
+    use.
+    """
+
+    def __init__(self, *, every_source: bool = True) -> None:
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if _cuda_is_in_use() else None
+        self._others = (random.getstate(), np.random.get_state()) if every_source else None
+
+    @classmethod
+    def seeded(cls, seed: int, *, every_source: bool = True) -> RandomState:
+        """Return the state that ``seed`` stands for; the present one stays."""
+        outside = cls(every_source=every_source)
+        # torch.manual_seed would also seed devices whose state is not put back.
+        torch.default_generator.manual_seed(seed)
+        if _cuda_is_in_use():
+            torch.cuda.manual_seed_all(seed)
+        if every_source:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+        try:
+            return cls(every_source=every_source)
+        finally:
+            outside.put()
+
+    def put(self) -> None:
+        """Make it the state of the process."""
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+        if self._others is not None:
+            random.setstate(self._others[0])
+            np.random.set_state(self._others[1])
+
+
 class RandomStream:
     """The random state of one run, put in place for each step and taken out after it.
 
     What other cells draw between two steps neither disturbs the run nor is disturbed by
-    it. Torch's state costs a microsecond to exchange; Python's and NumPy's cost more and
-    are exchanged only where a user's data may draw from them (``every_source``).
+    it. Python's and NumPy's generators are exchanged only for a run that draws from them.
+
+    Attributes:
+        every_source: exchange Python's and NumPy's generators too.
     """
 
     def __init__(self, seed: int, *, every_source: bool = False) -> None:
-        self._every_source = every_source
+        self.every_source = every_source
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
         """Begin again from ``seed``."""
-        outside = self._everything()
-        torch.manual_seed(seed)
-        if self._every_source:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-        self._own = self._everything()
-        self._put(outside)
-
-    def _everything(self) -> list[Any]:
-        states: list[Any] = [torch.get_rng_state()]
-        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            states.append(torch.cuda.get_rng_state_all())
-        else:
-            states.append(None)
-        if self._every_source:
-            states += [random.getstate(), np.random.get_state()]
-        return states
-
-    def _put(self, states: list[Any]) -> None:
-        torch.set_rng_state(states[0])
-        if states[1] is not None:
-            torch.cuda.set_rng_state_all(states[1])
-        if self._every_source:
-            random.setstate(states[2])
-            np.random.set_state(states[3])
+        self._own = RandomState.seeded(seed, every_source=self.every_source)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Draw from this stream inside the ``with`` block."""
-        outside = self._everything()
-        self._put(self._own)
+        every_source = self.every_source
+        outside = RandomState(every_source=every_source)
+        self._own.put()
         try:
             yield
         finally:
-            self._own = self._everything()
-            self._put(outside)
+            self._own = RandomState(every_source=every_source)
+            outside.put()
+
+
+def python_and_numpy_state() -> tuple[Any, ...]:
+    """Return a value that changes when somebody draws from Python's or NumPy's generator."""
+    _, keys, position, *rest = np.random.get_state()
+    return random.getstate(), np.asarray(keys).tobytes(), position, tuple(rest)
+
+
+def _cuda_is_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

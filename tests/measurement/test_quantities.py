@@ -398,19 +398,29 @@ class TestNumbersBeyondFloat32Squares:
     def test_a_norm_is_right_far_outside_the_range_of_squares(self, magnitude):
         tensors = [torch.ones(4, 4), torch.full((4, 4), magnitude)]
         values = NormPlan(tensors).norms(tensors)
-        np.testing.assert_allclose(values.numpy(), [4.0, 4 * magnitude], rtol=1e-6)
+        np.testing.assert_allclose(values, [4.0, 4 * magnitude], rtol=1e-6)
 
     def test_zero_stays_zero_and_what_is_not_finite_stays_so(self):
         tensors = [torch.tensor([v]) for v in (0.0, math.inf, math.nan, 1e-30, 1e-44)]
-        values = NormPlan(tensors).norms(tensors).numpy()
+        values = NormPlan(tensors).norms(tensors)
         np.testing.assert_array_equal(values[:3], [0, math.inf, math.nan])
         assert values[3] == pytest.approx(1e-30, rel=1e-6)
         assert values[4] > 0
 
+    def test_small_tensors_measured_together_come_back_in_their_order(self):
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(3, 4), (4,), (3, 4), (200, 200), (4,), (3, 4), (4,), (1,), (3, 4), (4,)]
+        tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+        tensors[2] *= 1e-30
+        plan = NormPlan(tensors)
+        for chosen in (tensors, tensors[1:]):
+            expected = [tensor.double().norm().item() for tensor in chosen]
+            np.testing.assert_allclose(plan.norms(chosen), expected, rtol=1e-6)
+
     def test_a_norm_of_many_elements_does_not_drift(self):
         tensors = [torch.ones(20_000_000)]
         values = NormPlan(tensors).norms(tensors)
-        assert values[0].item() == pytest.approx(20_000_000**0.5, rel=1e-7)
+        assert values[0] == pytest.approx(20_000_000**0.5, rel=1e-7)
 
     @pytest.mark.parametrize("scale", [1e-30, 1e25])
     def test_gradients_beyond_the_squares_read_as_they_are(self, scale):

@@ -1,0 +1,49 @@
+"""What a step minimises, from ``loss_fn`` or ``objective``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+Objective = Callable[[nn.Module, Any], torch.Tensor]
+
+
+class NoPairError(ValueError):
+    """``loss_fn`` needs pairs, and the data gave something else."""
+
+
+def as_objective(
+    loss_fn: Callable[[Any, Any], Any] | None, objective: Objective | None, data: Any
+) -> tuple[Objective | None, str]:
+    """Return what a step minimises and the name of the argument that it came from.
+
+    Raises:
+        TypeError: a function can't be called.
+        ValueError: ``loss_fn`` and ``objective`` are both given, or data without either.
+    """
+    if loss_fn is not None and objective is not None:
+        raise ValueError("loss_fn and objective are both given: choose one.")
+    for name, function in (("loss_fn", loss_fn), ("objective", objective)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function, not {type(function).__name__}.")
+    if data is None:
+        return None, "objective"
+    if objective is not None:
+        return objective, "objective"
+    if loss_fn is None:
+        raise ValueError("data was given without loss_fn: give loss_fn or objective too.")
+    loss = loss_fn
+
+    def supervised(model: nn.Module, batch: Any) -> Any:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise NoPairError(
+                "data gave a batch that is no pair (inputs, targets): "
+                "use objective(model, batch) instead of loss_fn."
+            )
+        inputs, targets = batch
+        return loss(model(inputs), targets)
+
+    return supervised, "loss_fn"

@@ -1,0 +1,30 @@
+"""What has been changed in a model, tweak by tweak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+_PLACE = "_gradflow_tweaks"
+
+
+@dataclass(frozen=True)
+class Tweak:
+    """One change: which knob, and a sentence on what it did, for the panel to show."""
+
+    knob: str
+    sentence: str
+
+
+def tweaks_of(model: nn.Module) -> tuple[Tweak, ...]:
+    """Return the changes that led to ``model``, the oldest first."""
+    found: tuple[Tweak, ...] = model.__dict__.get(_PLACE, ())
+    return found
+
+
+def record(model: nn.Module, knob: str, sentence: str) -> nn.Module:
+    """Note a change in ``model``, in place of an earlier one by the same knob; return it."""
+    kept = tuple(tweak for tweak in tweaks_of(model) if tweak.knob != knob)
+    model.__dict__[_PLACE] = (*kept, Tweak(knob, sentence))
+    return model
