@@ -54,8 +54,8 @@ class Publisher:
         self._pings: dict[int, float] = {}
         self._round_trips: deque[float] = deque(maxlen=9)
         self._last_ping = 0.0
+        self._pages: dict[str, bool] = {}
         self.visible = False
-        self.seen = False
         self.steps_drawn = 0
         self.animation_frames = 0
 
@@ -127,16 +127,19 @@ class Publisher:
         """Take in what the page says about frames, views and pings."""
         kind = message.get("type")
         with self._condition:
+            page = str(message.get("page", ""))
             if kind == "confirm":
+                if message.get("dropped") and self.visible and not self._pages.get(page, True):
+                    return  # a page that shows nothing speaks for itself alone
                 sent = self._in_flight.pop(int(message["frame"]), None)
                 self._unheard = False
                 if sent is not None and not message.get("dropped"):
                     self.steps_drawn += sent[1]
                     self.animation_frames = int(message.get("animation_frame", 0))
             elif kind == "view":
-                appeared = bool(message["visible"]) and not self.visible
-                self.visible = bool(message["visible"])
-                self.seen = True
+                appeared = bool(message["visible"]) and not self._pages.get(page)
+                self._pages[page] = bool(message["visible"])
+                self.visible = any(self._pages.values())
                 self._unheard = False
                 if appeared:
                     self._whole = self._wanted = True

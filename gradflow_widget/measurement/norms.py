@@ -116,7 +116,9 @@ class NormPlan:
         else:
             values = _one_by_one(tensors).astype(np.float64)
         low, high = _TRUSTED
-        if not (values.min() >= low and values.max() <= high):  # so NaN goes on
+        if not (
+            np.minimum.reduce(values) >= low and np.maximum.reduce(values) <= high
+        ):  # so NaN goes on
             for index in np.flatnonzero(~((values >= low) & (values <= high))).tolist():
                 values[index] = float(exact_norms([tensors[index]])[0])
         return values

@@ -22,7 +22,7 @@ from . import loss_watch
 from .capture import Capture, Collected
 from .history import History
 from .layers import LayerParts, find_layers, in_forward_order
-from .norms import NormPlan, dense, exact_norms, largest_magnitudes, stacked
+from .norms import NormPlan, dense, largest_magnitudes, stacked
 from .reading import Reading
 from .transfer import Transfer
 
@@ -171,13 +171,13 @@ class GradientProbe:
         self._forget_gradients()
         self._before: list[tuple[int, int] | None] | None = None
         self._root: loss_watch.Root | None = None
-        self._forward_threads: set[int] = set()
+        self._root_thread = 0
+        self._threads: set[int] = set()
         self._called: dict[nn.Module, None] | None = {}
         self._order_handles: list[RemovableHandle] = [
             part.module.register_forward_pre_hook(self._note_call) for part in parts
         ]
         self._handles = [
-            model.register_forward_pre_hook(self._note_forward),
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
@@ -293,6 +293,7 @@ class GradientProbe:
     def _note_call(self, module: nn.Module, _: Any) -> None:
         if not torch.compiler.is_compiling() and self._called is not None:
             self._called[module] = None
+            self._threads.add(threading.get_ident())
 
     def _settle_order(self) -> None:
         """Sort the layers by the first forward pass, once, before anything is measured."""
@@ -328,18 +329,17 @@ class GradientProbe:
         self._loss_scale: torch.Tensor | None = None
         self._after_last_backward = None
 
-    def _note_forward(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._forward_threads.add(threading.get_ident())
-
-    def _concerns_us(self) -> bool:
-        """Whether the backward pass under way may be of this model's loss."""
-        return not self._forward_threads or threading.get_ident() in self._forward_threads
-
     def before_backward(self, root: loss_watch.Root) -> None:
-        """Take note of a loss; called by the loss watch."""
-        if not self._concerns_us():
+        """Take note of a loss; called by the loss watch.
+
+        A backward pass is of this model's loss where it gives the parameters a gradient. In
+        a thread that never did so it may as well be another model's, and counts for
+        nothing while one of a known thread is under way.
+        """
+        thread = threading.get_ident()
+        if self._root is not None and thread not in self._threads:
             return
+        self._root_thread = thread
         gradients = [parameter.grad for parameter in self._parameters]
         nothing_held = not any(gradient is not None for gradient in gradients)
         if self._sum_is_done or nothing_held or self._were_zeroed(gradients):
@@ -370,9 +370,10 @@ class GradientProbe:
 
     def after_backward(self) -> None:
         """See which gradients the backward pass has left; called by the loss watch."""
-        if self._root is None or not self._concerns_us():
+        root = self._root
+        if root is None or self._root_thread != threading.get_ident():
             return
-        root, self._root = self._root, None
+        self._root = None
         before, self._before = self._before, None
         parameters = self._parameters
         if before is None:
@@ -386,6 +387,7 @@ class GradientProbe:
             self._capture.end_backward(counts=touched)
         if not touched:
             return
+        self._threads.add(self._root_thread)
         if self._called is not None:
             self._settle_order()
         self._sum_is_done = False
@@ -431,8 +433,8 @@ class GradientProbe:
             return False
         largest = int((norms * self._per_element[last.present]).argmax())
         for place in (largest, self.steps % len(gradients)):
-            again = float(exact_norms([gradients[place]])[0])
-            if not _same(float(norms[place]), again) and not math.isnan(again):
+            again = self._plan.norms([gradients[place]])[0]
+            if not (_same(norms[place], again) or math.isnan(again)):
                 self._edits_are_hidden = True
                 return False
         return True

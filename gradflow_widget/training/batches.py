@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
 import numpy as np
@@ -167,6 +167,8 @@ class IterableBatches:
 
 
 _END = object()
+# They can be gone through, but not in batches.
+_NO_BATCHES = (torch.Tensor, np.ndarray, str, bytes, Mapping)
 
 
 def _first_of(iterator: Iterator[Any]) -> Any:
@@ -198,12 +200,14 @@ def _as_tensor(value: Any) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiub":
+        if value.dtype.kind not in "fiubc":
             raise TypeError(
                 f"data holds an array of dtype {value.dtype}, which torch can't use: "
                 "convert it to numbers."
             )
-        tensor = torch.as_tensor(np.array(value))
+        # torch takes neither negative strides nor, without a warning, read-only memory.
+        shareable = value.flags.writeable and all(stride >= 0 for stride in value.strides)
+        tensor = torch.as_tensor(value if shareable else value.copy())
         return tensor.float() if tensor.dtype is torch.float64 else tensor
     return None
 
@@ -230,15 +234,18 @@ def as_batches(data: Any) -> Batches:
             if len(inputs) == 0:
                 raise ValueError("data is empty: give at least one sample.")
             return TensorBatches(inputs, targets)
+        if (inputs is None) != (targets is None):
+            kinds = " and ".join(type(part).__name__ for part in data)
+            raise TypeError(f"data is a pair of {kinds}: give two tensors or two arrays.")
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         if not isinstance(data, Sized):
             raise TypeError("data is a Dataset without a length: wrap it in a DataLoader.")
         if len(data) == 0:
             raise ValueError("data is empty: give at least one sample.")
         return DatasetBatches(data, len(data))
-    if isinstance(data, torch.Tensor) or not isinstance(data, Iterable):
+    if isinstance(data, _NO_BATCHES) or not isinstance(data, Iterable):
         raise TypeError(
-            f"data must be a pair of tensors, a Dataset or an iterable of batches, "
+            "data must be a pair of tensors, a Dataset or an iterable of batches, "
             f"not {type(data).__name__}."
         )
     if isinstance(data, Iterator) or _gives_one_pass(data):
@@ -258,9 +265,11 @@ def _gives_one_pass(data: Iterable[Any]) -> bool:
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor in a (nested) batch to ``device``."""
+    """Move every tensor in a (nested) batch to ``device``; arrays become tensors."""
     if isinstance(batch, torch.Tensor):
         return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if isinstance(batch, np.ndarray) and (tensor := _as_tensor(batch)) is not None:
+        return on_device(tensor, device)
     if hasattr(batch, "to") and callable(batch.to):
         return batch.to(device)
     if isinstance(batch, dict):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..measurement.layers import find_layers
 from ..tweaks.knobs import ColdKnob, knobs_of_factory, knobs_of_module
+from .randomness import RandomStream
 from .settings import Settings
 
 ModelSource = nn.Module | Callable[..., nn.Module]
@@ -55,16 +56,22 @@ class Construction:
 
         Raises:
             TypeError: a factory returned something else.
+            ValueError: the model has no parameters, or lazy ones.
+            Exception: what a factory raised.
         """
+        with RandomStream(settings.seed, every_source=True)():
+            return self._build(settings)
+
+    def _build(self, settings: Settings) -> tuple[nn.Module, Optimizer]:
         model: Any = self._model
         if self.is_factory:
-            torch.manual_seed(settings.seed)
             model = model(**settings.cold)
             if not isinstance(model, nn.Module):
                 raise TypeError(
                     f"model is a factory that returned {type(model).__name__}: "
                     "it must return a torch.nn.Module."
                 )
+        find_layers(model)  # an optimizer would complain of the parameters in its own words
         optimizer: Any = self._optimizer
         if not isinstance(optimizer, Optimizer):
             optimizer = optimizer(model.parameters())

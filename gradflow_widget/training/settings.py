@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 from ..tweaks.knobs import COLD_KNOBS, checked_knob
@@ -15,11 +16,33 @@ def checked_positive(name: str, value: object) -> float:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)
         if math.isfinite(number) and number > 0:
             return number
     raise ValueError(f"{name} must be a positive, finite number, not {value!r}.")
+
+
+def checked_count(name: str, value: object) -> int:
+    """Return ``value`` as an int if it is a whole number of at least 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 1:
+        return int(value)
+    raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+
+
+def checked_seed(seed: object) -> int:
+    """Return ``seed`` as an int if every generator can be seeded with it.
+
+    Raises:
+        ValueError: it is no whole number from 0 to 2**63 - 1.
+    """
+    if isinstance(seed, Integral) and not isinstance(seed, bool) and 0 <= seed < 2**63:
+        return int(seed)
+    raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}.")
 
 
 @dataclass(frozen=True)
@@ -56,15 +79,13 @@ class Settings:
             raise ValueError(
                 "clip_norm and clip_value are both set: choose one and set the other to None."
             )
-        size = self.batch_size
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-            raise ValueError(f"batch_size must be a whole number of at least 1, not {size!r}.")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise ValueError(f"seed must be a whole number, not {self.seed!r}.")
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", checked_count("batch_size", self.batch_size))
+        object.__setattr__(self, "seed", checked_seed(self.seed))
         for name in COLD_KNOBS:
             value = getattr(self, name)
             if value is not None:
-                checked_knob(name, value)
+                object.__setattr__(self, name, checked_knob(name, value))
 
     def replaced(self, **changes: Any) -> Settings:
         """Return a copy with some values changed."""

@@ -69,6 +69,14 @@ it("a frame sets the models that it names, and is confirmed without an echo", as
   expect(model.saved).toBe(0);
 });
 
+it("takes away what bqplot leaves behind at each draw", async () => {
+  addView();
+  root.insertAdjacentHTML("beforeend", '<svg><g><g></g><g><line class="zeroLine"/></g></g></svg>');
+  model.receive({ type: "frame", number: 1, updates: [{ target: "bars", state: {} }] });
+  await animationFrame();
+  expect(root.querySelectorAll("svg g")).toHaveLength(2);
+});
+
 it("two views of one panel draw each frame once", async () => {
   addView();
   addView();
@@ -81,7 +89,7 @@ it("two views of one panel draw each frame once", async () => {
 it("tells the kernel whether somebody can see it", () => {
   addView();
   hideBrowserTab(true);
-  expect(model.sentOf("view")).toEqual([
+  expect(model.sentOf("view")).toMatchObject([
     { type: "view", visible: false, applies: true },
     { type: "view", visible: true, applies: true },
     { type: "view", visible: false, applies: true },
@@ -94,7 +102,7 @@ it("a hidden tab confirms frames as dropped", async () => {
   hideBrowserTab(true);
   model.receive({ type: "frame", number: 2, updates: [{ target: "bars", state: {} }] });
   await animationFrame();
-  expect(model.sentOf("confirm")).toEqual([
+  expect(model.sentOf("confirm")).toMatchObject([
     { type: "confirm", frame: 1, dropped: true },
     { type: "confirm", frame: 2, dropped: true },
   ]);
@@ -106,7 +114,7 @@ it("a target that is not in the page is told to the kernel, and training never w
   model.set({ frame_targets: { bars: "IPY_MODEL_gone" } });
   model.receive({ type: "frame", number: 1, updates: [{ target: "bars", state: {} }] });
   await animationFrame();
-  expect(model.sentOf("view").at(-1)).toEqual({ type: "view", visible: true, applies: false });
+  expect(model.sentOf("view").at(-1)).toMatchObject({ type: "view", visible: true, applies: false });
   expect(model.sentOf("confirm")).toMatchObject([{ frame: 1, animation_frame: 1 }]);
 });
 
@@ -154,4 +162,19 @@ it("removed and destroyed, it leaves no listener and no observer", () => {
   expect(model.listenerCount).toBe(0);
   expect(layout.observed).toBe(0);
   expect(root.getAttributeNames()).toEqual(["class"]);
+});
+
+it("two pages on one kernel speak under names of their own", () => {
+  addView();
+  const { initialize } = panel();
+  const elsewhere = new FakeModel(model.state, { a: bars });
+  const context = { model: elsewhere.asAnyModel, signal: new AbortController().signal };
+  const leave = initialize(context as Parameters<typeof initialize>[0]) as () => void;
+  hideBrowserTab(true);
+  elsewhere.receive({ type: "frame", number: 1, updates: [] });
+  model.receive({ type: "frame", number: 1, updates: [] });
+  const here = (model.sentOf("confirm")[0] as { page: string }).page;
+  const there = (elsewhere.sentOf("confirm")[0] as { page: string }).page;
+  expect(here).not.toBe(there);
+  leave();
 });

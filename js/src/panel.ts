@@ -14,12 +14,13 @@
 import type { AnyModel, Initialize, Render } from "@anywidget/types";
 import { FrameQueue } from "./frames";
 import { takeKeys } from "./keys";
+import { removeLeftovers } from "./leftovers";
 import { insideRoot } from "./root";
 import { browserStage } from "./stage";
 import { StatusRow } from "./status";
 import { type Target, Targets } from "./targets";
 import { Visibility } from "./visibility";
-import { type Frame, decodeFrame } from "./wire";
+import { type Frame, type Update, decodeFrame } from "./wire";
 
 /** The synced traits; the kernel writes them all. */
 export interface PanelState {
@@ -50,16 +51,27 @@ function stateOf(model: AnyModel<PanelState>): PanelState {
 /** One call for each model: its queue and its visibility are shared by all of its views. */
 export default () => {
   let visibility: Visibility | null = null;
+  const roots = new Set<HTMLElement>();
 
   const initialize: Initialize<PanelState> = ({ model }) => {
     let visible = false;
-    const announce = () => model.send({ type: "view", visible, applies: !targets.failing });
+    // Several pages may show one kernel's widgets: each speaks for itself.
+    const page = Math.random().toString(36).slice(2);
+    const announce = () => model.send({ type: "view", page, visible, applies: !targets.failing });
     const targets = new Targets(
       async (id) => (await model.widget_manager.get_model(id)) as unknown as Target,
       announce,
     );
     const stage = browserStage();
-    const queue = new FrameQueue(targets, stage, (confirmation) => model.send(confirmation));
+    const drawing = {
+      settled: (updates: Update[]) => targets.settled(updates),
+      whenSettled: (updates: Update[]) => targets.whenSettled(updates),
+      apply(updates: Update[]) {
+        targets.apply(updates);
+        for (const root of roots) removeLeftovers(root);
+      },
+    };
+    const queue = new FrameQueue(drawing, stage, (confirmation) => model.send({ ...confirmation, page }));
     const watched = new Visibility((now) => {
       visible = now;
       queue.visible = now;
@@ -90,13 +102,18 @@ export default () => {
     const update = () => row.update(stateOf(model));
     update();
     model.on("change", update);
-    const releaseKeys = insideRoot(el, (root) =>
-      takeKeys(root, (action) => model.send({ type: "key", action })),
-    );
+    const leaveRoot = insideRoot(el, (root) => {
+      const releaseKeys = takeKeys(root, (action) => model.send({ type: "key", action }));
+      roots.add(root);
+      return () => {
+        roots.delete(root);
+        releaseKeys();
+      };
+    });
     const unwatch = visibility?.watch(el);
     return () => {
       unwatch?.();
-      releaseKeys();
+      leaveRoot();
       model.off("change", update);
       row.close();
     };
