@@ -26,6 +26,8 @@ from torch import nn
 
 from gradflow_widget import GradientProbe
 
+from .table import markdown
+
 Step = Callable[[], None]
 NETWORKS = {"20×64": (20, 64), "30×256": (30, 256)}
 
@@ -126,7 +128,7 @@ def wandb_watch(run: Run) -> Iterator[Step]:
             yield step
         finally:
             session.unwatch(run.model)
-            session.finish(quiet=True)
+            session.finish()
 
 
 @contextlib.contextmanager
@@ -377,12 +379,6 @@ def gpu_rows(rounds: int) -> list[str]:
         what = "in full" if full else "every step"
         lines.append(f"- Synchronising calls added, {what}: {added or 'none'}")
     return lines
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main(arguments: list[str] | None = None) -> None:

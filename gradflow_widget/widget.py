@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ipywidgets as widgets
@@ -12,25 +11,35 @@ import traitlets
 from torch import nn
 from torch.optim import Optimizer
 
+from .backstage import Backstage
 from .cells import CellRegistry, after_each_cell
-from .diagnosis.rules import UNDECIDED, Verdict, judge, layer_problems
 from .display.closing import close_tree
 from .display.controls import Actions, Controls, Offer, legend
 from .display.stage import SPEEDS, Speed, Stage
 from .measurement.history import History
 from .measurement.reading import Reading
-from .playground.data import DATA
-from .playground.networks import NETWORKS
+from .playground.assembly import assemble
 from .training.batches import DEFAULT_BATCH_SIZE, as_batches
 from .training.construction import Construction, ModelSource, OptimizerSource
-from .training.session import Objective, TrainingSession
-from .training.settings import Settings, checked_positive
+from .training.objective import Objective, as_objective
+from .training.run import check_unwatched
+from .training.session import TrainingSession
+from .training.settings import Settings, checked_count
+from .training.steering import learning_rate_of
 from .tweaks.activation import ACTIVATIONS
 from .tweaks.depth import DEEPEST, SHALLOWEST
-from .tweaks.knobs import COLD_KNOBS, checked_knob
+from .tweaks.knobs import COLD_KNOBS
 
 _cells = CellRegistry()
-_watched: weakref.WeakKeyDictionary[Optimizer, GradientFlow] = weakref.WeakKeyDictionary()
+
+
+class _FreshStatus(traitlets.Unicode[str, str]):
+    """The status line, brought up to date when somebody reads it."""
+
+    def get(self, obj: Any, cls: type[Any] | None = None) -> str | None:
+        """Return the line as it is now."""
+        obj._refresh_status()
+        return super().get(obj, cls)
 
 
 class GradientFlow(widgets.VBox):
@@ -63,7 +72,7 @@ class GradientFlow(widgets.VBox):
     playing = traitlets.Bool(False, help="Whether steps follow one another.")
     step_number = traitlets.Int(0, read_only=True, help="Steps done in the present run.")
     loss = traitlets.Float(math.nan, read_only=True, help="Loss of the latest step.")
-    status = traitlets.Unicode("", read_only=True, help="The status line.")
+    status = _FreshStatus("", read_only=True, help="The status line.")
 
     def __init__(
         self,
@@ -76,43 +85,40 @@ class GradientFlow(widgets.VBox):
         clip_norm: float | None = None,
         seed: int = 0,
     ) -> None:
-        _cells.replace_earlier()
-        self._closed = False
-        self._ready = False
-        if isinstance(optimizer, Optimizer) and optimizer in _watched:
-            raise ValueError(
-                "optimizer is watched by another GradientFlow already: close() that one first."
-            )
-        construction = Construction(model, optimizer)
-        objective, origin = _as_objective(loss_fn, objective, data)
+        self._closed = self._ready = False
+        self._construction = construction = Construction(model, optimizer)
+        objective, origin = as_objective(loss_fn, objective, data)
         batches = as_batches(data) if data is not None else None
-        cold = {n: knob.value for n, knob in construction.knobs.items() if knob.offered}
-        size = batches.size if batches is not None else None
+        samples = batches.size if batches is not None else None
         settings = Settings(
             clip_norm=clip_norm,
-            batch_size=None if size is None else min(DEFAULT_BATCH_SIZE, size),
+            batch_size=None if samples is None else min(DEFAULT_BATCH_SIZE, samples),
             seed=seed,
-            **cold,
+            **{name: knob.value for name, knob in construction.knobs.items() if knob.offered},
         )
-        self._construction, self._batches = construction, batches
-        self._notice: tuple[str, bool] = ("", False)
-        backstage = _Backstage(self)
-        self._stage = backstage.stage = Stage(backstage)
+        # An earlier run of this cell may be training the very same model.
+        _cells.replace_earlier()
+        check_unwatched(optimizer)
+        self._backstage = Backstage(self)
+        self._stage = self._backstage.stage = Stage(self._backstage)
+        self._session: TrainingSession | None = None
+        self._controls: Controls | None = None
+        self._stop_listening: Callable[[], None] = lambda: None
         try:
             self._session = TrainingSession(
-                construction, objective, batches, settings, backstage, origin=origin
+                construction, objective, batches, settings, self._backstage, origin=origin
             )
+            self._backstage.session = self._session
+            self._adopt(settings)
+            self._controls = self._make_controls(samples)
+            super().__init__(self._children(self._controls))
         except BaseException:
-            self._stage.close()
+            self._release()
             raise
-        if isinstance(optimizer, Optimizer):
-            _watched[optimizer] = self
-        self._adopt(settings)
-        self._controls = self._make_controls(size)
-        self._stop_listening = after_each_cell(self._cell_ended)
-        super().__init__(self._children())
         self.add_class("gradflow")
+        self._stop_listening = after_each_cell(self._cell_ended)
         self._ready = True
+        self._backstage.say()
         _cells.define(self)
 
     @classmethod
@@ -131,53 +137,39 @@ class GradientFlow(widgets.VBox):
         Raises:
             ValueError: a name or a value is unknown; the message lists the known ones.
         """
-        import torch
-
-        if network not in NETWORKS:
-            raise ValueError(
-                f"network {network!r} is unknown: choose one of {', '.join(NETWORKS)}."
-            )
-        if data not in DATA:
-            raise ValueError(f"data {data!r} is unknown: choose one of {', '.join(DATA)}.")
-        known = ("learning_rate", "clip_norm", "clip_value", "batch_size", *COLD_KNOBS, "speed")
-        for name in knobs:
-            if name not in known:
-                raise ValueError(f"knob {name!r} is unknown: choose among {', '.join(known)}.")
-        make = NETWORKS[network]
-        depth = checked_knob("depth", knobs.pop("depth", 8))
-        activation = checked_knob("activation", knobs.pop("activation", "tanh"))
-        rate = checked_positive("learning_rate", knobs.pop("learning_rate", 0.1))
-
-        def build(depth: int = depth, activation: str = activation) -> nn.Module:
-            return make(depth, activation)
-
-        flow = cls(
-            build,
-            lambda parameters: torch.optim.SGD(parameters, lr=rate),
-            torch.nn.CrossEntropyLoss(),
-            DATA[data](),
-            seed=seed,
-        )
-        for name, value in knobs.items():
-            setattr(flow, name, value)
+        parts = assemble(network, data, knobs)
+        if "learning_rate" in knobs:
+            Settings(learning_rate=knobs["learning_rate"])
+        flow = cls(parts.build, parts.optimize, parts.loss_fn, parts.data, seed=seed)
+        try:
+            for name, value in parts.hot.items():
+                setattr(flow, name, value)
+        except BaseException:
+            flow.close()
+            raise
         return flow
 
     # -- properties ------------------------------------------------------------------
 
     @property
+    def _training(self) -> TrainingSession:
+        assert self._session is not None
+        return self._session
+
+    @property
     def model(self) -> nn.Module:
         """The model as it now stands."""
-        return self._session.model
+        return self._training.model
 
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer as it now stands."""
-        return self._session.optimizer
+        return self._training.optimizer
 
     @property
     def history(self) -> History:
         """All readings of the present run."""
-        return self._session.history
+        return self._training.history
 
     # -- training --------------------------------------------------------------------
 
@@ -187,11 +179,11 @@ class GradientFlow(widgets.VBox):
         Raises:
             RuntimeError: there is nothing to train with, or the widget is closed.
         """
-        self._session.play()
+        self._training.play()
 
     def pause(self) -> None:
         """Stop after the step under way."""
-        self._session.pause()
+        self._training.pause()
 
     def step(self, n: int = 1) -> None:
         """Run ``n`` steps and return when they are done.
@@ -201,15 +193,17 @@ class GradientFlow(widgets.VBox):
             RuntimeError: there is nothing to train with, or the widget is closed.
             Exception: what the model or the data raised, with its traceback.
         """
-        self._session.step(n)
+        self._training.step(n)
 
     def steps(self, n: int) -> Iterator[Reading]:
         """Train ``n`` steps in the calling thread and yield each step's Reading.
 
         Raises:
+            ValueError: ``n`` is no whole number of at least 1.
+            RuntimeError: there is nothing to train with, or the widget is closed.
             Exception: what the model or the data raised.
         """
-        yield from self._session.steps(n)
+        return self._training.steps(n)
 
     def run(self, loop: Callable[[], object]) -> None:
         """Run your own training function on the session's thread; the controls stay live.
@@ -221,8 +215,9 @@ class GradientFlow(widgets.VBox):
             TypeError: ``loop`` can't be called.
             RuntimeError: another loop is under way, or the widget is closed.
         """
-        self._controls.allow_playing()
-        self._session.run(loop)
+        self._training.run(loop)
+        if self._controls is not None:
+            self._controls.allow_playing()
 
     def wait(self, steps: int | None = None, timeout: float | None = None) -> bool:
         """Wait until ``steps`` more steps are done, or until training comes to rest.
@@ -234,112 +229,118 @@ class GradientFlow(widgets.VBox):
             RuntimeError: nothing is training, so that no step would ever come.
             Exception: what the model or the data raised, with its traceback.
         """
-        return self._session.wait(steps, timeout)
+        return self._training.wait(steps, timeout)
 
     def reset(self, seed: int | None = None) -> None:
         """Go back to the first step, to the same run again or with another seed.
 
         With another seed a model from a factory gets new weights; one given ready made
         keeps its own and sees other batches.
+
+        Raises:
+            ValueError: ``seed`` is no whole number from 0 to 2**63 - 1.
+            RuntimeError: the widget is closed, or your own loop is under way in a cell.
         """
-        self._session.reset(seed)
+        self._training.reset(seed)
 
     def close(self) -> None:
         """Stop training, take every hook off and close every part of the widget."""
-        if getattr(self, "_closed", True):
+        # ipywidgets also calls this for an object whose construction has failed.
+        if not getattr(self, "_ready", False) or self._closed:
             return
         self._closed = True
-        if not self._ready:
-            return
+        self._refresh_status()
+        self._release()
+
+    def _release(self) -> None:
         self._stop_listening()
-        self._session.stop()
-        self._controls.close()
-        self._stage.close()
-        for optimizer, flow in list(_watched.items()):
-            if flow is self:
-                del _watched[optimizer]
-        close_tree(self)
-        close_tree(self._stage.panel)
+        try:
+            if self._session is not None:
+                self._session.stop()
+        finally:
+            if self._controls is not None:
+                self._controls.close()
+            self._stage.close()
+            roots = [self, self._stage.panel, self._stage.table]
+            roots += [self._stage.bars.figure, self._stage.loss.figure]
+            if self._controls is not None:
+                controls = self._controls
+                roots += [controls.toolbar, controls.knobs, controls.views]
+            for root in roots:
+                close_tree(root)
 
     # -- traits ----------------------------------------------------------------------
 
     def _adopt(self, settings: Settings) -> None:
         """Give the traits their first values."""
-        self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        self.learning_rate = learning_rate_of(self.optimizer)
         for name in ("clip_norm", "clip_value", "batch_size", *COLD_KNOBS):
             setattr(self, name, getattr(settings, name))
 
-    @traitlets.validate("learning_rate")
-    def _check_learning_rate(self, proposal: Any) -> Any:
-        value = proposal["value"]
-        return checked_positive("learning_rate", value) if self._ready else value
-
-    @traitlets.validate("clip_norm", "clip_value")
-    def _check_clip(self, proposal: Any) -> Any:
-        value = proposal["value"]
-        return None if value is None else checked_positive(proposal["trait"].name, value)
-
-    @traitlets.validate("batch_size")
-    def _check_batch_size(self, proposal: Any) -> Any:
-        value = proposal["value"]
-        if self._ready:
-            if self._batches is None or self._batches.size is None:
-                raise ValueError(
-                    "batch_size can't be set: the data come in batches of their own, "
-                    "so change it where they are made."
-                )
-            if value is None:
-                raise ValueError("batch_size must be a whole number of at least 1, not None.")
-            self._session.check_batch_size(self._session.settings.replaced(batch_size=value))
-        return value
-
-    @traitlets.validate(*COLD_KNOBS)
-    def _check_cold(self, proposal: Any) -> Any:
+    @traitlets.validate("learning_rate", "clip_norm", "clip_value", "batch_size", *COLD_KNOBS)
+    def _check_knob(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
         if not self._ready:
             return value
-        knob = self._construction.knobs[name]
-        if not knob.offered:
-            raise ValueError(f"{name} can't be changed: {knob.reason}")
-        return checked_knob(name, value)
+        if value is None and name not in ("clip_norm", "clip_value"):
+            raise ValueError(f"{name} can't be set to None: {self._refusal(name) or 'give one.'}")
+        refusal = self._refusal(name)
+        if refusal:
+            raise ValueError(f"{name} can't be changed: {refusal}")
+        return getattr(self._training.check(**self._with_other_clip_off(name, value)), name)
+
+    def _refusal(self, name: str) -> str:
+        """Return why a knob can't be turned; "" where it can."""
+        if name in COLD_KNOBS:
+            return self._construction.knobs[name].reason
+        if name == "learning_rate" and learning_rate_of(self.optimizer) is None:
+            return "the optimizer has no learning rate."
+        if name == "batch_size" and self._training.settings.batch_size is None:
+            return "the data come in batches of their own, so change it where they are made."
+        return ""
+
+    @staticmethod
+    def _with_other_clip_off(name: str, value: Any) -> dict[str, Any]:
+        """Return the changes that a turn of one knob makes: one clipping at a time."""
+        other = {"clip_norm": "clip_value", "clip_value": "clip_norm"}.get(name)
+        return {name: value} if other is None or value is None else {name: value, other: None}
 
     @traitlets.validate("speed")
     def _check_speed(self, proposal: Any) -> Speed:
         value: Any = proposal["value"]
-        if value == "max" or (
-            isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        ):
-            return value  # type: ignore[no-any-return]
-        raise ValueError(
-            f"speed must be a whole number of at least 1 or 'max', not {value!r}; "
-            f"the menu offers {', '.join(map(str, SPEEDS))}."
-        )
+        if value == "max":
+            return "max"
+        try:
+            return checked_count("speed", value)
+        except ValueError:
+            raise ValueError(
+                f"speed must be a whole number of at least 1 or 'max', not {value!r}; "
+                f"the menu offers {', '.join(map(str, SPEEDS))}."
+            ) from None
 
     @traitlets.observe("learning_rate", "clip_norm", "clip_value", "batch_size")
     def _turn_hot(self, change: Any) -> None:
         if not self._ready:
             return
         name, value = change["name"], change["new"]
-        if value is not None and name in ("clip_norm", "clip_value"):
-            other = "clip_value" if name == "clip_norm" else "clip_norm"
-            if getattr(self, other) is not None:
-                setattr(self, other, None)
-        self._session.apply(self._session.settings.replaced(**{name: value}))
-        self._stage.mark(_marker(name, value))
+        if getattr(self._training.settings, name) == value:
+            return
+        changes = self._with_other_clip_off(name, value)
+        self._training.turn(**changes)
+        for other, off in changes.items():
+            if other != name:
+                setattr(self, other, off)
 
     @traitlets.observe(*COLD_KNOBS)
     def _turn_cold(self, change: Any) -> None:
-        if not self._ready:
-            return
         name, value = change["name"], change["new"]
-        settings = self._session.settings
-        if getattr(settings, name) == value:
+        if not self._ready or getattr(self._training.settings, name) == value:
             return
         try:
-            self._session.apply(settings.replaced(**{name: value}))
-        except Exception:
+            self._training.turn(**{name: value})
+        except BaseException:
             # The old model goes on, and so does its knob.
-            setattr(self, name, change["old"])
+            setattr(self, name, getattr(self._training.settings, name))
             raise
 
     @traitlets.observe("speed")
@@ -348,31 +349,34 @@ class GradientFlow(widgets.VBox):
 
     @traitlets.observe("playing")
     def _turn_playing(self, change: Any) -> None:
-        if not self._ready or change["new"] == self._session.playing:
+        if not self._ready or self._backstage.is_following():
             return
-        if change["new"]:
-            try:
-                self._session.play()
-            except RuntimeError:
-                self.playing = False
-                raise
-        else:
-            self._session.pause()
+        if not change["new"]:
+            self._training.pause()
+            return
+        try:
+            self._training.play()
+        except RuntimeError:
+            self.playing = False
+            raise
+
+    def _refresh_status(self) -> None:
+        if self.__dict__.get("_ready"):
+            self._backstage.refresh_status()
 
     # -- parts -----------------------------------------------------------------------
 
     def _make_controls(self, samples: int | None) -> Controls:
-        knobs = self._construction.knobs
-        session = self._session
+        knobs, session = self._construction.knobs, self._training
         return Controls(
             self,
             Actions(
-                toggle=self._toggle,
-                step=lambda: session.request_steps(1),
-                reset=lambda: session.reset(),
-                new_seed=lambda: session.reset(session.settings.seed + 1),
+                toggle=lambda: self.press("toggle"),
+                step=lambda: self.press("step"),
+                reset=lambda: self.press("reset"),
+                new_seed=lambda: self.press("new seed"),
                 look_at=self._stage.look_at,
-                failed=self._say_error,
+                failed=self._backstage.say_error,
             ),
             cold={name: Offer(knob.value, knob.reason) for name, knob in knobs.items()},
             activations=list(ACTIVATIONS),
@@ -381,8 +385,8 @@ class GradientFlow(widgets.VBox):
             can_train=session.can_train,
         )
 
-    def _children(self) -> list[Any]:
-        stage, controls = self._stage, self._controls
+    def _children(self, controls: Controls) -> list[Any]:
+        stage = self._stage
         charts = widgets.Box([stage.bars.figure, stage.loss.figure])
         charts.add_class("gradflow-charts")
         return [
@@ -395,150 +399,22 @@ class GradientFlow(widgets.VBox):
             stage.table,
         ]
 
-    def _toggle(self) -> None:
-        if self._session.playing:
-            self._session.pause()
-        else:
-            self._session.play()
-
-    def _press(self, action: str) -> None:
-        """Do what a key in the page asks for."""
+    def press(self, action: str) -> None:
+        """Do what a button or a key asks for: "toggle", "step", "reset" or "new seed"."""
+        session = self._training
         try:
             if action == "toggle":
-                self._toggle()
+                (session.pause if session.playing else session.play)()
             elif action == "step":
-                self._session.request_steps(1)
+                session.request_steps(1)
             elif action == "reset":
-                self._session.reset()
+                session.reset()
+            elif action == "new seed":
+                session.reset(session.settings.seed + 1)
         except Exception as error:
-            self._say_error(error)
-
-    def _say_error(self, error: BaseException) -> None:
-        self._notice = (str(error), True)
-        self._stage.state_changed()
+            self._backstage.say_error(error)
 
     def _cell_ended(self) -> None:
-        if self._session.foreign_loop:
-            self._session.loop_has_ended()
-            self._stage.state_changed()
-
-
-class _Backstage:
-    """Between the session and the stage: the traits, the verdict and the notices."""
-
-    def __init__(self, flow: GradientFlow) -> None:
-        self._flow = weakref.ref(flow)
-        self.stage: Stage
-
-    @property
-    def _session(self) -> TrainingSession | None:
-        flow = self._flow()
-        return getattr(flow, "_session", None)
-
-    # What the session tells.
-
-    def next_is_drawn(self, *, may_wait: bool, must: bool = False) -> bool:
-        return self.stage.next_is_drawn(may_wait=may_wait, must=must)
-
-    def record(self, reading: Reading) -> None:
-        self.stage.record(reading)
-        flow = self._flow()
-        if flow is not None:
-            flow.set_trait("step_number", reading.step)
-            flow.set_trait("loss", reading.loss)
-
-    def begin_run(self, preview: Reading | None) -> None:
-        self.stage.begin_run(preview)
-        flow = self._flow()
-        if flow is not None:
-            flow._notice = ("", False)
-            flow.set_trait("step_number", 0)
-            flow.set_trait("loss", math.nan)
-
-    def state_changed(self) -> None:
-        flow, session = self._flow(), self._session
-        if flow is None or session is None:
-            return
-        if session.error is None:
-            flow._notice = ("", False)
-        if flow.playing != session.playing:
-            flow.playing = session.playing
-        self.stage.state_changed()
-
-    # What the stage asks.
-
-    def verdict(self, readings: Sequence[Reading]) -> Verdict:
-        session = self._session
-        return UNDECIDED if session is None else judge(readings, session.first_nonfinite)
-
-    def layer_problems(self, reading: Reading) -> Sequence[str]:
-        return layer_problems(reading)
-
-    def notice(self) -> tuple[str, bool]:
-        flow, session = self._flow(), self._session
-        if flow is None or session is None:
-            return "", False
-        if session.error is not None:
-            kind = type(session.error).__name__
-            return f"Training stopped: {kind}: {session.error}", True
-        if session.foreign_loop:
-            return "Your loop is running in a cell: the controls apply when the cell ends.", False
-        return flow._notice
-
-    def is_playing(self) -> bool:
-        session = self._session
-        return session is not None and (session.playing or session.foreign_loop)
-
-    def on_key(self, action: str) -> None:
-        flow = self._flow()
-        if flow is not None:
-            flow._press(action)
-
-    def on_status(self, status: str) -> None:
-        flow = self._flow()
-        if flow is not None:
-            flow.set_trait("status", status)
-
-
-def _as_objective(
-    loss_fn: Callable[[Any, Any], Any] | None, objective: Objective | None, data: Any
-) -> tuple[Objective | None, str]:
-    """Return what a step minimises and the name of the argument that it came from.
-
-    Raises:
-        TypeError: a function can't be called.
-        ValueError: ``loss_fn`` and ``objective`` are both given, or data without either.
-    """
-    if loss_fn is not None and objective is not None:
-        raise ValueError("loss_fn and objective are both given: choose one.")
-    for name, function in (("loss_fn", loss_fn), ("objective", objective)):
-        if function is not None and not callable(function):
-            raise TypeError(f"{name} must be a function, not {type(function).__name__}.")
-    if data is None:
-        return None, "objective"
-    if objective is not None:
-        return objective, "objective"
-    if loss_fn is None:
-        raise ValueError("data was given without loss_fn: give loss_fn or objective too.")
-    loss = loss_fn
-
-    def supervised(model: nn.Module, batch: Any) -> Any:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                "data gave a batch that is no pair (inputs, targets): "
-                "use objective(model, batch) instead of loss_fn."
-            )
-        inputs, targets = batch
-        return loss(model(inputs), targets)
-
-    return supervised, "loss_fn"
-
-
-def _marker(name: str, value: Any) -> str:
-    words = {
-        "learning_rate": "lr",
-        "clip_norm": "clip norm",
-        "clip_value": "clip value",
-        "batch_size": "batch",
-    }
-    return f"{words[name]} {'off' if value is None else format(value, '.3g')}"
+        if self._training.foreign_loop:
+            self._training.loop_has_ended()
+            self._backstage.say()

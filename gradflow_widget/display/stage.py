@@ -128,6 +128,9 @@ class Stage:
                 self._full.append(reading)
         if reading.is_full:
             self.publisher.draw(step=True)
+        elif not self._director.is_playing():
+            # Paused while this step was under way: the status line tells its number.
+            self.publisher.draw(step=False)
 
     def begin_run(self, preview: Reading | None) -> None:
         """Turn the present run into the ghost and show the new network."""
@@ -148,8 +151,15 @@ class Stage:
         """Show that the session plays, rests, has failed or has finished."""
         with self._lock:
             self._pace.clear()
-            self._speak()
+            status = self._speak()
+        self._director.on_status(status)
         self.publisher.draw(step=False)
+
+    def refresh_status(self) -> None:
+        """Bring the status line up to date; no page need be there."""
+        with self._lock:
+            status = self._speak()
+        self._director.on_status(status)
 
     # -- what the user looks at ------------------------------------------------------
 
@@ -181,8 +191,9 @@ class Stage:
     def settle(self) -> None:
         """Bring the widgets' Python side up to date with what was drawn."""
         with self._lock:
-            self._draw()
+            status = self._draw()
             self._writer.settle()
+        self._director.on_status(status)
 
     def close(self) -> None:
         """End the drawing; widgets are closed by who shows them."""
@@ -193,25 +204,25 @@ class Stage:
 
     def _compose(self, whole: bool) -> tuple[list[dict[str, Any]], list[memoryview]]:
         with self._lock:
-            self._draw()
-            return self._writer.message(whole=whole)
+            status = self._draw()
+            message = self._writer.message(whole=whole)
+        # Who listens to the status may come back here, or wait for who does.
+        self._director.on_status(status)
+        return message
 
-    def _draw(self) -> None:
+    def _draw(self) -> str:
         reading = self._shown
         if reading is not None:
             self.bars.draw(self._writer, reading, self._director.layer_problems(reading))
             draw_table(self._writer, reading)
         self.loss.draw(self._writer)
-        self._speak()
+        return self._speak()
 
-    def _speak(self) -> None:
-        """Say in words what there is to say: on the panel, and to the director."""
+    def _speak(self) -> str:
+        """Say in words on the panel what there is to say; return it as one line."""
         verdict = self._director.verdict(tuple(self._full))
         notice, is_error = self._director.notice()
         line = self._status_line()
-        self._director.on_status(
-            " · ".join(part for part in (line, verdict.sentence, notice) if part)
-        )
         self._writer.set(
             "panel",
             status=line,
@@ -221,6 +232,7 @@ class Stage:
             notice=notice,
             notice_is_error=is_error,
         )
+        return " · ".join(part for part in (line, verdict.sentence, notice) if part)
 
     def _status_line(self) -> str:
         step = self._step

@@ -163,12 +163,12 @@ def _through_views(node: Any, producers: Container[Any]) -> Any:
 
 def dead_and_saturated(
     output: torch.Tensor, flatness: Flatness, module: nn.Module
-) -> tuple[tuple[torch.Tensor, int], tuple[torch.Tensor, int]]:
+) -> tuple[tuple[torch.Tensor | None, int], tuple[torch.Tensor | None, int]]:
     """Count dead units and saturated outputs: (count, of how many) of each.
 
     A unit is a channel of a convolution or batch norm, else a place in the last
     dimension; it is dead where the activation is exactly flat for the whole batch. Counts
-    are 0-d integer tensors on the device.
+    are 0-d integer tensors on the device; None stands for 0 where there can be none.
     """
     z = output.detach()
     if isinstance(module, _CHANNEL_FIRST) and z.dim() > 1:
@@ -176,9 +176,8 @@ def dead_and_saturated(
     units = z.reshape(-1, z.shape[-1]) if z.dim() else z.reshape(1, 1)
     silent = _outside(units, flatness.dead_below, flatness.dead_above)
     flat = _outside(units, flatness.flat_below, flatness.flat_above)
-    none = torch.zeros((), device=z.device, dtype=torch.int64)
-    dead = none if silent is None else torch.count_nonzero(silent.all(dim=0))
-    saturated = none if flat is None else torch.count_nonzero(flat)
+    dead = None if silent is None else torch.count_nonzero(silent.all(dim=0))
+    saturated = None if flat is None else torch.count_nonzero(flat)
     return (dead, units.shape[1]), (saturated, units.numel())
 
 

@@ -37,7 +37,7 @@ class _Call:
         self.recomputed = torch._C._current_graph_task_id() != -1
         self.signals: list[torch.Tensor] = []
         # (dead, of how many units), (saturated, of how many outputs)
-        self.counts: tuple[tuple[torch.Tensor, int], ...] = ()
+        self.counts: tuple[tuple[torch.Tensor | None, int], ...] = ()
 
 
 class _Output:
@@ -250,7 +250,7 @@ class Collected:
 
     Attributes:
         norms: L2 norms, 0-d tensors of one dtype: signals, then activations.
-        counts: counts, 0-d integer tensors: dead and saturated in turn.
+        counts: counts, 0-d integer tensors: dead and saturated in turn, where any can be.
     """
 
     def __init__(self, calls: Sequence[tuple[int, _Call]], layers: int) -> None:
@@ -258,7 +258,8 @@ class Collected:
         signals = [(layer, call, s) for layer, call in calls for s in call.signals]
         counted = [(layer, count) for layer, call in calls for count in call.counts]
         self.norms = [s for _, _, s in signals] + [call.activation for _, call in calls]
-        self.counts = [scalar for _, (scalar, _) in counted]
+        self.counts = [scalar for _, (scalar, _) in counted if scalar is not None]
+        self._counted = [i for i, (_, (scalar, _)) in enumerate(counted) if scalar is not None]
         self._signals = len(signals)
         self._norm_layers = [layer for layer, _, _ in signals] + [layer for layer, _ in calls]
         self._norm_numbers = [call.samples for _, call, _ in signals]
@@ -278,6 +279,9 @@ class Collected:
         columns[0] = self._means(layers[:first], squares[:first], numbers[:first])
         columns[1] = self._means(layers[first:], squares[first:], numbers[first:])
         layers, numbers = self._count_layers, self._count_numbers
+        every = np.zeros(len(layers))
+        every[self._counted] = counts
+        counts = every
         columns[2] = self._means(layers[::2], counts[::2], numbers[::2])
         columns[3] = self._means(layers[1::2], counts[1::2], numbers[1::2])
         columns[:2] = np.sqrt(columns[:2])

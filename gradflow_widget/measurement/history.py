@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,15 +42,18 @@ LAYER_COLUMNS = (
 _EVERY_STEP = (5, 2)
 _FIRST = len(STEP_COLUMNS)  # where a row's first layer column begins
 _BUDGET_BYTES = 200_000_000
-# A row of single numbers, and of a block: minimum, mean, maximum and counts.
-_ROWS_PER_STEP = 1 + 4 / 2
+# There are a quarter as many blocks as single steps, and a block takes four times as much:
+# minimum, mean, maximum and counts.
+_ROWS_PER_STEP = 1 + 4 / 4
+# So many parts, of which the oldest is thinned at a time, have the single steps.
+_PARTS = 32
 
 
 class History:
     """Every step's numbers as columns of shape (steps,) or (steps, layers), float64.
 
     The newest steps are kept one by one. When they fill their share of the memory, the
-    older half is thinned to blocks of steps with their minimum, mean and maximum, and
+    oldest are thinned to blocks of steps with their minimum, mean and maximum, and all
     blocks are joined in pairs when they in turn fill theirs. A column therefore has one
     row for each recent step and one for each block: ``history.step`` says where a row
     stands (the mean of a block's steps), ``steps_per_row`` how many steps it holds.
@@ -76,6 +79,8 @@ class History:
             self._described: tuple[Layer, ...] = ()
             self._length = 0
             self._most = 0
+            # The oldest single step stands here; the rows are a ring once they are full.
+            self._start = 0
             # One row a step: the step columns, then each layer column.
             self._rows = np.empty((0, 0))
             self._blocks: _Blocks | None = None
@@ -108,7 +113,8 @@ class History:
                     self._grow(min(2 * self._length, self._most))
                 else:
                     self._thin()
-            row, count = self._rows[self._length], len(self._described)
+            row = self._rows[(self._start + self._length) % len(self._rows)]
+            count = len(self._described)
             first, second, third = _FIRST, _FIRST + count, _FIRST + 2 * count
             row[: _EVERY_STEP[0]] = (
                 reading.step,
@@ -140,7 +146,9 @@ class History:
             return
         self._described = reading.described
         width = _FIRST + len(LAYER_COLUMNS) * len(self._described)
-        self._most = int(np.clip(self._budget / (_ROWS_PER_STEP * 8 * width), 64, 100_000))
+        rows = np.clip(self._budget / (_ROWS_PER_STEP * 8 * width), 2 * _PARTS, 100_000)
+        self._part = 2 ** int(np.log2(rows / _PARTS))  # a power of two, as blocks are
+        self._most = _PARTS * self._part
         self._rows = np.empty((0, width))
         self._grow(min(256, self._most))
 
@@ -150,14 +158,21 @@ class History:
         self._rows = rows
 
     def _thin(self) -> None:
-        """Move the older half of the single steps into blocks of two."""
-        half = self._length // 2 // 2 * 2
+        """Move the oldest part of the single steps into blocks.
+
+        Part by part, so that no step waits for long.
+        """
         if self._blocks is None:
-            self._blocks = _Blocks(len(self._described), self._most // 2)
-        self._blocks.extend(self._rows[:half])
-        kept = self._length - half
-        self._rows[:kept] = self._rows[half : self._length].copy()
-        self._length = kept
+            self._blocks = _Blocks(len(self._described), self._most // 4)
+        self._blocks.extend(self._rows[self._start : self._start + self._part])
+        self._start = (self._start + self._part) % self._most
+        self._length -= self._part
+
+    def _recent(self, place: int | slice) -> FloatArray:
+        """Return a column of the single steps, oldest first, as a fresh array."""
+        end = self._start + self._length
+        first = self._rows[self._start : end, place]
+        return np.concatenate([first, self._rows[: max(0, end - len(self._rows)), place]])
 
     def _place(self, name: str) -> int | slice:
         """Return where a column stands in a row."""
@@ -185,9 +200,9 @@ class History:
             place = self._place(name)
             if not self._most:
                 return np.empty((0,) if name in STEP_COLUMNS else (0, 0))
-            recent = self._rows[: self._length, place]
+            recent = self._recent(place)
             if self._blocks is None:
-                return recent.copy()
+                return recent
             return np.concatenate([self._blocks.rows(statistic)[:, place], recent])
 
     def columns(self, *names: str, statistic: Statistic = "mean") -> tuple[FloatArray, ...]:
@@ -227,6 +242,10 @@ class History:
         return pd.DataFrame(values, columns=labels)
 
 
+# Minimum, mean and maximum of rows, and how many numbers each mean is of.
+_Summary = tuple[FloatArray, FloatArray, FloatArray, NDArray[np.int64]]
+
+
 class _Blocks:
     """Blocks of older steps: minimum, mean and maximum of every number of a row."""
 
@@ -234,6 +253,7 @@ class _Blocks:
         width = _FIRST + len(LAYER_COLUMNS) * layers
         self.length = 0
         self._capacity = capacity
+        self._size = 2  # steps of a block; the last may still be filling
         self._low, self._mean, self._high = (np.empty((capacity, width)) for _ in range(3))
         # How many numbers a mean is of: full readings come only now and then.
         self._count = np.empty((capacity, width), dtype=np.int64)
@@ -256,51 +276,53 @@ class _Blocks:
         return array[: self.length]
 
     def extend(self, rows: FloatArray) -> None:
-        """Append an even number of single steps as blocks of two."""
-        start = 0
-        while start < len(rows):
-            while self.length == self._capacity:
-                self._halve()
-            part = rows[start : start + 2 * (self._capacity - self.length)]
-            count = np.where(self._every_step | ~np.isnan(part), 1, 0)
-            into = self._join(self.length, part, part, part, count)
-            self._steps[into] = 2
+        """Append single steps, a power of two of them."""
+        count = np.where(self._every_step | ~np.isnan(rows), 1, 0)
+        self._append((rows, rows, rows, count), 1)
+
+    def _append(self, summary: _Summary, steps: int) -> None:
+        """Append rows that stand for ``steps`` steps each, joined to blocks of full size."""
+        while len(summary[0]) > 1 and steps < self._size:
+            summary, steps = _joined(summary), 2 * steps
+        last = slice(self.length - 1, self.length)
+        if self.length and steps < self._size and self._steps[last] < self._size:
+            pairs = zip(self._arrays(), summary, strict=True)
+            both = tuple([np.concatenate([array[last], row]) for array, row in pairs])
+            self._put(last, _joined(cast(_Summary, both)), self._steps[last] + steps)
+        elif self.length + len(summary[0]) > self._capacity:
+            self._halve()
+            self._append(summary, steps)
+        else:
+            into = slice(self.length, self.length + len(summary[0]))
+            self._put(into, summary, steps)
             self.length = into.stop
-            start += len(part)
 
     def _halve(self) -> None:
-        """Join the blocks in pairs, so that half the rows are free again."""
-        even = self.length // 2 * 2
-        low, mean, high = (a[:even].copy() for a in (self._low, self._mean, self._high))
-        into = self._join(0, low, mean, high, self._count[:even].copy())
-        self._steps[into] = self._steps[0:even:2] + self._steps[1:even:2]
-        if even < self.length:
-            for array in (self._low, self._mean, self._high):
-                array[into.stop] = array[even]
-            self._count[into.stop] = self._count[even]
-            self._steps[into.stop] = self._steps[even]
-        self.length = into.stop + (self.length - even)
+        """Join the blocks, all of them full, in pairs: half the rows are free again."""
+        joined = _joined((self._low, self._mean, self._high, self._count))
+        self.length //= 2
+        self._put(slice(0, self.length), joined, 2 * self._size)
+        self._size *= 2
 
-    def _join(
-        self,
-        at: int,
-        low: FloatArray,
-        mean: FloatArray,
-        high: FloatArray,
-        count: NDArray[np.int64],
-    ) -> slice:
-        """Join rows in pairs and write them from row ``at`` on; return where they stand."""
-        into = slice(at, at + len(low) // 2)
-        self._low[into] = np.fmin(low[0::2], low[1::2])
-        self._high[into] = np.fmax(high[0::2], high[1::2])
-        n, m = count[0::2], count[1::2]
-        with np.errstate(invalid="ignore", over="ignore"):
-            # Weights first: the sum of two numbers near the largest float overflows.
-            total = np.maximum(n + m, 1)
-            parts = [
-                np.where(weight > 0, part * (weight / total), 0.0)
-                for part, weight in ((mean[0::2], n), (mean[1::2], m))
-            ]
-            self._mean[into] = np.where(n + m > 0, parts[0] + parts[1], np.nan)
-        self._count[into] = n + m
-        return into
+    def _arrays(self) -> _Summary:
+        return self._low, self._mean, self._high, self._count
+
+    def _put(self, into: slice, summary: _Summary, steps: int | NDArray[np.int64]) -> None:
+        for array, values in zip(self._arrays(), summary, strict=True):
+            array[into] = values
+        self._steps[into] = steps
+
+
+def _joined(summary: _Summary) -> _Summary:
+    """Join rows in pairs."""
+    low, mean, high, count = summary
+    n, m = count[0::2], count[1::2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        # Weights first: the sum of two numbers near the largest float overflows.
+        total = np.maximum(n + m, 1)
+        first, second = (
+            np.where(weight > 0, part * (weight / total), 0.0)
+            for part, weight in ((mean[0::2], n), (mean[1::2], m))
+        )
+        means = np.where(n + m > 0, first + second, np.nan)
+    return np.fmin(low[0::2], low[1::2]), means, np.fmax(high[0::2], high[1::2]), n + m

@@ -97,10 +97,31 @@ class NormPlan:
             except (NotImplementedError, RuntimeError):
                 # Sparse gradients where no module told of them, such as F.embedding's.
                 self._may_be_sparse = True
-                self._uniform = False
+                self._uniform = self._fast = False
         if norms is None:
             norms = stacked(exact_norms(tensors))
         return norms.double().numpy() if norms.device.type == "cpu" else norms
+
+    def norm(self, tensor: torch.Tensor) -> float:
+        """Return the norm of one of the tensors, on the CPU."""
+        if self._fast:
+            value = float(torch.linalg.vector_norm(tensor))
+            if _TRUSTED[0] <= value <= _TRUSTED[1]:
+                return value
+        return float(exact_norms([tensor])[0])
+
+    def largest(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """Return the largest magnitude of each tensor; NaN where one holds a NaN."""
+        if not (self._fast and self._stacks and len(tensors) == self._count):
+            return stacked(largest_magnitudes(tensors))
+        pieces = [
+            torch.stack([tensors[index] for index in group]).flatten(1).abs().amax(1)
+            for group in self._stacks
+        ]
+        if self._single:
+            single = [tensors[index] for index in self._single]
+            pieces.insert(0, torch.stack(largest_magnitudes(single)))
+        return torch.cat(pieces)[torch.from_numpy(self._back)]
 
     def _fast_norms(self, tensors: list[torch.Tensor]) -> FloatArray:
         if len(tensors) == self._count and self._stacks:

@@ -12,6 +12,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 DEFAULT_BATCH_SIZE = 64
 
 
+class NoBatchError(ValueError):
+    """A pass over the data gave no batch at all."""
+
+
 class Batches(Protocol):
     """Where a session's batches come from.
 
@@ -146,7 +150,7 @@ class IterableBatches:
         """Return the iterable's next batch as it is.
 
         Raises:
-            ValueError: a new pass gave no batch at all.
+            NoBatchError: a new pass gave no batch at all.
         """
         if self._iterator is not None:
             batch = next(self._iterator, _END)
@@ -174,7 +178,7 @@ _NO_BATCHES = (torch.Tensor, np.ndarray, str, bytes, Mapping)
 def _first_of(iterator: Iterator[Any]) -> Any:
     batch = next(iterator, _END)
     if batch is _END:
-        raise ValueError(
+        raise NoBatchError(
             "data gave no batch: it is empty or can be gone through only once; "
             "pass a list of batches or a DataLoader."
         )

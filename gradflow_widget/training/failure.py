@@ -7,6 +7,10 @@ from torch import nn
 _LONGEST = 200
 
 
+class FirstBatchError(RuntimeError):
+    """The user's model, loss or data raised on the first batch."""
+
+
 def described(error: BaseException) -> str:
     """Return an exception's type and the first line of its message, without a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -53,7 +53,7 @@ class Pace:
     def play(self) -> None:
         """Let steps follow one another."""
         with self._condition:
-            self._playing = True
+            self._playing = not self._stopped
             self._condition.notify_all()
 
     def pause(self) -> None:
@@ -66,6 +66,8 @@ class Pace:
         with self._condition:
             self._playing = False
             self._asked += count
+            if self._stopped:
+                self._rest()
             self._condition.notify_all()
             return self._asked
 

@@ -1,17 +1,24 @@
 """TrainingSession: runs steps on a thread of its own, or watches the user's own loop.
 
 One step at a time holds the step lock; whatever changes the run (reset, rebuild) announces
-itself first, so that a session that plays makes way for it, and then takes the same lock.
-Settings are one immutable value, replaced whole and read once per step. The audience (the
-page, or nobody) decides which steps are drawn, and a session waits for it only between
-steps.
+itself to the pace first, so that a session that plays makes way for it, and then takes the
+same lock. The step lock comes before the pace's condition, which nobody holds while calling
+anybody else. Settings are one immutable value, replaced whole and read once per step.
+Readings are told to the audience when their step is over, so that whoever looks on may
+pause, reset or close the session.
 """
 
 from __future__ import annotations
 
+import atexit
+import logging
+import math
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -19,18 +26,22 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 
 from ..measurement.history import History
-from ..measurement.nonfinite import NonFinite, first_nonfinite, first_nonfinite_output
-from ..measurement.probe import GradientProbe
+from ..measurement.nonfinite import NonFinite
 from ..measurement.reading import Reading
 from ..measurement.single import checked_loss, read_objective
-from .batches import Batches, TensorBatches, on_device
+from .batches import Batches, NoBatchError, TensorBatches, on_device
 from .construction import Construction
-from .randomness import RandomStream
-from .settings import Settings
-from .snapshot import Snapshot
-from .steering import Steering
+from .failure import FirstBatchError, came_from, described
+from .objective import NoPairError, Objective
+from .pace import Pace
+from .randomness import RandomState, RandomStream, python_and_numpy_state
+from .run import Run, check_unwatched
+from .settings import Settings, checked_count
 
-Objective = Callable[[nn.Module, Any], torch.Tensor]
+# A user's loop can be ended only where it steps; how long to wait for that.
+LOOP_PATIENCE = 10.0
+_log = logging.getLogger(__name__)
+CLOSED = "this GradientFlow is closed: make a new one."
 
 
 class Audience(Protocol):
@@ -69,9 +80,8 @@ class TrainingSession:
         origin: the name of the argument that ``objective`` came from, for error messages.
 
     Raises:
-        TypeError, ValueError: the model, optimizer or objective can't be trained; see
-            :class:`GradientProbe` and :func:`checked_loss`.
-        RuntimeError: the first forward pass failed.
+        TypeError, ValueError: the model, optimizer, data or objective can't be used.
+        RuntimeError: the model, objective or data failed on the first batch.
     """
 
     def __init__(
@@ -88,29 +98,33 @@ class TrainingSession:
         self._objective = objective
         self._batches = batches
         self._settings = self._settings_of_step = settings
+        self._settings_lock = threading.Lock()
         self._audience = audience
         self._origin = origin
         self._random = RandomStream(
             settings.seed, every_source=not isinstance(batches, TensorBatches | None)
         )
+        self._pace = Pace()
         self._step_lock = threading.RLock()
-        self._changed = threading.Condition()
-        self._changers = 0
-        self._playing = False
-        self._due = 0
-        self._stopped = False
+        self._own_step_on: int | None = None
+        self._untold: deque[Reading] = deque()
+        self._telling = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._thread_lock = threading.Lock()
         self._loop: Callable[[], object] | None = None
         self._loop_is_running = False
         self._loop_must_end = False
-        self._in_own_step = False
-        self._steps_done = 0
+        self._loop_begins_at: RandomState | None = None
+        self._loop_is_repeated = False
+        self._foreign: threading.Thread | None = None
         self.error: BaseException | None = None
-        self.foreign_loop = False
-        self.first_nonfinite: NonFinite | None = None
-        with self._random():
-            model, optimizer = construction.build(settings)
-        self._attach(model, optimizer, self._preview(model, settings))
+        self._traceback: TracebackType | None = None
+        model, optimizer = construction.build(settings)
+        check_unwatched(optimizer)
+        preview = self._preview(model, settings)
+        self._run = self._watch(model, optimizer)
+        self._begin_run(preview)
+        _open_sessions.add(self)
 
     # -- what is there ---------------------------------------------------------------
 
@@ -120,19 +134,41 @@ class TrainingSession:
         return self._settings
 
     @property
+    def model(self) -> nn.Module:
+        """The model of the present run."""
+        return self._run.model
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of the present run."""
+        return self._run.optimizer
+
+    @property
     def history(self) -> History:
-        """The readings of the present run."""
-        return self.probe.history
+        """The readings of the present run; waits for those still on the device."""
+        history = self._run.probe.history
+        self._tell()
+        return history
+
+    @property
+    def first_nonfinite(self) -> NonFinite | None:
+        """The first tensor of the present run that was not finite."""
+        return self._run.fault.found
+
+    @property
+    def failure(self) -> str:
+        """What stopped the training, in one line without a full stop; "" if nothing did."""
+        return "" if self.error is None else described(self.error)
 
     @property
     def playing(self) -> bool:
         """Whether steps follow one another until somebody pauses."""
-        return self._playing
+        return self._pace.playing
 
     @property
-    def step_number(self) -> int:
-        """Steps done in the present run."""
-        return self.probe.steps
+    def closed(self) -> bool:
+        """Whether the session has been stopped."""
+        return self._pace.stopped
 
     @property
     def can_train(self) -> bool:
@@ -140,125 +176,190 @@ class TrainingSession:
         return self._objective is not None or self._loop is not None
 
     @property
-    def runs_loop(self) -> bool:
-        """Whether a loop of the user's is under way on the session's thread."""
-        return self._loop is not None
+    def foreign_loop(self) -> bool:
+        """Whether a plain loop of the user's has stepped and its cell is not known to end."""
+        return self._foreign is not None
 
     # -- making and changing the run -------------------------------------------------
 
     def _preview(self, model: nn.Module, settings: Settings) -> Reading | None:
-        """Look at a network before any step: one forward and backward on the first batch."""
-        if self._objective is None or self._batches is None:
+        """Look at a network before any step: one forward and backward on the first batch.
+
+        The present run, its batches and its random state stay as they are.
+        """
+        objective, batches = self._objective, self._batches
+        if objective is None or batches is None:
             return None
-        with self._random():
-            self._batches.restart(settings.seed)
+
+        def failed(culprit: str, error: Exception) -> FirstBatchError:
+            return FirstBatchError(
+                f"{culprit} failed on the first batch with {described(error)}: "
+                "check that model, loss and data fit together."
+            )
+
+        def watched(model: nn.Module, batch: Any) -> torch.Tensor:
+            before = python_and_numpy_state()
             try:
-                batch = self._next_batch(model, settings)
-                reading = read_objective(model, self._objective, batch, origin=self._origin)
-            except (TypeError, ValueError):
+                loss = objective(model, batch)
+            except NoPairError:
                 raise
             except Exception as error:
-                raise RuntimeError(
-                    f"model failed on the first batch with {type(error).__name__}: {error} "
-                    "— check that the data fit the model."
-                ) from error
-            finally:
-                self._batches.restart(settings.seed)
-        return reading
+                culprit = "model" if came_from(error, model) else self._origin
+                raise failed(culprit, error) from error
+            if python_and_numpy_state() != before:
+                self._random.every_source = True
+            return loss
 
-    def _attach(self, model: nn.Module, optimizer: Optimizer, preview: Reading | None) -> None:
-        """Put hooks on a new pair and make it the present run."""
-        steering = Steering(optimizer, lambda: self._read_settings())
-        try:
-            probe = GradientProbe(model, optimizer)
-        except BaseException:
-            steering.close()
-            raise
-        steering.follow(probe)
-        probe.on_reading = self._on_reading
+        with RandomStream(settings.seed, every_source=True)():
+            try:
+                batch = batches.first(settings.seed, settings.batch_size)
+                batch = on_device(batch, next(model.parameters()).device)
+            except NoBatchError:
+                raise
+            except Exception as error:
+                raise failed("data", error) from error
+            try:
+                return read_objective(model, watched, batch, origin=self._origin)
+            except (TypeError, ValueError, FirstBatchError):
+                raise
+            except Exception as error:
+                raise failed("model", error) from error
+
+    def _watch(self, model: nn.Module, optimizer: Optimizer) -> Run:
+        return Run(
+            model,
+            optimizer,
+            self._read_settings,
+            on_reading=self._on_reading,
+            before_step=self._before_step,
+            after_step=self._after_step,
+        )
+
+    def _begin_run(self, preview: Reading | None) -> None:
+        settings = self._settings
+        self._random.restart(settings.seed)
+        if self._batches is not None:
+            self._batches.restart(settings.seed)
         if preview is not None:
-            probe.set_order(preview.layers)
-        self.model, self.optimizer = model, optimizer
-        self.probe, self._steering = probe, steering
-        self._loop_hook = optimizer.register_step_post_hook(self._after_step)
-        self._snapshot = Snapshot(model, optimizer)
-        self._random.restart(self._settings.seed)
-        self.first_nonfinite = None
+            self._run.probe.set_order(preview.layers)
+        self._untold.clear()
         self.error = None
         self._audience.begin_run(preview)
-        probe.full = self._audience.next_is_drawn(may_wait=False)
+        self._run.probe.full = self._audience.next_is_drawn(may_wait=False)
 
-    def _detach(self) -> None:
-        self.probe.close()
-        self._steering.close()
-        self._loop_hook.remove()
-
-    def apply(self, settings: Settings) -> None:
-        """Take over new settings: hot ones at the next step, cold ones by a rebuild.
+    def check(self, **changes: Any) -> Settings:
+        """Return the settings as ``changes`` would make them.
 
         Raises:
-            ValueError: the batch size is larger than the data.
-            Exception: what a factory raised; the present run then goes on unchanged.
+            ValueError: a value is out of range, or the batch size larger than the data.
+            RuntimeError: the session is closed.
         """
-        self.check_batch_size(settings)
-        if settings.cold == self._settings.cold:
-            self._settings = settings
-            return
-        with self._exclusive():
-            self._end_loop()
-            self._rebuild(settings)
-
-    def check_batch_size(self, settings: Settings) -> None:
-        """Raise ValueError where the batch size is larger than the data."""
+        self._check_open()
+        settings = self._settings.replaced(**changes)
         size = self._batches.size if self._batches is not None else None
         if size is not None and (settings.batch_size or 0) > size:
             raise ValueError(
                 f"batch_size is {settings.batch_size} but data has only {size} samples: "
                 f"choose at most {size}."
             )
+        return settings
 
-    def _rebuild(self, settings: Settings) -> None:
-        self._random.restart(settings.seed)
-        with self._random():
-            model, optimizer = self._construction.build(settings)
-        preview = self._preview(model, settings)
-        self._detach()
-        self._settings = settings
-        self._attach(model, optimizer, preview)
+    def turn(self, **changes: Any) -> None:
+        """Change settings: hot ones act at the next step, cold ones by a rebuild.
+
+        A cold change ends a loop of the user's that is under way.
+
+        Raises:
+            ValueError: a value can't be used.
+            Exception: what a factory raised; the present run then goes on unchanged.
+        """
+        with self._settings_lock:
+            settings = self.check(**changes)
+            if settings.cold == self._settings.cold:
+                self._settings = settings
+                return
+        with self._changing_the_run():
+            model, optimizer, preview = self._made(self.check(**changes))
+            if self._end_loop() is not None:
+                self._pace.pause()
+            self._replace(model, optimizer, preview, changes)
+        self._audience.state_changed()
+
+    def _made(self, settings: Settings) -> tuple[nn.Module, Optimizer, Reading | None]:
+        model, optimizer = self._construction.build(settings)
+        return model, optimizer, self._preview(model, settings)
+
+    def _replace(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        preview: Reading | None,
+        changes: dict[str, Any],
+    ) -> None:
+        if optimizer is self._run.optimizer:
+            self._run.close()
+            run = self._watch(model, optimizer)
+        else:
+            run = self._watch(model, optimizer)
+            self._run.close()
+        self._run = run
+        with self._settings_lock:
+            self._settings = self._settings.replaced(**changes)
+        self._begin_run(preview)
 
     def reset(self, seed: int | None = None) -> None:
         """Go back to the first step: same seed, same run; with a new seed another one.
 
         A model from a factory is made anew from a new seed; a model given ready made keeps
-        its first weights and sees other batches. A loop of the user's starts again.
+        its first weights and sees other batches. A loop of the user's starts again, with
+        the random state that it first began with, or one of the new seed.
+
+        Raises:
+            ValueError: ``seed`` can't be used.
+            RuntimeError: the session is closed, or a loop under way can't be ended.
         """
-        settings = self._settings if seed is None else self._settings.replaced(seed=seed)
-        with self._exclusive():
-            loop = self._end_loop()
+        changes = {} if seed is None else {"seed": seed}
+        self.check(**changes)
+        with self._changing_the_run():
+            settings = self.check(**changes)
+            preview: Reading | None = None
+            made = None
             if seed is not None and self._construction.is_factory:
-                self._rebuild(settings)
-            else:
-                self._settings = settings
-                self._snapshot.restore(self.model, self.optimizer)
-                preview = self._preview(self.model, settings)
-                self._detach()
-                self._attach(self.model, self.optimizer, preview)
-            if loop is not None:
-                self._loop = loop
-        self._notify()
+                made = self._made(settings)
+            loop = self._end_loop()
+            try:
+                if made is not None:
+                    self._replace(*made, changes)
+                else:
+                    self._run.rewind()
+                    with self._settings_lock:
+                        self._settings = self._settings.replaced(**changes)
+                    try:
+                        preview = self._preview(self.model, self._settings)
+                    finally:
+                        self._begin_run(preview)
+            finally:
+                if loop is not None:
+                    if seed is not None:
+                        self._loop_begins_at = RandomState.seeded(settings.seed)
+                    self._loop_is_repeated = True
+                    self._loop = loop
+        self._audience.state_changed()
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _changing_the_run(self) -> Iterator[None]:
         """Hold the step lock, ahead of a session that plays."""
-        with self._changed:
-            self._changers += 1
-        try:
-            with self._step_lock:
-                yield
-        finally:
-            with self._changed:
-                self._changers -= 1
-                self._changed.notify_all()
+        foreign = self._foreign
+        if foreign is not None and foreign.is_alive():
+            if foreign is not threading.current_thread():
+                raise RuntimeError(
+                    "your own loop is training this model in a cell: wait until it has ended, "
+                    "or hand it to run(loop)."
+                )
+            self._foreign = None
+        with self._pace.changing(), self._step_lock:
+            self._check_open()
+            yield
 
     # -- play, pause, step, wait -----------------------------------------------------
 
@@ -270,47 +371,44 @@ class TrainingSession:
         """
         self._check_can_train()
         self.error = None
-        with self._changed:
-            self._playing = True
+        self._pace.play()
         self._start_thread()
-        self._notify()
+        self._audience.state_changed()
 
     def pause(self) -> None:
         """Stop after the step under way."""
-        with self._changed:
-            self._playing = False
-            self._due = 0
-        self._notify()
+        self._pace.pause()
+        self._audience.state_changed()
 
-    def request_steps(self, count: int) -> None:
-        """Let ``count`` steps run, without waiting for them.
+    def request_steps(self, count: int) -> int:
+        """Pause after ``count`` more steps, without waiting for them.
 
         Raises:
             RuntimeError: there is nothing to train with, or the session is closed.
             ValueError: ``count`` is no whole number of at least 1.
         """
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"n must be a whole number of at least 1, not {count!r}.")
+        count = checked_count("n", count)
         self._check_can_train()
         self.error = None
-        with self._changed:
-            self._playing = False
-            self._due += count
+        ticket = self._pace.ask(count)
         self._start_thread()
-        self._notify()
+        self._audience.state_changed()
+        return ticket
 
     def step(self, count: int = 1) -> None:
-        """Run ``count`` steps and return when they are done.
+        """Run ``count`` steps and return when they are done, or called off by a pause.
 
         Raises:
+            ValueError: ``count`` is no whole number of at least 1.
+            RuntimeError: nothing to train with, closed, or called on the training thread.
             Exception: what the user's model or data raised.
         """
-        self.pause()
-        self.request_steps(count)
-        with self._changed:
-            self._changed.wait_for(lambda: self._due == 0 or self._at_rest())
+        self._check_not_on_thread("step()")
+        ticket = self.request_steps(count)
+        self._pace.wait_for_ticket(ticket)
         self._raise_error()
-        self.probe.history  # noqa: B018 - waits for readings still on the device
+        self._check_open()
+        self.history  # noqa: B018 - waits for readings still on the device
 
     def wait(self, steps: int | None = None, timeout: float | None = None) -> bool:
         """Wait until ``steps`` more steps are done, or until the session comes to rest.
@@ -319,35 +417,58 @@ class TrainingSession:
             False where ``timeout`` seconds ran out first.
 
         Raises:
-            RuntimeError: the session rests already, so that no step would ever come.
+            ValueError: ``steps`` is no whole number of at least 1.
+            RuntimeError: the session rests already, so that no step would ever come; or it
+                is called on the training thread.
             Exception: what the user's model or data raised.
         """
-        with self._changed:
-            goal = None if steps is None else self._steps_done + steps
-            if self._at_rest() and self.error is None and steps:
+        self._check_not_on_thread("wait()")
+        if steps is not None:
+            steps = checked_count("steps", steps)
+            self._raise_error()
+            self._check_open()
+            if self._pace.is_over:
                 raise RuntimeError("nothing is training: call play() before wait(steps=...).")
-            reached = self._changed.wait_for(
-                lambda: self._at_rest() or (goal is not None and self._steps_done >= goal),
-                timeout,
-            )
+        reached = self._pace.wait(steps, timeout)
         self._raise_error()
-        self.probe.history  # noqa: B018 - waits for readings still on the device
+        self.history  # noqa: B018 - waits for readings still on the device
         return reached
 
     def steps(self, count: int) -> Iterator[Reading]:
         """Train in the calling thread and yield each step's reading.
 
         Raises:
+            ValueError: ``count`` is no whole number of at least 1.
+            RuntimeError: nothing to train with, closed, or a loop of the user's is under way.
             Exception: what the user's model or data raised.
         """
-        self.pause()
+        count = checked_count("n", count)
         self._check_can_train()
-        for number in range(1, count + 1):
-            drawn = self._audience.next_is_drawn(may_wait=False, must=number == count)
-            self._one_step(drawn)
-            latest = self.probe.history.latest
-            assert latest is not None
-            yield latest
+        if self._loop is not None:
+            raise RuntimeError("your own loop is under way: wait() for it first.")
+        return self._steps_here(count)
+
+    def _steps_here(self, count: int) -> Iterator[Reading]:
+        self.error = None
+        self.pause()
+        try:
+            for number in range(1, count + 1):
+                drawn = self._audience.next_is_drawn(may_wait=False, must=number == count)
+                yield self._step_here(drawn)
+        finally:
+            self._audience.state_changed()
+
+    def _step_here(self, drawn: bool) -> Reading:
+        with self._step_lock:
+            self._check_open()
+            try:
+                self._one_step(drawn, asked=False)
+                latest = self.history.latest
+            except Exception as error:
+                self._fail(error)
+                raise
+        assert latest is not None
+        return latest
 
     def run(self, loop: Callable[[], object]) -> None:
         """Run the user's own training function on the session's thread, and play.
@@ -355,227 +476,305 @@ class TrainingSession:
         Its optimizer steps pause, go on and end under the session's hand.
 
         Raises:
-            TypeError: ``loop`` can't be called without arguments.
+            TypeError: ``loop`` can't be called.
             RuntimeError: another loop is under way, or the session is closed.
         """
         if not callable(loop):
             raise TypeError(
                 f"loop must be a function without parameters, not {type(loop).__name__}."
             )
-        if self._stopped:
-            raise RuntimeError("this GradientFlow is closed: make a new one.")
-        if self._loop is not None:
-            raise RuntimeError("another loop is under way: wait() for it, or call reset().")
-        self._loop = loop
+        with self._step_lock:
+            self._check_open()
+            if self._loop is not None:
+                raise RuntimeError("another loop is under way: wait() for it, or call reset().")
+            self._loop_begins_at, self._loop_is_repeated = RandomState(), False
+            self._foreign = None
+            self._loop = loop
         self.play()
 
     def stop(self) -> None:
-        """End the thread and take every hook off; what was recorded stays."""
-        with self._changed:
-            if self._stopped:
-                return
-            self._stopped = True
-            self._playing = False
-            self._due = 0
-            self._loop_must_end = True
-            self._changed.notify_all()
+        """End the thread and take every hook off; what was recorded stays.
+
+        A loop of the user's is unwound where it steps next; if it does not step within
+        ``LOOP_PATIENCE`` seconds, the hooks stay until it does.
+        """
+        if not self._pace.stop():
+            return
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-        self._detach()
+        if thread is threading.current_thread():
+            if self._loop_is_running:
+                return  # its hooks are being called; the thread takes them off at its end
+        elif thread is not None:
+            thread.join(LOOP_PATIENCE if self._loop is not None else None)
+            if thread.is_alive():
+                return
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._step_lock:
+            self._run.close()
+            if self._batches is not None:
+                self._batches.restart(self._settings.seed)  # lets go of an iterator's processes
+        _open_sessions.discard(self)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError(CLOSED)
 
     def _check_can_train(self) -> None:
-        if self._stopped:
-            raise RuntimeError("this GradientFlow is closed: make a new one.")
+        self._check_open()
         if not self.can_train:
             raise RuntimeError(
                 "there is nothing to train with: give loss_fn and data, or hand your own "
                 "loop to run(loop)."
             )
 
+    def _check_not_on_thread(self, name: str) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                f"{name} was called on the training thread, for which it would wait forever: "
+                "call it from a cell."
+            )
+
     def _raise_error(self) -> None:
-        error, self.error = self.error, None
-        if error is not None:
-            self.error = error
-            raise error
-
-    def _at_rest(self) -> bool:
-        return self._stopped or not (self._playing or self._due)
-
-    def _is_last(self) -> bool:
-        return self._due == 1 and not self._playing
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-        self._audience.state_changed()
+        if self.error is not None:
+            # Raising adds to a traceback; each time it begins where the user's code raised.
+            raise self.error.with_traceback(self._traceback)
 
     # -- the thread ------------------------------------------------------------------
 
     def _start_thread(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(
-                target=self._work, name="gradflow-training", daemon=True
-            )
-            self._thread.start()
+        with self._thread_lock:
+            if self._thread is None and not self.closed:
+                self._thread = threading.Thread(
+                    target=self._work, name="gradflow-training", daemon=True
+                )
+                self._thread.start()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._stopped or (not self._at_rest() and not self._changers)
-                )
-                if self._stopped:
-                    return
+        while self._pace.wait_for_turn():
             try:
                 if self._loop is not None:
-                    self._run_loop(self._loop)
+                    self._run_loop()
                 else:
-                    drawn = self._audience.next_is_drawn(may_wait=True, must=self._is_last())
-                    self._one_step(drawn, on_thread=True)
+                    self._step_for_pace()
             except BaseException as error:
                 self._fail(error)
+            finally:
+                self._pace.end()
 
     def _fail(self, error: BaseException) -> None:
-        self.error = error
-        with self._changed:
-            self._playing = False
-            self._due = 0
-        self._notify()
+        self.error, self._traceback = error, error.__traceback__
+        self._pace.pause()
+        try:
+            self._come_to_rest()
+        except Exception:
+            # An observer has failed too; the first failure is the one to tell.
+            _log.exception("the end of training could not be shown")
 
-    def _one_step(self, drawn: bool, *, on_thread: bool = False) -> None:
+    def _come_to_rest(self) -> None:
+        """Tell the audience of everything, also of what was still on the device."""
+        self.history  # noqa: B018
+        self._audience.state_changed()
+
+    def _step_for_pace(self) -> None:
+        if self._objective is None:  # the loop that was to be played has just ended
+            self.pause()
+            return
+        drawn = self._audience.next_is_drawn(may_wait=True, must=self._pace.next_is_last)
         with self._step_lock:
-            if on_thread and (self._at_rest() or self._changers):
+            if not self._pace.begin():
                 return  # paused, or asked to make way, while waiting for the page
-            self.probe.full = drawn
-            self._in_own_step = True
-            try:
-                self._train()
-            finally:
-                self._in_own_step = False
-        self._count_step(on_thread)
+            self._one_step(drawn, asked=True)
+        if self._pace.at_rest:
+            self._come_to_rest()
 
-    def _count_step(self, asked_for: bool) -> None:
-        with self._changed:
-            self._steps_done += 1
-            finished = False
-            if asked_for and self._due and not self._playing:
-                self._due -= 1
-                finished = self._due == 0
-            self._changed.notify_all()
-        if finished:
-            self._audience.state_changed()
+    # -- a step ----------------------------------------------------------------------
+
+    def _one_step(self, drawn: bool, *, asked: bool) -> None:
+        """Do one step, the step lock held, and tell the audience."""
+        self._foreign = None
+        self._run.probe.full = drawn
+        self._own_step_on = threading.get_ident()
+        try:
+            self._train()
+        finally:
+            self._own_step_on = None
+        try:
+            self._tell()
+        finally:
+            self._pace.count(asked=asked)
 
     def _train(self) -> None:
-        """Do one step: batch, forward, backward, optimizer."""
+        """Batch, forward, backward, optimizer."""
         settings = self._settings_of_step = self._settings
-        optimizer = self.optimizer
+        model, optimizer = self._run.model, self._run.optimizer
+        objective, batches = self._objective, self._batches
+        assert objective is not None
+        assert batches is not None
         with self._random():
-            batch = self._next_batch(self.model, settings)
+            device = self._run.a_parameter.device
+            batch = on_device(batches.next(settings.batch_size), device)
 
             def closure() -> torch.Tensor:
                 optimizer.zero_grad(set_to_none=True)
-                assert self._objective is not None
-                loss = checked_loss(self._objective(self.model, batch), self._origin)
-                if self.first_nonfinite is None and loss.device.type == "cpu":
-                    self._look_for_nonfinite(loss, batch)
+                begins_at = torch.get_rng_state()
+                loss = checked_loss(objective(model, batch), self._origin)
+                if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+                    self._look_again(lambda: objective(model, batch), begins_at)
                 loss.backward()  # type: ignore[no-untyped-call]
                 return loss
 
             if isinstance(optimizer, LBFGS):
-                optimizer.step(closure)  # type: ignore[no-untyped-call]
+                self._step_with_closure(optimizer, closure)
             else:
                 closure()
                 optimizer.step()
 
-    def _next_batch(self, model: nn.Module, settings: Settings) -> Any:
-        assert self._batches is not None
-        device = next(model.parameters()).device
-        return on_device(self._batches.next(settings.batch_size), device)
+    def _step_with_closure(self, optimizer: LBFGS, closure: Callable[[], torch.Tensor]) -> None:
+        def clipped() -> torch.Tensor:
+            loss = closure()
+            self._run.steering.clip()
+            return loss
 
-    def _look_for_nonfinite(self, loss: torch.Tensor, batch: Any) -> None:
-        """Find the layer where the first non-finite loss came from, before weights change."""
-        objective = self._objective
-        if bool(torch.isfinite(loss)) or objective is None:
-            return
-        layer = first_nonfinite_output(self.model, lambda: objective(self.model, batch))
-        step = self.probe.steps + 1
-        self.first_nonfinite = (
-            NonFinite(step, layer, "output") if layer else NonFinite(step, "", "loss")
-        )
+        optimizer.step(clipped)  # type: ignore[no-untyped-call]
+
+    def _look_again(self, forward: Callable[[], object], begins_at: torch.Tensor) -> None:
+        def repeated() -> object:
+            torch.set_rng_state(begins_at)  # the same dropout; what is drawn is put back
+            return forward()
+
+        self._run.fault.look_again(self._run.probe.steps + 1, repeated)
 
     # -- the user's own loop ---------------------------------------------------------
 
-    def _run_loop(self, loop: Callable[[], object]) -> None:
-        self._loop_is_running = True
-        self._loop_must_end = False
-        ended = False
+    def _run_loop(self) -> None:
+        begun = False
+
+        def claim() -> None:
+            nonlocal begun
+            begun = self._loop_is_running = self._loop is not None
+
+        if not self._pace.begin(claim) or not begun:
+            return
+        loop, failure = self._loop, None
+        assert loop is not None
         try:
-            self.probe.full = self._audience.next_is_drawn(may_wait=False)
+            self._run.probe.full = self._audience.next_is_drawn(may_wait=False)
+            if self._loop_is_repeated and self._loop_begins_at is not None:
+                self._loop_begins_at.put()
             loop()
-            ended = True
         except LoopStopped:
             pass
-        finally:
-            with self._changed:
-                self._loop_is_running = False
-                if ended or not self._loop_must_end:
-                    self._loop = None
-                    self._playing = False
-                    self._due = 0
-                self._changed.notify_all()
-        if ended:
-            self._notify()
+        except BaseException as error:
+            failure = error
+        unwound = False
+
+        def leave() -> None:
+            nonlocal unwound
+            unwound = self._loop_must_end or self.closed
+            self._loop_is_running = False
+            if not self._loop_must_end:
+                self._loop = None
+
+        self._pace.wake(leave)
+        if self.closed:
+            self._let_go()
+        if unwound:
+            return  # what it raised on its way out ends with it
+        if failure is not None:
+            raise failure
+        self._pace.pause()
+        self._come_to_rest()
 
     def _end_loop(self) -> Callable[[], object] | None:
-        """Unwind the user's loop, if one is under way, and return it."""
-        with self._changed:
-            loop = self._loop
-            if loop is None or threading.current_thread() is self._thread:
-                return None
-            self._loop_must_end = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._loop_is_running)
+        """Unwind the user's loop, if one is under way, and return it.
+
+        Raises:
+            RuntimeError: it is the caller itself, or does not come to a step in time.
+        """
+        loop = self._loop
+        if loop is None:
+            return None
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("your own loop can't reset itself: call reset() from a cell.")
+        self._pace.wake(lambda: self._set_loop_must_end(True))
+        unwound = self._pace.wait_until(lambda: not self._loop_is_running, LOOP_PATIENCE)
+        if unwound:
             self._loop = None
+        self._pace.wake(lambda: self._set_loop_must_end(False))
+        if not unwound:
+            raise RuntimeError(
+                f"your own loop has not come to an optimizer step for {LOOP_PATIENCE:.0f} "
+                "seconds, where it could be ended: try again later."
+            )
         return loop
+
+    def _set_loop_must_end(self, value: bool) -> None:
+        self._loop_must_end = value
+
+    def _before_step(self, *_: Any) -> None:
+        """Look for a NaN in a loop that is not ours, while the weights still are as they were."""
+        if self._own_step_on != threading.get_ident() and self._run.fault.found is None:
+            loss = self._run.probe.loss_so_far
+            if loss is not None and not math.isfinite(loss):
+                self._run.fault.look_again(self._run.probe.steps + 1)
 
     def _after_step(self, *_: Any) -> None:
         """Come in between two steps of a loop that is not ours."""
-        if self._in_own_step:
+        if self._own_step_on == threading.get_ident():
             return
+        self._tell()
+        probe, pace = self._run.probe, self._pace
         if self._loop_is_running and threading.current_thread() is self._thread:
-            self._count_step(asked_for=True)
-            self._pause_point()
-            self.probe.full = self._audience.next_is_drawn(may_wait=True, must=self._is_last())
-            self._pause_point()
+            pace.count(asked=True)
+            if pace.at_rest:
+                self._come_to_rest()
+            while True:
+                if not pace.hold(lambda: self._loop_must_end):
+                    raise LoopStopped
+                probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
+                if not pace.at_rest:
+                    return
+        if self.closed:
             return
-        if not self.foreign_loop:
-            self.foreign_loop = True
+        known, self._foreign = self._foreign, threading.current_thread()
+        if known is None:
             self._audience.state_changed()
-        self._count_step(asked_for=False)
-        self.probe.full = self._audience.next_is_drawn(may_wait=False)
-
-    def _pause_point(self) -> None:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or self._loop_must_end or not self._at_rest()
-            )
-            if self._stopped or self._loop_must_end:
-                raise LoopStopped
+        pace.count(asked=False)
+        probe.full = self._audience.next_is_drawn(may_wait=False)
 
     def loop_has_ended(self) -> None:
         """Note that the cell with the user's plain loop has ended."""
-        self.foreign_loop = False
+        self._foreign = None
 
     # -- readings and settings of a step ---------------------------------------------
 
     def _read_settings(self) -> Settings:
         """Return the settings of the step under way: in our own, those it began with."""
-        if not self._in_own_step:
+        if self._own_step_on is None:
             self._settings_of_step = self._settings
         return self._settings_of_step
 
     def _on_reading(self, reading: Reading) -> None:
-        if self.first_nonfinite is None:
-            self.first_nonfinite = first_nonfinite(reading)
-        self._audience.record(reading)
+        self._run.fault.take(reading)
+        self._untold.append(reading)
+
+    def _tell(self) -> None:
+        """Tell the audience of new readings, in their order; one thread at a time."""
+        while self._untold and self._telling.acquire(blocking=False):
+            try:
+                while self._untold:
+                    self._audience.record(self._untold.popleft())
+            finally:
+                self._telling.release()
+
+
+_open_sessions: weakref.WeakSet[TrainingSession] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End the threads before the interpreter takes torch away from under them."""
+    for session in list(_open_sessions):
+        session.stop()

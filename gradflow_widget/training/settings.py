@@ -23,14 +23,20 @@ def checked_positive(name: str, value: object) -> float:
     raise ValueError(f"{name} must be a positive, finite number, not {value!r}.")
 
 
+def _whole(value: object) -> int | None:
+    """Return a Python or NumPy integer as an int; None for anything else, bool among it."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
 def checked_count(name: str, value: object) -> int:
     """Return ``value`` as an int if it is a whole number of at least 1.
 
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 1:
-        return int(value)
+    number = _whole(value)
+    if number is not None and number >= 1:
+        return number
     raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
 
@@ -40,8 +46,9 @@ def checked_seed(seed: object) -> int:
     Raises:
         ValueError: it is no whole number from 0 to 2**63 - 1.
     """
-    if isinstance(seed, Integral) and not isinstance(seed, bool) and 0 <= seed < 2**63:
-        return int(seed)
+    number = _whole(seed)
+    if number is not None and 0 <= number < 2**63:
+        return number
     raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}.")
 
 

@@ -18,21 +18,30 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self._tensors = [tensor.detach().clone() for tensor in _tensors(model)]
+        self._parameters = [p.detach().clone() for p in model.parameters()]
+        self._buffers = [
+            {name: None if b is None else (b, b.detach().clone()) for name, b in named.items()}
+            for named in (module._buffers for module in model.modules())
+        ]
         self._modes = [module.training for module in model.modules()]
         self._optimizer: dict[str, Any] = copy.deepcopy(optimizer.state_dict())
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put everything back."""
         with torch.no_grad():
-            for tensor, saved in zip(_tensors(model), self._tensors, strict=True):
-                tensor.copy_(saved)
-        for module, mode in zip(model.modules(), self._modes, strict=True):
-            module.training = mode
-        for parameter in model.parameters():
-            parameter.grad = None
+            for parameter, saved in zip(model.parameters(), self._parameters, strict=True):
+                parameter.copy_(saved)
+                parameter.grad = None
+            for module, mode, buffers in zip(
+                model.modules(), self._modes, self._buffers, strict=True
+            ):
+                module.training = mode
+                # A forward pass may have put other tensors, or none, in their places.
+                module._buffers.clear()
+                for name, kept in buffers.items():
+                    if kept is None:
+                        module._buffers[name] = None
+                        continue
+                    buffer, values = kept
+                    module._buffers[name] = buffer.copy_(values)
         optimizer.load_state_dict(copy.deepcopy(self._optimizer))
-
-
-def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *model.buffers()]

@@ -25,25 +25,20 @@ class Steering:
         self._settings_of_step = settings_of_step
         self._settings = settings_of_step()
         self._applied: float | None = None
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self._ratios = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
+        self._ratios = _ratios(optimizer)
         self._probe: GradientProbe | None = None
         self._handles = [optimizer.register_step_pre_hook(self._begin)]
 
     def follow(self, probe: GradientProbe) -> None:
         """Put the clipping hook behind the hooks of ``probe``."""
         self._probe = probe
-        self._handles.append(self._optimizer.register_step_pre_hook(self._clip))
+        self._handles.append(self._optimizer.register_step_pre_hook(self._clip_before_step))
 
     def close(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-
-    def forget_learning_rate(self) -> None:
-        """Set the learning rate anew at the next step: the optimizer's was put back."""
-        self._applied = None
 
     def _begin(self, *_: Any) -> None:
         settings = self._settings = self._settings_of_step()
@@ -55,7 +50,14 @@ class Steering:
             set_learning_rate(self._optimizer, wanted, self._ratios)
             self._applied = wanted
 
-    def _clip(self, *_: Any) -> None:
+    def _clip_before_step(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if len(args) < 2 and kwargs.get("closure") is None:  # the optimizer is the first
+            self.clip()
+
+    def clip(self) -> None:
+        """Clip the gradients now; an optimizer with a closure computes them in its step."""
         settings = self._settings
         if settings.clip_norm is None and settings.clip_value is None:
             return
@@ -78,7 +80,27 @@ class Steering:
 def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) -> None:
     """Give the first parameter group ``rate`` and the others their ratio of it."""
     for group, ratio in zip(optimizer.param_groups, ratios, strict=False):
+        if "lr" not in group:
+            continue
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(rate * ratio)
         else:
             group["lr"] = rate * ratio
+
+
+def learning_rate_of(optimizer: Optimizer) -> float | None:
+    """Return the first parameter group's learning rate; None where it has none."""
+    rate = optimizer.param_groups[0].get("lr")
+    return None if rate is None else float(rate)
+
+
+def _ratios(optimizer: Optimizer) -> list[float]:
+    """Return every group's learning rate in relation to the first group's.
+
+    A scheduler that warms up from 0 has put the rate that it aims at in ``initial_lr``.
+    """
+    for key in ("lr", "initial_lr"):
+        rates = [float(group.get(key, 0.0)) for group in optimizer.param_groups]
+        if rates[0]:
+            return [rate / rates[0] for rate in rates]
+    return [1.0] * len(optimizer.param_groups)

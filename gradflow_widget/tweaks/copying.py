@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from .errors import CannotTweak
+from .lineage import mark_lineage
+from .record import carry_record
 
 _HOOKS = tuple(
     name for name in nn.Module().__dict__ if name.endswith("_hooks") or "_hooks_" in name
@@ -44,6 +46,8 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
     for parameter in twin.parameters():
         parameter.grad = None
+    mark_lineage(twin)
+    carry_record(model, twin)
     return twin
 
 

@@ -1,9 +1,26 @@
-"""The range of the depth knob."""
+"""Depth: how often a model repeats its block."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
+
+import torch
+from torch import nn
+
+from .blocks import AsideBlock, KeptRun, Run, find_runs, keep_run, kept_run, kept_runs, structure
+from .copying import copied
+from .errors import CannotTweak
+from .fresh import fresh_copy
+from .lineage import lineage_of
+from .numbering import find_counters, renumber, set_counters
+from .record import forget, record
+from .recurrent import original_layers, set_layers
+from .sequence import walked_with
+from .shapes import change_of_shape
 
 SHALLOWEST, DEEPEST = 1, 64
 
@@ -18,3 +35,283 @@ def checked_depth(depth: Any) -> int:
     if is_whole and SHALLOWEST <= depth <= DEEPEST:
         return int(depth)
     raise ValueError(f"depth must be a whole number from {SHALLOWEST} to {DEEPEST}, not {depth!r}.")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What the depth knob does to a model.
+
+    Attributes:
+        blocks: how many blocks, or recurrent layers, there are now.
+        at: where: the name of their container, or of the recurrent layer.
+        what: a sentence on what the knob would do.
+        others: the other places that ``with_depth`` would take as ``at``.
+    """
+
+    blocks: int
+    at: str
+    what: str
+    others: tuple[str, ...]
+
+
+def depth_of(model: nn.Module, *, at: str | None = None) -> Depth:
+    """Tell what ``with_depth(model, n, at=at)`` would do; ``model`` is untouched.
+
+    Raises:
+        CannotTweak: nothing is repeated (at ``at``), or another block would not fit.
+    """
+    candidates = _candidates(model)
+    chosen = _chosen(candidates, at)
+    others = tuple(other.at for other in candidates if other is not chosen and not other.misfit)
+    return Depth(chosen.count, chosen.at, chosen.sentence, others)
+
+
+def with_depth(model: nn.Module, n: int, *, at: str | None = None, seed: int = 0) -> nn.Module:
+    """Return a copy of ``model`` with ``n`` of its repeated blocks.
+
+    Blocks are added or removed at the end of the longest run of blocks of one structure (see
+    ``find_runs``), or of the layers of an nn.RNN, nn.LSTM or nn.GRU, or of what stands at
+    ``at``, one of ``depth_of(model).others``. New blocks are initialised as their classes do
+    it, from ``seed``; the global random state is untouched. Blocks that were removed are kept
+    aside, outside ``state_dict``, and come back with their weights. Attributes that count or
+    number the blocks are kept right.
+
+    Raises:
+        ValueError: ``n`` is no whole number from 1 to 64.
+        CannotTweak: nothing is repeated (at ``at``), another block would not fit, or a class
+            does not say how to initialise it.
+    """
+    n = checked_depth(n)
+    twin = copied(model)
+    chosen = _chosen(_candidates(twin), at)
+    if isinstance(chosen.target, Run):
+        _resize(twin, chosen.target, n, seed)
+    elif n != chosen.count:
+        set_layers(chosen.target, n, seed, chosen.at)
+    if n == chosen.original:
+        return forget(twin, "depth")
+    return record(
+        twin, "depth", f"{chosen.place} has {n} {chosen.noun}, {chosen.original} at first."
+    )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    at: str
+    target: Run | nn.RNNBase
+    count: int
+    original: int
+    parameters: float
+    misfit: str = ""
+
+    @property
+    def place(self) -> str:
+        return self.at or "The model"
+
+    @property
+    def noun(self) -> str:
+        return "blocks" if isinstance(self.target, Run) else "layers"
+
+    @property
+    def sentence(self) -> str:
+        if isinstance(self.target, Run):
+            block = ", ".join(type(module).__name__ for module in self.target.blocks[0])
+            return f"Repeats or removes the last of the {self.count} blocks ({block}) of " + (
+                f"{self.at}." if self.at else "the model."
+            )
+        return f"Sets the number of layers of {self.at or 'the model'}, {self.count} now."
+
+
+def _candidates(model: nn.Module) -> list[_Candidate]:
+    found: list[_Candidate] = []
+    within: list[str] = []
+    for run in find_runs(model):
+        kept = kept_run(run)
+        original = run.count if kept is None else kept.original
+        named = {candidate.at for candidate in found}
+        names = list(run.container._modules)
+        within += [f"{run.at}.{name}".lstrip(".") for name in names[run.start : run.stop]]
+        # A container's greatest run goes by the container's name, the others by their first module.
+        at = run.at if run.at not in named else f"{run.at}.{names[run.start]}".lstrip(".")
+        misfit = change_of_shape(run.blocks[0]) if kept is None else ""
+        found.append(
+            _Candidate(at, run, run.count, original, run.parameters / run.count * original, misfit)
+        )
+    for name, module in model.named_modules():
+        inside = any(name == path or name.startswith(f"{path}.") for path in within)
+        if isinstance(module, nn.RNNBase) and not inside:
+            size = sum(parameter.numel() for parameter in module.parameters())
+            original = original_layers(module)
+            found.append(
+                _Candidate(
+                    name, module, module.num_layers, original, size / module.num_layers * original
+                )
+            )
+    return sorted(found, key=lambda one: (one.original > 1, one.parameters), reverse=True)
+
+
+def _chosen(candidates: list[_Candidate], at: str | None) -> _Candidate:
+    fitting = [candidate for candidate in candidates if not candidate.misfit]
+    if at is not None:
+        named = [candidate for candidate in candidates if candidate.at == at]
+        if not named:
+            known = ", ".join(repr(candidate.at) for candidate in fitting) or "there is none"
+            raise CannotTweak(f"No block is repeated at {at!r}: choose one of {known}.")
+        candidates, fitting = named, [one for one in named if not one.misfit]
+    if fitting:
+        return fitting[0]
+    if candidates:
+        raise CannotTweak(
+            f"The blocks of {candidates[0].at or 'the model'} change the shape of their input "
+            f"({candidates[0].misfit}), so one more or fewer would not fit."
+        )
+    raise CannotTweak(
+        "The model repeats no block: its depth can be changed where a Sequential or ModuleList has "
+        "two or more blocks of one structure one after another, or a recurrent layer num_layers."
+    )
+
+
+def _resize(model: nn.Module, run: Run, n: int, seed: int) -> None:
+    ancestors = _ancestors(model, run.at)
+    together = [run, *_companions(run, ancestors)]
+    for one in together:
+        kept = kept_run(one)
+        if kept is None:
+            length = len(one.container._modules)
+            kept = KeptRun(
+                one.start,
+                one.period,
+                one.count,
+                length,
+                one.count,
+                f"{lineage_of(one.container, one.at)}[{one.start}]",
+                find_counters(ancestors, one.at, one.count, one.period, length)
+                if one is run
+                else [],
+            )
+            keep_run(one.container, kept)
+        set_counters(ancestors, kept.counters, n)
+        while kept.count > n:
+            _remove_last(one.container, kept)
+        while kept.count < n:
+            _add_last(model, one.container, kept, ancestors, seed)
+
+
+def _ancestors(model: nn.Module, path: str) -> list[nn.Module]:
+    parts = path.split(".") if path else []
+    return [model.get_submodule(".".join(parts[:length])) for length in range(len(parts) + 1)]
+
+
+def _companions(run: Run, ancestors: list[nn.Module]) -> Iterator[Run]:
+    """Yield the lists that a loop walks along with the run's: zip(self.layers, self.norms)."""
+    container = run.container
+    if not isinstance(container, nn.ModuleList) or run.period * run.count != len(container):
+        return
+    owner, name = ancestors[-2], run.at.rpartition(".")[2]
+    siblings = {
+        other: child
+        for other, child in owner.named_children()
+        if isinstance(child, nn.ModuleList | nn.ParameterList) and child is not container
+    }
+    for other in walked_with(type(owner), name) & set(siblings):
+        sibling = siblings[other]
+        if len(sibling) != len(container):
+            continue
+        kinds = {structure(module) for module in sibling.children()}
+        if len(kinds) != 1 or run.period != 1:
+            raise CannotTweak(
+                f"{type(owner).__name__} walks {name} and {other} together, and {other} does not "
+                "repeat one block, so its depth can't be changed."
+            )
+        yield Run(f"{run.at.rpartition('.')[0]}.{other}".lstrip("."), sibling, 0, 1, len(sibling))
+
+
+def _remove_last(container: nn.Module, kept: KeptRun) -> None:
+    items = list(container._modules.items())
+    stop = kept.start + kept.period * kept.count
+    taken = {
+        name: module for name, module in items[stop - kept.period : stop] if module is not None
+    }
+    for module in taken.values():
+        for parameter in module.parameters():
+            parameter.grad = None
+    kept.aside.insert(0, AsideBlock(taken, container.training))
+    _set_items(container, items[: stop - kept.period] + items[stop:])
+    _shift(container, kept, -1)
+
+
+def _add_last(
+    model: nn.Module, container: nn.Module, kept: KeptRun, ancestors: list[nn.Module], seed: int
+) -> None:
+    items = list(container._modules.items())
+    stop = kept.start + kept.period * kept.count
+    names = [name for name, _ in items]
+    last = [module for _, module in items[stop - kept.period : stop] if module is not None]
+    new = _brought_back(container, kept, last)
+    if new is None:
+        place = f"{kept.place} block {kept.count}"
+        fresh = fresh_copy(model, last, ancestors, seed, place)
+        if kept.count > 1:
+            before = [
+                module
+                for _, module in items[stop - 2 * kept.period : stop - kept.period]
+                if module is not None
+            ]
+            renumber(before, last, fresh)
+        new = {}
+        for name, module in zip(names[stop - kept.period : stop], fresh, strict=True):
+            new[_next_name(name, [*names, *new])] = module
+    _set_items(container, [*items[:stop], *new.items(), *items[stop:]])
+    _shift(container, kept, 1)
+
+
+def _brought_back(
+    container: nn.Module, kept: KeptRun, last: list[nn.Module]
+) -> dict[str, nn.Module] | None:
+    if not kept.aside:
+        return None
+    if [structure(module) for module in kept.aside[0].modules.values()] != [
+        structure(module) for module in last
+    ]:
+        # The blocks have been rebuilt in the meantime: these no longer fit in.
+        kept.aside.clear()
+        return None
+    block = kept.aside.pop(0)
+    like = next((tensor for module in last for tensor in module.parameters()), torch.empty(()))
+    for module in block.modules.values():
+        tensor = next(module.parameters(), like)
+        if (tensor.device, tensor.dtype) != (like.device, like.dtype):
+            module.to(device=like.device, dtype=like.dtype)
+        if container.training != block.training:
+            module.train(container.training)
+    return block.modules
+
+
+def _set_items(container: nn.Module, items: list[tuple[str, nn.Module | None]]) -> None:
+    numbered = all(name.isdigit() for name, _ in items)
+    container._modules.clear()
+    for index, (name, module) in enumerate(items):
+        container._modules[str(index) if numbered else name] = module
+
+
+def _shift(container: nn.Module, kept: KeptRun, blocks: int) -> None:
+    # The container has already changed, so every run in it looks forgotten.
+    everyone: list[KeptRun] = container.__dict__["_gradflow_kept_runs"]
+    for other in everyone:
+        other.length = len(container._modules)
+        if other.start > kept.start:
+            other.start += blocks * kept.period
+    kept.count += blocks
+
+
+def _next_name(name: str, names: list[str]) -> str:
+    digits = list(re.finditer(r"\d+", name))
+    for number in range(1, len(names) + 2):
+        if digits:
+            last = digits[-1]
+            new = f"{name[: last.start()]}{int(last[0]) + number}{name[last.end() :]}"
+        else:
+            new = f"{name}_{number}"
+        if new not in names:
+            return new
+    raise AssertionError("more names are taken than there are")

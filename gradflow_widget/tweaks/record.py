@@ -28,3 +28,15 @@ def record(model: nn.Module, knob: str, sentence: str) -> nn.Module:
     kept = tuple(tweak for tweak in tweaks_of(model) if tweak.knob != knob)
     model.__dict__[_PLACE] = (*kept, Tweak(knob, sentence))
     return model
+
+
+def forget(model: nn.Module, knob: str) -> nn.Module:
+    """Drop the note of a change that has been undone; return ``model``."""
+    model.__dict__[_PLACE] = tuple(tweak for tweak in tweaks_of(model) if tweak.knob != knob)
+    return model
+
+
+def carry_record(model: nn.Module, twin: nn.Module) -> None:
+    """Give a copy the record of its model: a compiled module's copy is made without it."""
+    if tweaks_of(model):
+        twin.__dict__[_PLACE] = tweaks_of(model)

@@ -117,7 +117,8 @@ class Kernel:
 class Notebook:
     """A notebook open in a page of its own, with its kernel."""
 
-    def __init__(self, page: Page, kernel: Kernel, errors: list[str]) -> None:
+    def __init__(self, name: str, page: Page, kernel: Kernel, errors: list[str]) -> None:
+        self.name = name
         self.page = page
         self.kernel = kernel
         self.errors = errors
@@ -130,6 +131,14 @@ class Notebook:
     def output(self, index: int) -> Locator:
         """Return the output area of cell ``index``."""
         return self.cell(index).locator(".jp-OutputArea-output").first
+
+    def set_source(self, index: int, source: str) -> None:
+        """Put other source into a cell."""
+        self.page.evaluate(
+            f"([index, source]) => "
+            f"{_PANEL}.content.widgets[index].model.sharedModel.setSource(source)",
+            [index, source],
+        )
 
     def run_cell(self, index: int, *, wait: bool = True) -> None:
         """Run one cell; ``wait=False`` leaves while it is still running."""
@@ -144,6 +153,12 @@ class Notebook:
         self.page.wait_for_function(
             f"{_PANEL}.sessionContext.session?.kernel?.status === 'idle'", timeout=timeout * 1e3
         )
+
+    def reload(self) -> None:
+        """Load the page anew, as F5 does; the kernel goes on running."""
+        self.page.evaluate(f"{_PANEL}.context.save()")
+        self.page.reload()
+        _wait_for_notebook(self.page, self.name)
 
     def set_theme(self, theme: Theme) -> None:
         """Switch JupyterLab's theme, as its menu does."""
@@ -234,16 +249,11 @@ class JupyterLab:
         errors = _errors_of(page)
         # reset: no tab of a notebook that was open before comes back.
         page.goto(f"{self.server.url}/lab/tree/{quote(name)}?reset&token={self.server.token}")
-        page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=60_000)
-        page.wait_for_function(f"{_PANEL}?.context?.path === {json.dumps(name)}")
-        page.wait_for_function(
-            f"{_PANEL}.sessionContext.session?.kernel?.status === 'idle'", timeout=60_000
-        )
-        _wait_for_splash(page)
+        _wait_for_notebook(page, name)
         page.evaluate("window.jupyterapp.shell.collapseLeft()")
         kernel_id = page.evaluate(f"{_PANEL}.sessionContext.session.kernel.id")
         kernel = Kernel(self.server.runtime / f"kernel-{kernel_id}.json")
-        opened = Notebook(page, kernel, errors)
+        opened = Notebook(name, page, kernel, errors)
         self._notebooks.append(opened)
         return opened
 
@@ -252,12 +262,13 @@ class JupyterLab:
         """The notebooks that are open."""
         return tuple(self._notebooks)
 
-    def close_notebooks(self) -> None:
-        """Close every page and end every kernel."""
-        while self._notebooks:
-            self._notebooks.pop().close()
+    def close_notebook(self, notebook: Notebook) -> None:
+        """Close its page and end its kernel."""
+        self._notebooks.remove(notebook)
+        notebook.close()
         for session in self.server.request("sessions"):
-            self.server.request(f"sessions/{session['id']}", method="DELETE")
+            if session["path"] == notebook.name:
+                self.server.request(f"sessions/{session['id']}", method="DELETE")
 
     def _set(self, plugin: str, values: dict[str, Any]) -> None:
         self._settings.mkdir(parents=True, exist_ok=True)
@@ -296,6 +307,15 @@ def _notebook_of(cells: Sequence[str]) -> dict[str, Any]:
             {**code, "id": f"cell-{number}", "source": cell} for number, cell in enumerate(cells)
         ],
     }
+
+
+def _wait_for_notebook(page: Page, name: str) -> None:
+    page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=60_000)
+    page.wait_for_function(f"{_PANEL}?.context?.path === {json.dumps(name)}")
+    page.wait_for_function(
+        f"{_PANEL}.sessionContext.session?.kernel?.status === 'idle'", timeout=60_000
+    )
+    _wait_for_splash(page)
 
 
 def _wait_for_splash(page: Page) -> None:

@@ -1,0 +1,165 @@
+"""Backstage: between the session and the stage, with the traits, verdicts and notices."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .diagnosis.rules import UNDECIDED, Verdict, judge, layer_problems
+
+if TYPE_CHECKING:
+    from .display.stage import Stage
+    from .measurement.reading import Reading
+    from .training.session import TrainingSession
+    from .training.settings import Settings
+    from .widget import GradientFlow
+
+
+class Backstage:
+    """The session's audience and the stage's director.
+
+    It holds the widget weakly and is called on any thread; what it writes on the widget are
+    traits that no page sets, and ``playing``, which follows the session.
+    """
+
+    stage: Stage
+    session: TrainingSession | None = None
+
+    def __init__(self, flow: GradientFlow) -> None:
+        self._flow = weakref.ref(flow)
+        self._notice = ""
+        self._settings: Settings | None = None
+        self._status_is_stale = False
+        self._following = threading.local()
+
+    # -- what the session tells ------------------------------------------------------
+
+    def next_is_drawn(self, *, may_wait: bool, must: bool = False) -> bool:
+        """Say whether the coming step is drawn."""
+        return self.stage.next_is_drawn(may_wait=may_wait, must=must)
+
+    def record(self, reading: Reading) -> None:
+        """Take in a step: traits, markers where it is the first with other settings, charts."""
+        settings = reading.settings
+        if settings is not self._settings:
+            for text in _markers(self._settings, settings):  # type: ignore[arg-type]
+                self.stage.mark(text)
+            self._settings = settings  # type: ignore[assignment]
+        self._status_is_stale = True
+        self.stage.record(reading)
+        flow = self._flow()
+        if flow is not None:
+            flow.set_trait("step_number", reading.step)
+            flow.set_trait("loss", reading.loss)
+
+    def begin_run(self, preview: Reading | None) -> None:
+        """Take in that a new run begins."""
+        self._notice = ""
+        self._settings = None
+        self.stage.begin_run(preview)
+        self._status_is_stale = True
+        flow = self._flow()
+        if flow is not None:
+            flow.set_trait("step_number", 0)
+            flow.set_trait("loss", math.nan)
+
+    def state_changed(self) -> None:
+        """Take in that the session plays, pauses, has failed or has finished."""
+        flow, session = self._flow(), self.session
+        if flow is None or session is None:
+            return
+        self._notice = ""
+        # Again where another thread has changed it meanwhile: the last one leaves it right.
+        while flow.playing != session.playing:
+            self._following.now = True
+            flow.playing = session.playing
+        self._following.now = False
+        self.say()
+
+    def is_following(self) -> bool:
+        """Whether ``playing`` was just set because the session plays or rests; ask once."""
+        following = getattr(self._following, "now", False)
+        self._following.now = False
+        return following
+
+    # -- what the stage asks ---------------------------------------------------------
+
+    def verdict(self, readings: Sequence[Reading]) -> Verdict:
+        """Judge the flow."""
+        session = self.session
+        return UNDECIDED if session is None else judge(readings, session.first_nonfinite)
+
+    def layer_problems(self, reading: Reading) -> Sequence[str]:
+        """Judge each layer."""
+        return layer_problems(reading)
+
+    def notice(self) -> tuple[str, bool]:
+        """Return what else to say, and whether it is an error."""
+        session = self.session
+        if session is None:
+            return "", False
+        failure = session.failure
+        if failure:
+            return f"Training stopped: {failure}.", True
+        if self._notice:
+            return self._notice, True
+        if session.foreign_loop:
+            return "Your loop is running in a cell: the controls apply when the cell ends.", False
+        return "", False
+
+    def is_playing(self) -> bool:
+        """Say whether steps follow one another now."""
+        session = self.session
+        return session is not None and (session.playing or session.foreign_loop)
+
+    def on_key(self, action: str) -> None:
+        """Do what a key in the page asks for."""
+        flow = self._flow()
+        if flow is not None:
+            flow.press(action)
+
+    def on_status(self, status: str) -> None:
+        """Take in the status line."""
+        flow = self._flow()
+        if flow is not None:
+            flow.set_trait("status", status)
+
+    # -- what the widget asks --------------------------------------------------------
+
+    def say(self) -> None:
+        """Bring the status line up to date."""
+        self._status_is_stale = False
+        self.stage.state_changed()
+
+    def refresh_status(self) -> None:
+        """Bring the status line up to date where steps have gone on since."""
+        if self._status_is_stale and self.session is not None and not self.session.closed:
+            self._status_is_stale = False
+            self.stage.refresh_status()
+
+    def say_error(self, error: BaseException) -> None:
+        """Tell of a value or a press that was refused, until the state next changes."""
+        self._notice = " ".join(str(error).split()) or type(error).__name__
+        self.say()
+
+
+def _markers(before: Settings | None, after: Settings | None) -> list[str]:
+    """Return what to write on the loss curve where hot knobs were turned."""
+    if before is None or after is None:
+        return []
+    texts = []
+    if after.learning_rate != before.learning_rate and after.learning_rate is not None:
+        texts.append(f"lr {after.learning_rate:.3g}")
+    if (after.clip_norm, after.clip_value) != (before.clip_norm, before.clip_value):
+        if after.clip_norm is not None:
+            texts.append(f"clip norm {after.clip_norm:.3g}")
+        elif after.clip_value is not None:
+            texts.append(f"clip value {after.clip_value:.3g}")
+        else:
+            texts.append("clip off")
+    if after.batch_size != before.batch_size:
+        texts.append(f"batch {after.batch_size}")
+    return texts

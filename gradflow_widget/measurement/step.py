@@ -1,0 +1,253 @@
+"""A step on its way: from what was measured around it to its Reading."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .capture import Collected
+from .layers import LayerParts
+from .norms import NormPlan
+from .reading import Reading
+from .transfer import Transfer
+
+FloatArray = NDArray[np.float64]
+# A clip that another hand applied shows when the norm it left is off by more than rounding.
+_SAME_NORM = 1e-5
+
+
+def _norm(norms: FloatArray) -> float:
+    return math.sqrt(float(norms @ norms))
+
+
+def _clip_coefficient(total: float, clip_norm: float) -> float:
+    """Return what ``torch.nn.utils.clip_grad_norm_`` multiplies gradients by."""
+    if math.isnan(total):
+        return math.nan
+    return min(1.0, clip_norm / (total + 1e-6))
+
+
+def same(one: float, other: float) -> bool:
+    """Whether two norms are the same number, but for rounding."""
+    if math.isnan(one) or one == other:
+        return math.isnan(one) == math.isnan(other)
+    return abs(one - other) <= _SAME_NORM * one
+
+
+@dataclass(slots=True)
+class Step:
+    """What is known of a step between the optimizer's pre-hook and its arrival on the CPU."""
+
+    learning_rates: tuple[float | torch.Tensor, ...]
+    settings: object | None
+    full: bool
+    has_closure: bool
+    present: list[int] = field(default_factory=list)
+    present_after_backward: list[int] = field(default_factory=list)
+    requires_grad: list[bool] | None = None
+    loss: float = math.nan
+    loss_seen: bool = False
+    clip_norm: float | None = None
+    clipped_parameters: NDArray[np.bool_] | None = None
+    collected: Collected | None = None
+    # Already on the CPU, and what is to go there in one transfer, by name and length.
+    known: dict[str, FloatArray] = field(default_factory=dict)
+    sections: list[tuple[str, int]] = field(default_factory=list)
+    vectors: list[torch.Tensor] = field(default_factory=list)
+    transfer: Transfer | None = None
+
+    def add(self, name: str, vector: torch.Tensor | FloatArray) -> None:
+        """Add numbers: those on the CPU are known at once, the others go along."""
+        if not isinstance(vector, torch.Tensor):
+            self.known[name] = vector
+        elif vector.device.type == "cpu":
+            self.known[name] = vector.double().numpy()
+        else:
+            self.sections.append((name, len(vector)))
+            self.vectors.append(vector)
+
+    def send(self) -> None:
+        """Start the one transfer, where there is anything to transfer."""
+        if self.vectors:
+            device = self.vectors[0].device
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            self.transfer = Transfer(
+                torch.cat([v.to(device, wide, non_blocking=True) for v in self.vectors])
+            )
+            self.vectors = []
+
+    def arrived(self) -> bool:
+        """Whether :meth:`values` would return without waiting."""
+        return self.transfer is None or self.transfer.arrived
+
+    def values(self) -> dict[str, FloatArray]:
+        """Return all numbers by name, waiting for those still on their way."""
+        if self.transfer is not None:
+            flat, start = self.transfer.values(), 0
+            for name, length in self.sections:
+                self.known[name] = flat[start : start + length]
+                start += length
+        return self.known
+
+
+class Watched:
+    """The layers that a probe watches, their parameters in line, and how to read them."""
+
+    def __init__(self, parts: list[LayerParts]) -> None:
+        self.parts = parts
+        self.described = tuple(part.layer for part in parts)
+        unique: dict[int, int] = {}
+        self.parameters: list[nn.Parameter] = []
+        for part in parts:
+            for parameter in part.parameters:
+                if id(parameter) not in unique:
+                    unique[id(parameter)] = len(self.parameters)
+                    self.parameters.append(parameter)
+        self.every_index = list(range(len(self.parameters)))
+        self.per_element = np.array([p.numel() or 1 for p in self.parameters]) ** -0.5
+        self.weights = [weight for part in parts for weight in part.weights]
+        self._weight_index = np.array([unique[id(weight)] for weight in self.weights])
+        lengths = [len(part.weights) for part in parts]
+        self._weight_starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.intp)
+        self._one_weight_each = all(length == 1 for length in lengths)
+        self._none_missing = np.zeros(len(parts), dtype=np.bool_)
+        self._none_missing.flags.writeable = False
+        may_be_sparse = any(getattr(part.module, "sparse", False) for part in parts)
+        self.plan = NormPlan(self.parameters, may_be_sparse=may_be_sparse)
+        self.weight_plan = NormPlan(self.weights)
+
+    def _per_layer(self, per_weight: FloatArray) -> FloatArray:
+        """Join the L2 norms of each layer's weights, shape (weights,) to (layers,)."""
+        if self._one_weight_each:
+            return per_weight
+        result: FloatArray = np.sqrt(np.add.reduceat(np.square(per_weight), self._weight_starts))
+        return result
+
+    def _spread(self, norms: FloatArray, present: list[int]) -> FloatArray:
+        """Return norms of all parameters, 0 for those without a gradient."""
+        if len(present) == len(self.parameters):
+            return norms
+        spread = np.zeros(len(self.parameters))
+        spread[present] = norms
+        return spread
+
+    def reading(self, step: Step, number: int) -> Reading | None:
+        """Return the reading; None where the optimizer skipped the step for an inf."""
+        values = step.values()
+        if "found_inf" in values and values["found_inf"][0]:
+            return None
+        nothing = np.zeros(0)
+        used = self._spread(values.get("used", nothing), step.present)
+        largest = self._spread(values["largest"], step.present) if "largest" in values else None
+        fused_scale = float(values["grad_scale"][0]) if "grad_scale" in values else 1.0
+        if fused_scale != 1.0:
+            used = used / fused_scale
+            largest = None if largest is None else largest / fused_scale
+        unclipped, total, clip_scale = used, _norm(used), 1.0
+        if "backward" in values:
+            scale = float(values["scale"][0]) if "scale" in values else 1.0
+            earlier = self._spread(values["backward"] / scale, step.present_after_backward)
+            earlier_total = _norm(earlier)
+            if not same(earlier_total, total):
+                clip_scale = total / earlier_total if earlier_total else 1.0
+                unclipped, total = earlier, earlier_total
+        if step.clip_norm is not None:
+            theirs = step.clipped_parameters
+            theirs_before = _norm(used if theirs is None else used[theirs])
+            coefficient = _clip_coefficient(theirs_before, step.clip_norm)
+            if coefficient != 1.0:
+                before = _norm(used)
+                factors = coefficient if theirs is None else np.where(theirs, coefficient, 1.0)
+                with np.errstate(invalid="ignore"):  # inf * 0 is NaN, as in the gradient
+                    used = used * factors
+                    largest = None if largest is None else largest * factors
+                clip_scale *= coefficient if theirs is None else _norm(used) / before
+        if "clipped" in values:
+            clipped = self._spread(values["clipped"], step.present) / fused_scale
+            before = _norm(used)
+            if not same(before, _norm(clipped)):
+                clip_scale *= _norm(clipped) / before if before else 1.0
+                used = clipped
+
+        arrived = iter(values.get("learning_rates", nothing).tolist())
+        rates = tuple(
+            [rate if isinstance(rate, float) else next(arrived) for rate in step.learning_rates]
+        )
+        missing = frozen = self._none_missing
+        if step.requires_grad is not None:
+            missing, frozen = self._missing(step.present, step.requires_grad)
+        weight_grad_norm = self._layer_norms(used, missing)
+        full: dict[str, FloatArray] = {}
+        if step.full:
+            full = self._full_columns(values, step, largest, missing)
+        return Reading(
+            step=number,
+            loss=step.loss + float(values["loss"].sum()) if "loss" in values else step.loss,
+            learning_rate=rates[0] if rates else math.nan,
+            learning_rates=rates,
+            described=self.described,
+            weight_grad_norm=weight_grad_norm,
+            total_norm=total,
+            clip_scale=clip_scale,
+            unclipped_grad_norm=weight_grad_norm
+            if used is unclipped
+            else self._layer_norms(unclipped, missing),
+            missing=missing,
+            frozen=frozen,
+            loss_seen=step.loss_seen,
+            settings=step.settings,
+            **full,
+        )
+
+    def _layer_norms(self, per_parameter: FloatArray, missing: NDArray[np.bool_]) -> FloatArray:
+        norms = self._per_layer(per_parameter[self._weight_index])
+        if missing is not self._none_missing:
+            norms = np.where(missing, np.nan, norms)
+        norms.flags.writeable = False
+        return norms
+
+    def _missing(
+        self, present: list[int], requires_grad: list[bool]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which layers' weights have no gradient, and which do not ask for one."""
+        here = np.zeros(len(self.parameters), dtype=np.bool_)
+        here[present] = True
+        asks = np.array(requires_grad)
+        starts = self._weight_starts
+        any_here = np.logical_or.reduceat(here[self._weight_index], starts)
+        any_asks = np.logical_or.reduceat(asks[self._weight_index], starts)
+        return ~any_here, ~any_here & ~any_asks
+
+    def _full_columns(
+        self,
+        values: dict[str, FloatArray],
+        step: Step,
+        largest: FloatArray | None,
+        missing: NDArray[np.bool_],
+    ) -> dict[str, FloatArray]:
+        weight_norm = self._per_layer(values["weight_norm"])
+        change = self._per_layer(values["change"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(weight_norm > 0, change / weight_norm, np.nan)
+        columns = {"weight_norm": weight_norm, "update_ratio": ratio}
+        if largest is None:
+            largest = np.zeros(len(self.parameters))
+        grad_max = np.maximum.reduceat(largest[self._weight_index], self._weight_starts)
+        columns["weight_grad_max"] = np.where(missing, np.nan, grad_max)
+        nothing = np.zeros(0)
+        collected = step.collected or Collected([], len(self.parts))
+        signals, activation, dead, saturated = collected.columns(
+            values.get("norms", nothing), values.get("counts", nothing)
+        )
+        if "signal_scale" in values:
+            signals = signals / values["signal_scale"][0]
+        columns["signal_grad_norm"] = signals
+        columns["activation_rms"] = activation
+        columns["dead_fraction"] = dead
+        columns["saturated_fraction"] = saturated
+        return columns

@@ -1,0 +1,64 @@
+"""Finds the layer where a run's first NaN or inf came up, while it still can be found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..measurement.nonfinite import NonFinite, first_nonfinite, first_nonfinite_output
+from ..measurement.reading import Reading
+
+
+class FirstFault:
+    """The first non-finite tensor of a run, once there is one.
+
+    A step's numbers tell that the loss is not finite, and after the step every weight is
+    spoilt. So a forward pass whose loss is not finite is run once more, before the weights
+    change, and watched layer by layer. That asks for the loss's value, which would stall a
+    device: there only what the readings show is known.
+
+    Attributes:
+        found: the first non-finite tensor.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.found: NonFinite | None = None
+        self._model = model
+        self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._handle = model.register_forward_pre_hook(self._note_inputs, with_kwargs=True)
+
+    def close(self) -> None:
+        """Take the hook off."""
+        self._handle.remove()
+        self._inputs = None
+
+    def _note_inputs(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.found is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._inputs = args, kwargs
+
+    def look_again(self, step: int, forward: Callable[[], object] | None = None) -> None:
+        """Find the layer; ``forward`` repeats the pass, else the last one is repeated.
+
+        The weights must still be those that the pass was made with.
+        """
+        if self.found is not None:
+            return
+        inputs = self._inputs
+        if forward is None and inputs is not None:
+            args, kwargs = inputs
+
+            def forward() -> object:
+                return self._model(*args, **kwargs)
+
+        layer = None if forward is None else first_nonfinite_output(self._model, forward)
+        self.found = NonFinite(step, layer, "output") if layer else NonFinite(step, "", "loss")
+        self._inputs = None
+
+    def take(self, reading: Reading) -> None:
+        """Look at a step's reading."""
+        self._inputs = None  # its step is over
+        if self.found is None:
+            self.found = first_nonfinite(reading)

@@ -1,0 +1,146 @@
+"""What a model computes from what, found with torch.fx without running or touching the model.
+
+`torch.fx.Tracer` patches `nn.Module.__call__` for the whole process while it traces, which
+breaks a training step that runs on another thread at that moment. Here the forward method runs
+on a shadow of the model instead: objects of the same classes, whose parameters and buffers are
+fx proxies. Nothing global changes, and whatever forward keeps on `self` stays on the shadow.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+_TORCH = torch.__path__[0]
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_PATH = "_gradflow_path"
+_TRACER = "_gradflow_tracer"
+
+Site = tuple[CodeType, int]
+"""A place in a function: its code and the index of the instruction that runs there."""
+
+
+def is_torch_layer(module: nn.Module) -> bool:
+    """Return whether ``module`` is a layer of PyTorch's own rather than a container of layers."""
+    ours = type(module).__module__.startswith("torch.")
+    return ours and not isinstance(module, _CONTAINERS)
+
+
+def traced(model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> tuple[fx.Graph | None, str]:
+    """Return the graph of ``model.forward``, or None and the reason why it can't be traced.
+
+    Modules for which ``is_leaf`` holds become one node each; a node's ``meta["site"]`` is the
+    place in the user's code that made it. Arguments with a default are left at it. The model
+    and the global random state are untouched.
+    """
+    graph = fx.Graph()
+    tracer = _SiteTracer(graph)
+    root = _shadow(model, "", tracer, is_leaf, {})
+    try:
+        arguments, keywords = _placeholders(type(model).forward, tracer)
+        # forward may draw random numbers that no proxy has a part in.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            result = root.forward(*arguments, **keywords)
+        graph.output(tracer.create_arg(result))
+    except Exception as error:
+        lines = str(error).splitlines()
+        return None, f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return graph, ""
+
+
+def inputs_of(nodes: list[fx.Node]) -> set[fx.Node]:
+    """Return ``nodes`` and all nodes that they are computed from."""
+    seen: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting.extend(node.all_input_nodes)
+    return seen
+
+
+class _SiteTracer(fx.proxy.GraphAppendingTracer):
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        frame = sys._getframe(1)
+        while frame.f_back is not None and (
+            frame.f_code.co_filename.startswith(_TORCH) or frame.f_code.co_filename == __file__
+        ):
+            frame = frame.f_back
+        node.meta["site"] = (frame.f_code, frame.f_lasti)
+        return node
+
+
+def _placeholders(
+    forward: Callable[..., Any], tracer: _SiteTracer
+) -> tuple[list[Any], dict[str, Any]]:
+    arguments: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(forward).parameters.items())[1:]:
+        if parameter.default is not inspect.Parameter.empty:
+            continue
+        if parameter.kind in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        ):
+            arguments.append(tracer.create_proxy("placeholder", name, (), {}))
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            keywords[name] = tracer.create_proxy("placeholder", name, (), {})
+    if not arguments and not keywords:
+        raise TypeError("forward names no argument")
+    return arguments, keywords
+
+
+def _shadow(
+    module: nn.Module,
+    path: str,
+    tracer: _SiteTracer,
+    is_leaf: Callable[[nn.Module], bool],
+    made: dict[int, nn.Module],
+) -> nn.Module:
+    if id(module) in made:
+        return made[id(module)]
+    leaf = bool(path) and is_leaf(module)
+    call = _call_leaf if leaf else _call_forward
+    shadow: nn.Module = object.__new__(
+        type(type(module).__name__, (type(module),), {"__call__": call})
+    )
+    made[id(module)] = shadow
+    state = {
+        key: type(value)(value) if type(value) in (list, dict, set) else value
+        for key, value in module.__dict__.items()
+    }
+    # A hook is the user's: it must not see a proxy.
+    state.update({key: type(value)() for key, value in state.items() if "hooks" in key})
+    for kind in ("_parameters", "_buffers"):
+        state[kind] = {
+            name: tensor
+            if leaf or tensor is None
+            else tracer.create_proxy("get_attr", f"{path}.{name}".lstrip("."), (), {})
+            for name, tensor in module.__dict__[kind].items()
+        }
+    state["_modules"] = {
+        name: child
+        if child is None
+        else _shadow(child, f"{path}.{name}".lstrip("."), tracer, is_leaf, made)
+        for name, child in module.__dict__["_modules"].items()
+    }
+    shadow.__dict__.update(state)
+    shadow.__dict__[_PATH] = path
+    shadow.__dict__[_TRACER] = tracer
+    return shadow
+
+
+def _call_leaf(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return self.__dict__[_TRACER].create_proxy("call_module", self.__dict__[_PATH], args, kwargs)
+
+
+def _call_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return self.forward(*args, **kwargs)

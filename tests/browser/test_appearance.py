@@ -1,0 +1,387 @@
+"""How it looks: themes, widths, marks that differ, and what a keyboard and a screen reader reach.
+
+Each kind of picture is saved under screenshots/ for a person to look at.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.browser.flow_page import FlowCell, FlowPage
+from tests.browser.jupyterlab import Theme
+
+THEMES: tuple[Theme, ...] = ("light", "dark")
+# As tall as the whole widget where its charts stand below each other.
+TALL = 1400
+
+GIVEN = """\
+import torch
+from torch import nn
+from gradflow_widget import GradientFlow
+from gradflow_widget.playground.data import digits
+{body}
+flow = GradientFlow(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(),
+                    digits())
+flow"""
+
+EVERY_MARK = """\
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name in ("first", "frozen", "unused", "zero", "nan", "inf"):
+            setattr(self, name, nn.Linear(64, 64))
+        self.last = nn.Linear(64, 10)
+        self.frozen.requires_grad_(False)
+        self.nan.weight.register_hook(lambda gradient: gradient * float("nan"))
+        self.inf.weight.register_hook(lambda gradient: gradient * float("inf"))
+    def forward(self, x):
+        x = torch.tanh(self.frozen(torch.tanh(self.first(x))))
+        x = x + 0 * self.zero(x)
+        return self.last(torch.tanh(self.inf(torch.tanh(self.nan(x)))))
+torch.manual_seed(0)
+model = Odd()"""
+
+DEEP = """\
+torch.manual_seed(0)
+def block():
+    linear = nn.Linear(64, 64)
+    nn.init.orthogonal_(linear.weight)
+    return linear, nn.Tanh()
+model = nn.Sequential(*[part for _ in range(199) for part in block()], nn.Linear(64, 10))"""
+
+EXPLODING = """\
+torch.manual_seed(0)
+model = nn.Sequential(*[part for _ in range(19) for part in (nn.Linear(64, 64), nn.ReLU())],
+                      nn.Linear(64, 10))
+for part in model[::2]:
+    nn.init.normal_(part.weight, std=0.35)"""
+
+
+def picture(page: FlowPage, name: str, widths: tuple[int, ...] = (1500, 600)) -> None:
+    """Save the widget in both themes and these widths."""
+    notebook = page.notebook
+    for theme in THEMES:
+        notebook.set_theme(theme)
+        for width in widths:
+            notebook.set_width(width, TALL)
+            page.wait_for(lambda drawn: drawn.bars or drawn.glyphs)
+            notebook.screenshot(f"{name}-{theme}-{width}", page.root)
+
+
+# -- themes and widths -------------------------------------------------------------------
+
+
+def luminance(colour: list[float]) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2.2)."""
+    channels = [c / 255 for c in colour[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """Contrast of two colours, from 1 to 21 (WCAG 2.2)."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+# As the page computes them: a canvas turns any way to write a colour into red, green and blue.
+COLOURS = """(root, selectors) => {
+    const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const rgb = colour => {
+        context.clearRect(0, 0, 1, 1);
+        context.fillStyle = colour;
+        context.fillRect(0, 0, 1, 1);
+        return [...context.getImageData(0, 0, 1, 1).data];
+    };
+    const ground = element => {
+        for (let e = element; e; e = e.parentElement) {
+            const colour = rgb(getComputedStyle(e).backgroundColor);
+            if (colour[3] === 255) return colour;
+        }
+        return [255, 255, 255, 255];
+    };
+    return Object.fromEntries(selectors.map(selector => {
+        const element = root.querySelector(selector);
+        const style = getComputedStyle(element);
+        const isText = element instanceof SVGTextElement;
+        return [selector, [rgb(isText ? style.fill : style.color), ground(element)]];
+    }));
+}"""
+
+TEXTS = [
+    ".gradflow-chart-bars .axis .tick text",
+    ".gradflow-chart-bars .axislabel",
+    ".gradflow-chart-bars .mainheading",
+    ".gradflow-chart-loss .axis .tick text",
+    ".gradflow-status",
+    ".gradflow-verdict",
+    ".gradflow-knobs .widget-label",
+    ".gradflow-legend .widget-html-content",
+    ".gradflow-table summary",
+]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_text_is_readable_in_the_theme(cell: FlowCell, theme: Theme) -> None:
+    page = cell.playground()
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == 1)
+
+    cell.notebook.set_theme(theme)
+
+    for selector, (text, ground) in page.root.evaluate(COLOURS, TEXTS).items():
+        assert contrast(text, ground) >= 4.5, (selector, text, ground)
+
+
+def boxes_of(parts: Locator) -> list[tuple[str, dict[str, float]]]:
+    return [
+        (part.text_content() or str(part.get_attribute("class")), box)
+        for part in parts.all()
+        if (box := part.bounding_box()) is not None and box["width"] and box["height"]
+    ]
+
+
+def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Whether two boxes share more than a pixel's width of rounding."""
+    across = min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
+    down = min(one["y"] + one["height"], other["y"] + other["height"]) - max(one["y"], other["y"])
+    return across > 1 and down > 1
+
+
+@pytest.mark.parametrize("width", [600, 1000, 1500])
+def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None:
+    page = cell.playground(depth=20, activation="sigmoid")
+    page.button("relative to last").click()
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == 1 and "relative" in drawn.title)
+
+    cell.notebook.set_width(width, TALL)
+
+    root = page.root.bounding_box()
+    assert root is not None
+    groups = [
+        ".gradflow-toolbar > *, .gradflow-knobs > *, .gradflow-panel, .gradflow-views > *, "
+        ".gradflow-charts > *, .gradflow-legend, .gradflow-table",
+        ".gradflow-knobs .widget-label, .gradflow-knobs .slider-container, "
+        ".gradflow-knobs .widget-readout, .gradflow-knobs select",
+        ".gradflow-chart-bars .axis text, .gradflow-chart-bars .mainheading",
+        ".gradflow-chart-loss .axis text, .gradflow-chart-loss .mainheading",
+    ]
+    for group in groups:
+        boxes = boxes_of(page.root.locator(group))
+        for (name, box), (other, beside) in combinations(boxes, 2):
+            assert not overlap(box, beside), (name, other)
+        for name, box in boxes:
+            assert box["x"] >= root["x"] - 1, name
+            assert box["x"] + box["width"] <= root["x"] + root["width"] + 1, name
+    overflowing = page.root.evaluate(
+        "root => [root, ...root.querySelectorAll('.widget-label, .widget-readout, button, "
+        ".gradflow-panel *')].filter(e => e.scrollWidth > e.clientWidth + 1 && "
+        "getComputedStyle(e).overflowX !== 'visible' && !e.closest('.gradflow-live'))"
+        ".map(e => e.className + ': ' + e.textContent)"
+    )
+    assert overflowing == []
+
+
+# -- what a bar and a line can be --------------------------------------------------------
+
+
+def test_zero_none_frozen_nan_and_infinite_gradients_have_marks_of_their_own(
+    cell: FlowCell,
+) -> None:
+    page = cell.show(GIVEN.format(body=EVERY_MARK))
+
+    drawn = page.wait_for(lambda drawn: len(drawn.glyphs) >= 5)
+
+    names = cell.kernel.evaluate("list(flow._stage._shown.layers)")
+    marks = dict(
+        zip(cell.kernel.evaluate("list(flow._stage._shown.layers)"), drawn.bars, strict=True)
+    )
+    assert sorted(set(drawn.glyphs) - {"▼", "▲"}) == sorted(["0", "∅", "∥", "NaN", "∞"])
+    assert set(names) == {"first", "frozen", "unused", "zero", "nan", "inf", "last"}
+    assert [name for name, height in marks.items() if height > 1] == ["first", "last"]
+    picture(page, "marks")
+
+
+def test_nan_leaves_the_page_alive_and_is_told_by_layer_and_step(cell: FlowCell) -> None:
+    page = cell.playground(activation="relu")
+    page.play()
+    page.wait_for(lambda drawn: drawn.step >= 8)
+    cell.kernel.execute("flow.learning_rate = 1e6")
+
+    drawn = page.wait_for(lambda drawn: "NaN since step" in drawn.wrong)
+    first = cell.kernel.evaluate(
+        "int(__import__('numpy').flatnonzero(flow.history.loss != flow.history.loss)[0]) + 1"
+    )
+    assert drawn.wrong == f"NaN since step {first}"
+    told = page.wait_for(lambda drawn: "Not finite" in drawn.verdict).verdict
+    layers = cell.kernel.evaluate("list(flow.history.layers)")
+    assert any(f"layer {name!r}" in told for name in layers)
+    assert "at step" in told
+    assert all("NaN" not in tick for tick in drawn.flow_ticks + drawn.loss_ticks)
+    assert not any("NaN" in path for path in (drawn.loss, drawn.loss_ghost))
+    assert all(math.isfinite(height) for height in drawn.bars)
+
+    later = page.wait_for(lambda later: later.step > drawn.step)
+    page.pause()
+    picture(page, "nan")
+    page.button("Reset").click()
+    page.wait_for(lambda drawn: drawn.step == 0 and not drawn.wrong and any(drawn.bars))
+    assert later.wrong == drawn.wrong
+
+
+def test_two_hundred_layers_stay_readable(cell: FlowCell) -> None:
+    page = cell.show(GIVEN.format(body=DEEP))
+    page.button("Step").click()
+    drawn = page.wait_for(lambda drawn: drawn.step == 1 and len(drawn.bars) == 200)
+
+    assert drawn.layer_ticks[0] == "1"
+    assert drawn.layer_ticks[-1] == "200"
+    assert 5 <= len(drawn.layer_ticks) <= 21
+    for width in (600, 1500):
+        cell.notebook.set_width(width, TALL)
+        labels = [
+            box
+            for _, box in boxes_of(
+                page.root.locator(".gradflow-chart-bars .axis[text-anchor=middle] .tick text")
+            )
+        ]
+        assert not any(overlap(*pair) for pair in combinations(labels, 2))
+    picture(page, "two-hundred-layers")
+
+
+@pytest.mark.parametrize(
+    ("name", "define", "problem"),
+    [
+        ("healthy", "flow = GradientFlow.playground(depth=4, activation='relu')", "healthy"),
+        (
+            "vanishing",
+            "flow = GradientFlow.playground(depth=20, activation='sigmoid')",
+            "vanishing",
+        ),
+    ],
+)
+def test_bars_tell_their_verdict_by_colour_and_by_mark(
+    cell: FlowCell, name: str, define: str, problem: str
+) -> None:
+    page = cell.show(f"from gradflow_widget import GradientFlow\n{define}\nflow")
+    page.button("Step").click()
+    drawn = page.wait_for(lambda drawn: drawn.step == 1)
+
+    assert drawn.verdict.lower().startswith(problem)
+    assert problem in drawn.colours
+    assert ("▼" in drawn.glyphs) == (problem == "vanishing")
+    picture(page, name)
+
+
+def test_an_exploding_network_is_told_before_its_first_step(cell: FlowCell) -> None:
+    page = cell.show(GIVEN.format(body=EXPLODING))
+
+    drawn = page.wait_for(lambda drawn: drawn.verdict)
+
+    assert drawn.verdict.startswith("Exploding")
+    assert "exploding" in drawn.colours
+    assert "▲" in drawn.glyphs
+    picture(page, "exploding")
+
+
+def test_markers_of_many_turns_do_not_lie_on_each_other(cell: FlowCell) -> None:
+    page = cell.playground()
+    page.play()
+    for turn in range(6):
+        page.slider("learning rate").press("ArrowRight")
+        page.slider("batch size").press("ArrowRight" if turn % 2 else "ArrowLeft")
+        page.menu("clipping").select_option(["by norm", "by value"][turn % 2])
+        step = cell.kernel.evaluate("flow.step_number")
+        page.wait_for(lambda drawn, step=step: drawn.step > step + 3)
+    page.drag("threshold", 0.1)
+    page.wait_for(lambda drawn: drawn.outlines)
+    page.pause()
+
+    for width in (600, 1500):
+        cell.notebook.set_width(width, TALL)
+        labels = boxes_of(page.root.locator(".gradflow-chart-loss text.label"))
+        assert len(labels) >= 2
+        for (one, box), (other, beside) in combinations(labels, 2):
+            assert not overlap(box, beside), (one, other)
+    picture(page, "clipped")
+
+
+def test_the_previous_run_stays_as_a_dashed_ghost(cell: FlowCell) -> None:
+    page = cell.playground(depth=8)
+    page.play()
+    page.wait_for(lambda drawn: drawn.step >= 15)
+    page.menu("activation").select_option("sigmoid")
+    page.wait_for(lambda drawn: drawn.ghost and drawn.loss_ghost and drawn.step >= 5)
+    page.pause()
+
+    dashes = page.root.evaluate(
+        "root => [...root.querySelectorAll('path.line')].filter(p => "
+        "p.closest('[clip-path]').style.display !== 'none')"
+        ".map(p => p.style.strokeDasharray)"
+    )
+    assert dashes.count("10, 10") == 2
+    picture(page, "ghost")
+
+
+# -- without eyes, and without a mouse ---------------------------------------------------
+
+
+def test_the_layer_table_opens_by_keyboard_and_mirrors_the_bars(cell: FlowCell) -> None:
+    page = cell.playground(depth=5)
+    page.table.locator("summary").press("Enter")
+
+    rows = page.table.locator("tbody tr")
+    expect(rows).to_have_count(5)
+    expect(page.table.locator("thead")).to_contain_text("weight gradient")
+    shown = rows.nth(0).locator("td").nth(3).inner_text()
+    value = cell.kernel.evaluate("flow._stage._shown.weight_grad_norm[0]")
+    assert float(shown) == pytest.approx(value, rel=0.01)
+
+    # The first step begins with the weights that are shown before it.
+    page.button("Step").click()
+    page.button("Step").click()
+    expect(rows.nth(0).locator("td").nth(3)).not_to_have_text(shown)
+    assert page.table.get_by_role("region").get_attribute("tabindex") == "0"
+
+
+def test_the_tooltip_names_the_layer_and_its_exact_numbers(cell: FlowCell) -> None:
+    page = cell.playground(depth=5)
+    box = page.root.locator(".gradflow-chart-bars .bar").nth(2).bounding_box()
+    assert box is not None
+
+    cell.notebook.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    tooltip = cell.notebook.page.locator(".gradflow-tooltip:visible")
+    expect(tooltip).to_contain_text("3 · 4")
+    expect(tooltip).to_contain_text("Linear · 64 × 64")
+    value = cell.kernel.evaluate("flow._stage._shown.weight_grad_norm[2]")
+    told = tooltip.locator("dt", has_text="weight gradient").locator("+ dd").inner_text()
+    assert float(told) == pytest.approx(value, rel=1e-5)
+    cell.notebook.page.mouse.move(2, 2)
+    expect(tooltip).to_have_count(0)
+
+
+def test_status_and_verdict_are_spoken_politely(cell: FlowCell) -> None:
+    page = cell.playground()
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == 1)
+
+    live = page.root.locator("[aria-live=polite]")
+    expect(live).to_contain_text("step 1", timeout=10_000)
+    expect(live).to_contain_text(page.drawn().verdict)
+    assert page.root.get_attribute("aria-label") == "Gradient flow"
+
+
+def test_a_model_given_ready_made_says_why_depth_and_activation_rest(cell: FlowCell) -> None:
+    page = cell.show(GIVEN.format(body="model = nn.Linear(64, 10)"))
+
+    expect(page.menu("activation")).to_be_disabled()
+    expect(page.menu("activation")).to_have_value("–")
+    expect(page.slider("depth").locator("xpath=../../..")).to_have_attribute("disabled", "true")
+    expect(page.readout("depth")).to_be_hidden()
+    expect(page.root.locator(".gradflow-reasons")).to_contain_text("given ready made")

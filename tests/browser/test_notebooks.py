@@ -1,0 +1,196 @@
+"""Widgets in the life of a notebook: run again, hidden, reloaded, several, and own loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.browser.flow_page import FlowCell, FlowPage
+from tests.browser.jupyterlab import JupyterLab
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+OWN_LOOP = """\
+import pathlib, torch
+from torch import nn
+from gradflow_widget import GradientFlow
+from gradflow_widget.playground.data import digits
+inputs, targets = digits()
+model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+def train():
+    while not pathlib.Path("stop").exists():
+        loss = nn.functional.cross_entropy(model(inputs[:64]), targets[:64])
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+flow = GradientFlow(model, sgd)
+flow"""
+
+
+def test_the_quickstart_as_a_person_opens_it(lab: JupyterLab) -> None:
+    notebook = lab.open_notebook(NOTEBOOKS / "01_quickstart.ipynb")
+    notebook.run_all_cells()
+    notebook.wait_until_idle()
+    assert notebook.page.locator(".gradflow").count() == 3
+    assert notebook.page.locator(".jp-RenderedText[data-mime-type*=error]").count() == 0
+
+    for number in range(3):
+        page = FlowPage(notebook, number)
+        page.root.scroll_into_view_if_needed()
+        drawn = page.wait_for(lambda drawn: drawn.step > 0 and drawn.bars and drawn.loss)
+        assert all(height >= 0 for height in drawn.bars)
+
+    first = FlowPage(notebook, 0)
+    first.root.scroll_into_view_if_needed()
+    before = first.drawn()
+    first.button("Play").click()
+    first.wait_for(lambda drawn: drawn.step > before.step and drawn.bars != before.bars)
+    first.pause()
+    notebook.screenshot("quickstart")
+    assert notebook.errors == []
+
+
+def test_running_the_cell_again_leaves_nothing_of_the_old_widget(cell: FlowCell) -> None:
+    page = cell.playground()
+    page.play()
+    cell.kernel.execute(
+        "import threading, weakref, ipywidgets\n"
+        "old, old_model, old_optimizer = weakref.ref(flow), flow.model, flow.optimizer\n"
+        "threads = {t.name for t in threading.enumerate()}\n"
+        "widgets = len(ipywidgets.Widget.widgets)"
+    )
+
+    again = cell.run_again()
+
+    assert again.root.count() == 1
+    assert cell.kernel.evaluate("old_model is flow.model") is False
+    hooks = (
+        "[len(h) for h in (old_optimizer._optimizer_step_pre_hooks, "
+        "old_optimizer._optimizer_step_post_hooks)] + [len(m._forward_hooks) + "
+        "len(m._forward_pre_hooks) + len(m._backward_hooks) for m in old_model.modules()]"
+    )
+    assert set(cell.kernel.evaluate(hooks)) == {0}
+    assert cell.kernel.evaluate("len(ipywidgets.Widget.widgets) - widgets") == 0
+    again.play()
+    assert (
+        cell.kernel.evaluate(
+            "sum(t.name.startswith('gradflow-training') for t in threading.enumerate())"
+        )
+        == 1
+    )
+    again.pause()
+
+
+def test_a_hidden_tab_is_not_drawn_into_and_catches_up_when_shown(cell: FlowCell) -> None:
+    page = cell.playground()
+    page.play()
+
+    cell.notebook.set_hidden(True)
+    cell.kernel.wait_until("not flow._stage.publisher.visible")
+    hidden = page.drawn()
+    step = cell.kernel.evaluate("flow.step_number")
+    cell.kernel.wait_until(f"flow.step_number > {step + 50}")
+    assert page.drawn() == hidden
+
+    cell.notebook.set_hidden(False)
+    step = cell.kernel.evaluate("flow.step_number")
+    page.wait_for(lambda drawn: drawn.step >= step and drawn.loss != hidden.loss)
+    page.pause()
+
+
+def test_a_page_reloaded_while_it_trains_shows_the_present_state(lab: JupyterLab) -> None:
+    notebook = lab.open_notebook([""])
+    cell = FlowCell(notebook)
+    page = cell.playground(depth=6)
+    page.play()
+    cell.kernel.execute("flow.depth = 9")
+    page.wait_for(lambda drawn: len(drawn.bars) == 9 and drawn.step >= 10)
+    step = cell.kernel.evaluate("flow.step_number")
+
+    notebook.reload()
+
+    page = FlowPage(notebook)
+    page.wait_for(lambda drawn: len(drawn.bars) == 9 and drawn.step > step and drawn.loss)
+    expect(page.readout("depth")).to_have_text("9")
+    assert page.drawn().ghost
+    assert set(page.drawn().loss_ticks) <= {"1", "1.5", "2", "2.5", "3", "4", "5", "7", "10"}
+    page.pause()
+    # Of the page before the reload nothing is waited for any more.
+    notebook.set_hidden(True)
+    cell.kernel.wait_until("not flow._stage.publisher.visible")
+    assert notebook.errors == []
+
+
+def test_two_widgets_in_one_notebook_are_both_live(lab: JupyterLab) -> None:
+    define = (
+        "from gradflow_widget import GradientFlow\n{0} = GradientFlow.playground(depth={1})\n{0}"
+    )
+    notebook = lab.open_notebook([define.format("flow", 4), define.format("other", 5)])
+    notebook.run_all_cells()
+    first, second = FlowPage(notebook, 0), FlowPage(notebook, 1)
+    second.wait_for(lambda drawn: len(drawn.bars) == 5)
+
+    first.play()
+    second.play()
+    for page in (first, second):
+        before = page.drawn()
+        page.wait_for(lambda drawn, b=before: drawn.step > b.step + 10 and drawn.bars != b.bars)
+    first.slider("learning rate").press("ArrowRight")
+    notebook.kernel.wait_until("flow.learning_rate != 0.1")
+
+    assert notebook.kernel.evaluate("other.learning_rate") == 0.1
+    assert [len(first.drawn().bars), len(second.drawn().bars)] == [4, 5]
+    notebook.kernel.execute("flow.close(); other.close()")
+    assert notebook.errors == []
+
+
+def test_a_plain_loop_is_drawn_while_its_cell_runs_and_steered_when_it_has_ended(
+    lab: JupyterLab,
+) -> None:
+    stop = lab.server.root / "stop"
+    stop.unlink(missing_ok=True)
+    notebook = lab.open_notebook([OWN_LOOP, "train()"])
+    notebook.run_cell(0)
+    page = FlowPage(notebook)
+    expect(page.button("Play")).to_be_disabled()
+
+    notebook.run_cell(1, wait=False)
+    moving = page.wait_for(lambda drawn: drawn.step > 3 and drawn.bars)
+    assert "controls apply when the cell ends" in moving.notice
+    page.wait_for(lambda drawn: drawn.step > moving.step and drawn.bars != moving.bars)
+    page.slider("learning rate").press("ArrowRight")
+
+    stop.touch()
+    notebook.wait_until_idle()
+    notebook.kernel.wait_until("flow.learning_rate > 0.1")
+    page.wait_for(lambda drawn: not drawn.notice)
+    steps = notebook.kernel.evaluate("flow.step_number")
+    page.wait_for(lambda drawn: drawn.step == steps)
+    assert notebook.errors == []
+
+
+def test_a_loop_given_to_run_is_under_the_hand_of_the_controls(lab: JupyterLab) -> None:
+    stop = lab.server.root / "stop"
+    stop.unlink(missing_ok=True)
+    notebook = lab.open_notebook([OWN_LOOP, "flow.run(train)"])
+    notebook.run_all_cells()
+    page = FlowPage(notebook)
+    page.wait_for(lambda drawn: drawn.step > 3 and drawn.bars)
+
+    page.slider("learning rate").press("ArrowRight")
+    notebook.kernel.wait_until("sgd.param_groups[0]['lr'] > 0.1")
+    page.menu("clipping").select_option("by norm")
+    notebook.kernel.wait_until("flow.history.latest.settings.clip_norm == 1.0")
+
+    paused = page.pause()
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == paused.step + 1)
+    assert notebook.kernel.evaluate("flow.step_number") == paused.step + 1
+
+    page.button("Play").click()
+    page.wait_for(lambda drawn: drawn.step > paused.step + 5)
+    stop.touch()
+    notebook.kernel.wait_until("not flow.playing")
+    assert notebook.errors == []

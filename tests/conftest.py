@@ -1,0 +1,41 @@
+"""Fixtures for tests of whole widgets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ipywidgets.widgets.widget as ipywidgets_registry
+import pytest
+import torch
+
+from gradflow_widget import GradientFlow
+
+# Tensors of a few numbers gain nothing from threads, and lose a lot on a busy machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_flow() -> Iterator[Callable[..., GradientFlow]]:
+    """Make widgets that are closed when the test is over."""
+    made: list[GradientFlow] = []
+
+    def make(*args: Any, **kwargs: Any) -> GradientFlow:
+        made.append(GradientFlow(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for flow in made:
+        flow.close()
+
+
+@pytest.fixture
+def nothing_is_left() -> Iterator[None]:
+    """Check that a test leaves no thread, widget or patched function behind."""
+    widgets, backward = set(ipywidgets_registry._instances), torch.autograd.backward
+    yield
+    threads = [t.name for t in threading.enumerate() if t.name.startswith("gradflow")]
+    assert threads == []
+    assert set(ipywidgets_registry._instances) == widgets
+    assert torch.autograd.backward is backward

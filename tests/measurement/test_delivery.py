@@ -1,0 +1,95 @@
+"""Readings that are still on their way from a device, played here with a slow transfer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gradflow_widget import GradientProbe
+from gradflow_widget.measurement import step as step_module
+from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
+from gradflow_widget.measurement.step import Step
+from gradflow_widget.measurement.transfer import Transfer
+
+from .networks import batch, small
+
+
+class SlowTransfer(Transfer):
+    """Arrives only when it is waited for, or when the device is said to have caught up."""
+
+    caught_up = False
+
+    @property
+    def arrived(self) -> bool:
+        return self.caught_up
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Let everything that is measured go through a transfer, as on a GPU."""
+
+    def add(self, name, vector):
+        vector = torch.as_tensor(vector)
+        self.sections.append((name, len(vector)))
+        self.vectors.append(vector)
+
+    monkeypatch.setattr(Step, "add", add)
+    monkeypatch.setattr(step_module, "Transfer", SlowTransfer)
+    monkeypatch.setattr(GradientProbe, "_are_as_measured", lambda *_: False)
+    monkeypatch.setattr(SlowTransfer, "caught_up", False)
+    return SlowTransfer
+
+
+def train(steps: int, probe_options=None, each=None):
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    probe = GradientProbe(model, optimizer, full=True)
+    for index in range(steps):
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs), targets).backward()
+        if index % 2:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+        if each is not None:
+            each(probe, index)
+    return probe
+
+
+def test_a_step_does_not_wait_for_its_reading(device):
+    seen = []
+
+    def each(probe, index):
+        assert len(probe._pending) == index + 1
+        probe.on_reading = lambda reading: seen.append(reading.step)
+
+    probe = train(5, each=each)
+    assert seen == []
+    assert len(probe.history) == 5
+    assert seen == [1, 2, 3, 4, 5]
+    probe.close()
+
+
+def test_readings_come_as_soon_as_they_have_arrived(device):
+    def each(probe, index):
+        assert probe.steps == (5 if index == 4 else 0)
+        device.caught_up = index == 3
+
+    train(5, each=each).close()
+
+
+def test_closing_loses_no_reading(device):
+    probe = train(3)
+    probe.close()
+    assert probe.steps == 3
+    assert probe._history.step.tolist() == [1, 2, 3]
+
+
+def test_numbers_are_the_same_by_either_way(request):
+    at_once = train(4).history
+    request.getfixturevalue("device")
+    by_transfer = train(4).history
+    for name in (*STEP_COLUMNS, *LAYER_COLUMNS):
+        np.testing.assert_allclose(at_once.column(name), by_transfer.column(name), rtol=1e-9)

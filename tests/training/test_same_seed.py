@@ -1,0 +1,224 @@
+"""Same seed, same run: weights, batch order, dropout and running statistics repeat bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from .parts import CROSS_ENTROPY, losses_of, same_bits, samples, small_network
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "adamw amsgrad": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("optimize", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("given", ["module", "factory"])
+def test_reset_repeats_the_run(make_flow: Any, given: str, optimize: Any) -> None:
+    model = small_network()
+    flow = (
+        make_flow(model, optimize(model.parameters()), CROSS_ENTROPY, samples())
+        if given == "module"
+        else make_flow(lambda depth=3: small_network(depth), optimize, CROSS_ENTROPY, samples())
+    )
+    first = losses_of(flow, 12)
+    flow.reset()
+    assert flow.step_number == 0
+    assert len(flow.history) == 0
+    assert same_bits(losses_of(flow, 12), first)
+
+
+def test_steps_on_the_thread_and_in_the_calling_thread_are_the_same(make_flow: Any) -> None:
+    model = small_network()
+    flow = make_flow(model, OPTIMIZERS["adam"](model.parameters()), CROSS_ENTROPY, samples())
+    here = losses_of(flow, 9)
+    flow.reset()
+    flow.step(4)
+    flow.play()
+    flow.wait(5)
+    flow.pause()
+    flow.wait()
+    assert same_bits(flow.history.loss[:9], here)
+
+
+def test_what_other_code_draws_in_between_changes_nothing(make_flow: Any) -> None:
+    model = small_network()
+    flow = make_flow(model, OPTIMIZERS["momentum"](model.parameters()), CROSS_ENTROPY, samples())
+    first = losses_of(flow, 6)
+    flow.reset()
+    torch.manual_seed(11)
+    expected = torch.rand(6)
+    torch.manual_seed(11)
+    again, drawn = [], []
+    for reading in flow.steps(6):
+        again.append(reading.loss)
+        drawn.append(torch.rand(1))
+        random.random()
+        np.random.rand(3)
+    assert same_bits(again, first)
+    # Nor does training disturb what the others draw.
+    assert torch.equal(torch.cat(drawn), expected)
+
+
+class Noisy(Dataset[Any]):
+    """Augments every item from Python's, NumPy's and torch's generators."""
+
+    def __init__(self) -> None:
+        self.inputs, self.targets = samples()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Any:
+        noise = random.random() + float(np.random.rand()) + torch.rand(())
+        return self.inputs[index] + noise, self.targets[index]
+
+
+DATA: dict[str, Callable[[], Any]] = {
+    "dataset": Noisy,
+    "loader": lambda: DataLoader(Noisy(), batch_size=16, shuffle=True),
+    "loader with a generator": lambda: DataLoader(
+        Noisy(), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "list of batches": lambda: [samples(16), samples(8)],
+}
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+def test_data_that_draw_from_any_generator_repeat(make_flow: Any, data: Any) -> None:
+    flow = make_flow(
+        small_network, lambda p: torch.optim.SGD(p, lr=0.1), CROSS_ENTROPY, data(), seed=4
+    )
+    first = losses_of(flow, 9)
+    random.random()
+    np.random.rand(3)
+    flow.reset()
+    assert same_bits(losses_of(flow, 9), first)
+    state = random.getstate()
+    flow.step(2)
+    assert random.getstate() == state
+
+
+def test_a_model_that_draws_from_python_repeats(make_flow: Any) -> None:
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        return CROSS_ENTROPY(model(batch[0] * random.random()), batch[1])
+
+    flow = make_flow(
+        small_network, lambda p: torch.optim.SGD(p, lr=0.1), data=samples(), objective=objective
+    )
+    first = losses_of(flow, 5)
+    flow.reset()
+    random.seed(99)
+    assert same_bits(losses_of(flow, 5), first)
+
+
+@pytest.mark.parametrize("data", [samples, *DATA.values()][:4])
+def test_another_seed_is_another_run_and_the_first_comes_back(make_flow: Any, data: Any) -> None:
+    flow = make_flow(small_network, lambda p: torch.optim.SGD(p, lr=0.1), CROSS_ENTROPY, data())
+    first = losses_of(flow, 6)
+    flow.reset(seed=1)
+    other = losses_of(flow, 6)
+    assert not same_bits(other, first)
+    flow.reset()
+    assert same_bits(losses_of(flow, 6), other)
+    flow.reset(seed=0)
+    assert same_bits(losses_of(flow, 6), first)
+
+
+def test_a_new_seed_gives_a_factory_new_weights_and_keeps_a_module_s(make_flow: Any) -> None:
+    def build() -> nn.Module:
+        return nn.Linear(6, 3)
+
+    flow = make_flow(build, lambda p: torch.optim.SGD(p, lr=0.1), CROSS_ENTROPY, samples())
+    before = flow.model.weight.detach().clone()
+    flow.reset(seed=7)
+    assert not torch.equal(flow.model.weight, before)
+
+    module = nn.Linear(6, 3)
+    kept = module.weight.detach().clone()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    mine = make_flow(module, optimizer, CROSS_ENTROPY, samples())
+    mine.step(3)
+    mine.reset(seed=7)
+    assert mine.model is module
+    assert mine.optimizer is optimizer
+    assert torch.equal(module.weight, kept)
+
+
+def test_the_first_batch_is_the_one_of_the_preview_and_training_starts_with_it(
+    make_flow: Any,
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        seen.append(batch[0].clone())
+        return CROSS_ENTROPY(model(batch[0]), batch[1])
+
+    loader = DataLoader(TensorDataset(*samples()), batch_size=8, shuffle=True)
+    flow = make_flow(
+        small_network, lambda p: torch.optim.SGD(p, lr=0.1), data=loader, objective=objective
+    )
+    flow.step()
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_reset_brings_back_buffers_that_a_forward_pass_has_replaced(make_flow: Any) -> None:
+    class Counting(nn.Module):
+        calls: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls = torch.cat([self.calls, torch.ones(1)])
+            out: torch.Tensor = self.layer(x) * len(self.calls)
+            return out
+
+    model = Counting()
+    flow = make_flow(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, samples()
+    )
+    first = losses_of(flow, 4)
+    flow.reset()
+    assert same_bits(losses_of(flow, 4), first)
+
+
+def test_watching_changes_nothing(make_flow: Any) -> None:
+    inputs, targets = samples()
+    model = small_network(seed=3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    order = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    rows = torch.randperm(len(inputs), generator=order)
+    bare = []
+    for step in range(5):
+        taken = rows[step * 16 : step * 16 + 16]
+        optimizer.zero_grad()
+        loss = CROSS_ENTROPY(model(inputs[taken]), targets[taken])
+        loss.backward()
+        optimizer.step()
+        bare.append(loss.item())
+
+    watched = small_network(seed=3)
+    flow = make_flow(
+        watched,
+        torch.optim.Adam(watched.parameters(), lr=0.01),
+        CROSS_ENTROPY,
+        (inputs, targets),
+        seed=0,
+    )
+    flow.batch_size = 16
+    assert same_bits(losses_of(flow, 5), bare)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), watched.parameters()))
