@@ -33,6 +33,13 @@ from .tweaks.knobs import COLD_KNOBS
 _cells = CellRegistry()
 
 
+class _Knob(traitlets.Any):
+    """A value that its validator checks; traitlets would let None pass unseen."""
+
+    def _validate(self, obj: Any, value: Any) -> Any:
+        return value if obj._cross_validation_lock else self._cross_validate(obj, value)
+
+
 class _FreshStatus(traitlets.Unicode[str, str]):
     """The status line, brought up to date when somebody reads it."""
 
@@ -62,13 +69,13 @@ class GradientFlow(widgets.VBox):
         RuntimeError: the model failed on the first batch.
     """
 
-    learning_rate = traitlets.Any(help="Of the first parameter group; others keep their ratio.")
-    clip_norm = traitlets.Any(None, help="Global L2 norm to clip to; None is off.")
-    clip_value = traitlets.Any(None, help="Magnitude to clip every element to; None is off.")
-    batch_size = traitlets.Any(None, help="Samples a step; None where data come in batches.")
-    depth = traitlets.Any(None, help="Cold knob, 1 to 64; None where the model has none.")
-    activation = traitlets.Any(None, help="Cold knob, by name; None where the model has none.")
-    speed = traitlets.Any(1, help="Every how many steps one is drawn, or 'max'.")
+    learning_rate = _Knob(help="Of the first parameter group; others keep their ratio.")
+    clip_norm = _Knob(None, help="Global L2 norm to clip to; None is off.")
+    clip_value = _Knob(None, help="Magnitude to clip every element to; None is off.")
+    batch_size = _Knob(None, help="Samples a step; None where data come in batches.")
+    depth = _Knob(None, help="Cold knob, 1 to 64; None where the model has none.")
+    activation = _Knob(None, help="Cold knob, by name; None where the model has none.")
+    speed = _Knob(1, help="Every how many steps one is drawn, or 'max'.")
     playing = traitlets.Bool(False, help="Whether steps follow one another.")
     step_number = traitlets.Int(0, read_only=True, help="Steps done in the present run.")
     loss = traitlets.Float(math.nan, read_only=True, help="Loss of the latest step.")

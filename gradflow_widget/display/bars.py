@@ -196,7 +196,7 @@ class FlowChart:
 
         count, columns = len(values), max(len(values), len(old))
         places = np.arange(1, count + 1)
-        writer.set("bars_figure", title=f"Gradient flow · {self.measure} {self._unit()}")
+        writer.set("bars_figure", title=self._title())
         ticks, names = decade_ticks(floor, top)
         writer.set("bars_y_axis", tick_labels=names, tick_values=np.array(ticks))
         writer.set("bars_y", min=floor, max=top)
@@ -223,9 +223,11 @@ class FlowChart:
             writer.set("bars_ghost", x=np.arange(1, len(old) + 1)[shown], y=old[shown])
         self._draw_glyphs(writer, reading, values, problems, (floor, top))
 
-    def _unit(self) -> str:
-        unit = MEASURES[self.measure]
-        return f"{unit}, relative to the last layer" if self.relative else unit
+    def _title(self) -> str:
+        shown = f"{self.measure} {MEASURES[self.measure]}"
+        if self.relative:  # what fits in the least width
+            return f"{shown[0].upper()}{shown[1:]}, relative to last"
+        return f"Gradient flow · {shown}"
 
     def _in_decades(self, values: FloatArray, reading: Reading) -> FloatArray:
         """Return log10 of the values, or of their ratio to the last layer's."""

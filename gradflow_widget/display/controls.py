@@ -134,7 +134,7 @@ class Controls:
             if self._following:
                 return
             moved, present = change["new"], value()
-            if present is not None and _on_one_place(slider, moved, present):
+            if present and _on_one_place(slider, moved, present):
                 return
             late = next((e for e in echoes if _on_one_place(slider, moved, e)), None)
             if late is None:
@@ -146,7 +146,8 @@ class Controls:
 
         def show(_: object) -> None:
             present = value()
-            if present is None or _on_one_place(slider, slider.value, present):
+            # A warm-up begins with a rate of 0, which has no place on the slider.
+            if not present or _on_one_place(slider, slider.value, present):
                 return
             if not _is_on_grid(slider, present):
                 echoes.append(present)
@@ -197,9 +198,7 @@ class Controls:
             style=_LABEL,
             tooltip="Which steps are drawn",
         )
-        self._link(
-            self.speed_menu, "speed", to_control=lambda v: setattr(self.speed_menu, "value", v)
-        )
+        self._link(self.speed_menu, "speed", to_control=self._show_speed)
         return [
             self.play_button,
             self.step_button,
@@ -207,6 +206,14 @@ class Controls:
             self.seed_button,
             self.speed_menu,
         ]
+
+    def _show_speed(self, speed: Any) -> None:
+        menu = self.speed_menu
+        if speed not in [value for _, value in menu.options]:
+            # Code may ask for any; "what fits" stays the last.
+            *others, fits = menu.options
+            menu.options = (*others, (f"every {_ordinal(speed)}", speed), fits)
+        menu.value = speed
 
     def allow_playing(self) -> None:
         """Enable play and step: there is something to train with now."""
@@ -392,7 +399,8 @@ class Controls:
 
 
 def _ordinal(number: int) -> str:
-    return f"{number}{'nd' if number == 2 else 'th'}"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"
 
 
 def _on_one_place(slider: Any, one: float, other: float) -> bool:

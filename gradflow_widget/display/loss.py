@@ -76,6 +76,7 @@ class LossChart:
             scales=scales,
             stroke_width=1,
             colors=["var(--gradflow-ghost)"],
+            opacities=[0.6],
             visible=False,
             **quiet,
         )
@@ -110,7 +111,8 @@ class LossChart:
         y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
         self.figure = bq.Figure(
             title="Loss",
-            marks=[ghost, rules, line, labels, wrong],
+            # The line lies over the labels, whose halo would hide it.
+            marks=[ghost, rules, labels, line, wrong],
             axes=[x_axis, y_axis],
             fig_margin={"top": 34, "bottom": 40, "left": 56, "right": 16},
             animation_duration=0,

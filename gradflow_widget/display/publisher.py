@@ -178,7 +178,7 @@ class Publisher:
     def _work(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._closed or (self._wanted and self.visible))
+                self._wait_until_it_may_send()
                 if self._closed:
                     return
                 whole, self._whole = self._whole, False
@@ -198,7 +198,22 @@ class Publisher:
                 _log.exception("frame %d could not be drawn", number)
                 with self._condition:
                     self._in_flight.pop(number, None)
+                    self._whole = True  # what this one had to tell is told with the next
                     self._condition.notify_all()
+
+    def _wait_until_it_may_send(self) -> None:
+        """Wait for a frame that is wanted and for room; without room, long enough."""
+        while not self._closed:
+            if not (self._wanted and self.visible):
+                self._condition.wait()
+                continue
+            if len(self._in_flight) < self.most_in_flight:
+                return
+            interval = UNHEARD_INTERVAL if self._unheard else PATIENCE
+            left = self._last_sent + interval - time.monotonic()
+            if left <= 0:
+                return
+            self._condition.wait(left)
 
     def _ping(self) -> None:
         now = time.monotonic()

@@ -280,7 +280,8 @@ class TrainingSession:
                 return
         with self._changing_the_run():
             model, optimizer, preview = self._made(self.check(**changes))
-            if self._end_loop() is not None:
+            if self._unwind_loop():
+                self._loop = None
                 self._pace.pause()
             self._replace(model, optimizer, preview, changes)
         self._audience.state_changed()
@@ -322,29 +323,28 @@ class TrainingSession:
         self.check(**changes)
         with self._changing_the_run():
             settings = self.check(**changes)
-            preview: Reading | None = None
             made = None
             if seed is not None and self._construction.is_factory:
                 made = self._made(settings)
-            loop = self._end_loop()
-            try:
-                if made is not None:
-                    self._replace(*made, changes)
-                else:
-                    self._run.rewind()
-                    with self._settings_lock:
-                        self._settings = self._settings.replaced(**changes)
-                    try:
-                        preview = self._preview(self.model, self._settings)
-                    finally:
-                        self._begin_run(preview)
-            finally:
-                if loop is not None:
-                    if seed is not None:
-                        self._loop_begins_at = RandomState.seeded(settings.seed)
-                    self._loop_is_repeated = True
-                    self._loop = loop
+            if self._unwind_loop():
+                self._loop_is_repeated = True
+                if seed is not None:
+                    self._loop_begins_at = RandomState.seeded(settings.seed)
+            if made is not None:
+                self._replace(*made, changes)
+            else:
+                self._rewind(changes)
         self._audience.state_changed()
+
+    def _rewind(self, changes: dict[str, Any]) -> None:
+        self._run.rewind()
+        with self._settings_lock:
+            self._settings = self._settings.replaced(**changes)
+        preview: Reading | None = None
+        try:
+            preview = self._preview(self.model, self._settings)
+        finally:
+            self._begin_run(preview)
 
     @contextmanager
     def _changing_the_run(self) -> Iterator[None]:
@@ -687,28 +687,25 @@ class TrainingSession:
         self._pace.pause()
         self._come_to_rest()
 
-    def _end_loop(self) -> Callable[[], object] | None:
-        """Unwind the user's loop, if one is under way, and return it.
+    def _unwind_loop(self) -> bool:
+        """Unwind the user's loop; False where none is under way.
 
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.
         """
-        loop = self._loop
-        if loop is None:
-            return None
+        if self._loop is None:
+            return False
         if threading.current_thread() is self._thread:
             raise RuntimeError("your own loop can't reset itself: call reset() from a cell.")
         self._pace.wake(lambda: self._set_loop_must_end(True))
         unwound = self._pace.wait_until(lambda: not self._loop_is_running, LOOP_PATIENCE)
-        if unwound:
-            self._loop = None
         self._pace.wake(lambda: self._set_loop_must_end(False))
         if not unwound:
             raise RuntimeError(
                 f"your own loop has not come to an optimizer step for {LOOP_PATIENCE:.0f} "
                 "seconds, where it could be ended: try again later."
             )
-        return loop
+        return self._loop is not None
 
     def _set_loop_must_end(self, value: bool) -> None:
         self._loop_must_end = value

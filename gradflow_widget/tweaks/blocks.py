@@ -117,6 +117,17 @@ def keep_run(container: nn.Module, kept: KeptRun) -> None:
     container.__dict__[_KEPT] = [*kept_runs(container), kept]
 
 
+def shift_runs(container: nn.Module, changed: KeptRun, blocks: int) -> None:
+    """Note that ``changed`` has just got ``blocks`` more at its end."""
+    # The container's length is new already, so that kept_runs would find none.
+    everyone: list[KeptRun] = container.__dict__[_KEPT]
+    changed.count += blocks
+    for kept in everyone:
+        kept.length = len(container._modules)
+        if kept.start > changed.start:
+            kept.start += blocks * changed.period
+
+
 def modules_aside(model: nn.Module) -> list[nn.Module]:
     """Return the modules that ``with_depth`` took off and keeps: no part of ``modules()``.
 

@@ -5,29 +5,64 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .norms import is_norm
 
-def reset_as_built(model: nn.Module) -> list[str]:
+
+def reset_as_built(model: nn.Module, seed: int) -> list[str]:
     """Initialise ``model`` in place as its classes do; return the parameters they left out.
 
     Each layer's ``reset_parameters`` runs in the order in which layers are built, children
     first, then the ``_init_weights`` of the nearest module around that has one, as Hugging
-    Face models and nanoGPT do it. The random numbers are the global ones.
+    Face models and nanoGPT do it. A tied weight is drawn by the first layer that has it.
+    ``seed`` fixes the weights on every device; the global random state is untouched.
     """
-    touched: set[int] = set()
-    for layer, initializer in _built(model, None, set()):
-        versions = {id(p): p._version for p in layer.parameters()}
-        _reset(layer)
-        if initializer is not None:
-            with torch.no_grad():
-                initializer(layer)
-        touched |= {id(p) for p in layer.parameters() if p._version != versions[id(p)]}
-    return [name for name, parameter in model.named_parameters() if id(parameter) not in touched]
+    drawn: set[int] = set()
+    with _drawn_on_the_cpu(model, seed):
+        for layer, initializer in _built(model, None, set()):
+            own = {id(parameter) for parameter in layer.parameters(recurse=False)}
+            before = [
+                (p, p._version, p.detach().clone())
+                if id(p) in own & drawn
+                else (p, p._version, None)
+                for p in layer.parameters()
+            ]
+            _reset(layer)
+            if initializer is not None:
+                with torch.no_grad():
+                    initializer(layer)
+            for parameter, version, value in before:
+                if value is not None:
+                    with torch.no_grad():
+                        parameter.copy_(value)
+                elif parameter._version != version:
+                    drawn.add(id(parameter))
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in drawn]
+
+
+@contextmanager
+def _drawn_on_the_cpu(model: nn.Module, seed: int) -> Iterator[None]:
+    # An accelerator's generator gives other numbers for the same seed, and half precision
+    # lacks what some initialisations need.
+    homes = [(t, t.device, t.dtype) for t in (*model.parameters(), *model.buffers())]
+    for tensor, _, dtype in homes:
+        half = dtype in (torch.bfloat16, torch.float16)
+        tensor.data = tensor.data.to("cpu", torch.float32 if half else dtype)
+    state = torch.get_rng_state()
+    # torch.manual_seed would seed the accelerators too.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        for tensor, device, dtype in homes:
+            tensor.data = tensor.data.to(device, dtype)
 
 
 def _built(
@@ -65,6 +100,10 @@ def _reset(layer: nn.Module) -> None:
         if callable(method):
             method()
             return
+    if is_norm(layer):
+        with torch.no_grad():
+            for name, parameter in layer.named_parameters(recurse=False):
+                parameter.fill_(1.0 if name == "weight" else 0.0)
 
 
 def _reset_parametrized(layer: nn.Module) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks import AsideBlock, KeptRun, Run, find_runs, keep_run, kept_run, kept_runs, structure
+from .blocks import (
+    AsideBlock,
+    KeptRun,
+    Run,
+    find_runs,
+    keep_run,
+    kept_run,
+    shift_runs,
+    structure,
+)
 from .copying import copied
 from .errors import CannotTweak
 from .fresh import fresh_copy
@@ -106,7 +115,7 @@ class _Candidate:
 
     @property
     def place(self) -> str:
-        return self.at or "The model"
+        return _shown(self.at) or "The model"
 
     @property
     def noun(self) -> str:
@@ -116,10 +125,16 @@ class _Candidate:
     def sentence(self) -> str:
         if isinstance(self.target, Run):
             block = ", ".join(type(module).__name__ for module in self.target.blocks[0])
-            return f"Repeats or removes the last of the {self.count} blocks ({block}) of " + (
-                f"{self.at}." if self.at else "the model."
+            return (
+                f"Repeats or removes the last of the {self.count} blocks ({block}) of "
+                f"{_shown(self.at) or 'the model'}."
             )
-        return f"Sets the number of layers of {self.at or 'the model'}, {self.count} now."
+        return f"Sets the number of layers of {_shown(self.at) or 'the model'}, {self.count} now."
+
+
+def _shown(path: str) -> str:
+    # torch.compile puts the user's model one step down.
+    return path.removeprefix("_orig_mod").lstrip(".")
 
 
 def _candidates(model: nn.Module) -> list[_Candidate]:
@@ -162,7 +177,7 @@ def _chosen(candidates: list[_Candidate], at: str | None) -> _Candidate:
         return fitting[0]
     if candidates:
         raise CannotTweak(
-            f"The blocks of {candidates[0].at or 'the model'} change the shape of their input "
+            f"The blocks of {_shown(candidates[0].at) or 'the model'} change their input's shape "
             f"({candidates[0].misfit}), so one more or fewer would not fit."
         )
     raise CannotTweak(
@@ -237,7 +252,7 @@ def _remove_last(container: nn.Module, kept: KeptRun) -> None:
             parameter.grad = None
     kept.aside.insert(0, AsideBlock(taken, container.training))
     _set_items(container, items[: stop - kept.period] + items[stop:])
-    _shift(container, kept, -1)
+    shift_runs(container, kept, -1)
 
 
 def _add_last(
@@ -262,7 +277,7 @@ def _add_last(
         for name, module in zip(names[stop - kept.period : stop], fresh, strict=True):
             new[_next_name(name, [*names, *new])] = module
     _set_items(container, [*items[:stop], *new.items(), *items[stop:]])
-    _shift(container, kept, 1)
+    shift_runs(container, kept, 1)
 
 
 def _brought_back(
@@ -292,16 +307,6 @@ def _set_items(container: nn.Module, items: list[tuple[str, nn.Module | None]]) 
     container._modules.clear()
     for index, (name, module) in enumerate(items):
         container._modules[str(index) if numbered else name] = module
-
-
-def _shift(container: nn.Module, kept: KeptRun, blocks: int) -> None:
-    # The container has already changed, so every run in it looks forgotten.
-    everyone: list[KeptRun] = container.__dict__["_gradflow_kept_runs"]
-    for other in everyone:
-        other.length = len(container._modules)
-        if other.start > kept.start:
-            other.start += blocks * kept.period
-    kept.count += blocks
 
 
 def _next_name(name: str, names: list[str]) -> str:

@@ -18,7 +18,16 @@ from .nonlinearities import LINEAR, Nonlinearity, as_nonlinearity, function_name
 from .tracing import is_torch_layer, traced
 
 _ENDS = frozenset(
-    "softmax log_softmax matmul __matmul__ bmm baddbmm einsum scaled_dot_product_attention".split()
+    {
+        "softmax",
+        "log_softmax",
+        "matmul",
+        "__matmul__",
+        "bmm",
+        "baddbmm",
+        "einsum",
+        "scaled_dot_product_attention",
+    }
 )
 """Functions and methods behind which a signal is no longer the one that came out of a layer."""
 
@@ -111,9 +120,7 @@ class _Survey:
             elif any(True for _ in _own_parameters(child)):
                 self._note(child, Following(LINEAR))
 
-    def _explore_graph(
-        self, module: nn.Module, graph: fx.Graph, is_root: bool
-    ) -> list[nn.Module]:
+    def _explore_graph(self, module: nn.Module, graph: fx.Graph, is_root: bool) -> list[nn.Module]:
         open_ended: list[nn.Module] = []
         for node in graph.nodes:
             if node.op != "call_module":

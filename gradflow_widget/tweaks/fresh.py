@@ -56,9 +56,9 @@ def fresh_copy(
     for tensor, device, dtype in homes:
         tensor.data = tensor.data.to(device=device, dtype=dtype)
     for old, new in pairs:
-        for name, parameter in old._parameters.items():
-            if id(parameter) in shared:
-                new._parameters[name] = parameter
+        for name, tied in old._parameters.items():
+            if id(tied) in shared:
+                new._parameters[name] = tied
         descend(new, old, place)
     return fresh
 
@@ -134,7 +134,7 @@ def _reset_parametrized(layer: nn.Module) -> None:
 
 def _initializer(ancestors: list[nn.Module]) -> Callable[[nn.Module], Any] | None:
     for ancestor in reversed(ancestors):
-        method = getattr(ancestor, "_init_weights", None)
+        method: Callable[[nn.Module], Any] | None = getattr(ancestor, "_init_weights", None)
         if callable(method) and _takes_one_argument(method):
             return method
     return None

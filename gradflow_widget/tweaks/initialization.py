@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,14 +16,19 @@ from .copying import copied
 from .defaults import reset_as_built
 from .errors import CannotTweak
 from .following import Following, following
-from .fresh import seeded
 from .gains import forward_gain
 from .mean_field import critical_point
 from .nonlinearities import LINEAR, Nonlinearity, as_nonlinearity
-from .norms import is_norm, start_norm
 from .record import record
 from .unit_variance import scale_to_unit_variance
-from .weights import Weight, biases_of, drawn_normal, drawn_orthogonal, weights_of
+from .weights import (
+    Weight,
+    biases_of,
+    drawn_normal,
+    drawn_orthogonal,
+    is_parametrized,
+    weights_of,
+)
 
 SCHEMES = (
     "default",
@@ -84,9 +90,10 @@ def with_initialization(
 
     In all but the default, biases are zero (σ_b where critical), norms start at scale 1 and
     shift 0, and the layer after which no other comes, the output, has the gain of a linear one.
-    Embeddings, which multiply nothing, keep their class's default except under zeros, constant
-    and normal; a projection tied to one counts as embedding. Frozen weights stay. Parameters
-    whose connections can't be known (custom layers) stay too, and the record names them.
+    Embeddings, which multiply nothing, have their class's default except under zeros, constant
+    and normal; a projection tied to one counts as embedding. Custom layers, whose connections
+    can't be known, have their class's ``reset_parameters``; those without one keep their
+    weights, and the record names them. Frozen weights stay.
 
     Args:
         model: the model, which is left as it is.
@@ -113,26 +120,26 @@ def with_initialization(
             "before changing it."
         )
     frozen = [(p, p.detach().clone()) for p in twin.parameters() if not p.requires_grad]
-    if scheme == "default":
-        with seeded(seed, "initialization") if seed else _exactly(seed):
-            left = reset_as_built(twin)
-        notes = ["by reset_parameters and _init_weights"]
-    else:
-        drawing = _Drawing(twin, scheme, gain, seed, values)
-        left, notes = drawing.left, drawing.notes()
-        if scheme == "lsuv":
-            unreached = scale_to_unit_variance(twin, batch, 1.0 if gain is None else gain)
-            if unreached:
-                notes.append(f"left orthogonal: {_listed(unreached)}")
+    # What follows what is read off the twin before its weights change: PReLU's slope is one.
+    behind = following(twin) if scheme != "default" else {}
+    left = reset_as_built(twin, seed)
+    notes = []
+    if scheme != "default":
+        drawn = _Drawing(twin, behind, _Scheme(scheme, gain, values), seed)
+        left = [name for name in left if name not in drawn.names]
+        notes = drawn.notes
     with torch.no_grad():
         for parameter, before in frozen:
             parameter.copy_(before)
+    if scheme == "lsuv":
+        unscaled = scale_to_unit_variance(twin, batch, 1.0 if gain is None else gain)
+        notes += [f"orthogonal but not scaled: {_listed(unscaled)}"] if unscaled else []
     if frozen:
         notes.append(f"{len(frozen)} frozen ones stay")
     named = dict(twin.named_parameters())
     left = [name for name in left if named[name].requires_grad]
     if left:
-        notes.append(f"as before, for their connections are not known: {_listed(left)}")
+        notes.append(f"kept, for their class does not say how to draw them: {_listed(left)}")
     sentence = f"Initialisation {_TITLES[scheme]}: {'; '.join([*notes, f'seed {seed}'])}."
     return record(twin, "initialization", sentence)
 
@@ -146,3 +153,172 @@ def checked_scheme(scheme: object) -> str:
     if isinstance(scheme, str) and scheme in SCHEMES:
         return scheme
     raise ValueError(f"initialization {scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """A scheme with its numbers."""
+
+    name: str
+    gain: float | None
+    options: Mapping[str, float | None]
+
+    def gain_for(self, nonlinearity: Nonlinearity | None) -> float:
+        """Return the gain of a layer; None stands for a nonlinearity that is not known."""
+        if self.gain is not None and self.name != "lsuv":
+            return self.gain
+        if self.name == "he" and nonlinearity is None:
+            return math.sqrt(2)
+        if self.name in ("he", "orthogonal") and nonlinearity is not None:
+            return forward_gain(nonlinearity)
+        return 1.0
+
+
+class _Drawing:
+    """Draws the weights of a model by a scheme, tied ones once.
+
+    Attributes:
+        names: the parameters that were set.
+        notes: what was done, for people.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        behind: Mapping[nn.Module, Following],
+        scheme: _Scheme,
+        seed: int,
+    ) -> None:
+        self._behind, self._scheme = behind, scheme
+        self._generator = torch.Generator().manual_seed(seed)
+        self._done: set[int] = set()
+        self._used: dict[str, int] = {}
+        for module in model.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                self._embed(module)
+        for module in model.modules():
+            for weight in weights_of(module):
+                self._draw(weight)
+        if not self._used:
+            raise CannotTweak(
+                f"The model has no weight matrix that {_TITLES[scheme.name]} initialisation "
+                "knows how to draw: it draws linear, convolutional, attention and recurrent layers."
+            )
+        self.names = {name for name, p in model.named_parameters() if id(p) in self._done}
+        self.notes = [f"{count} × {what}" for what, count in self._used.items()]
+
+    def _embed(self, module: nn.Embedding | nn.EmbeddingBag) -> None:
+        self._done.add(id(module.weight))
+        with torch.no_grad():
+            if self._scheme.name in ("zeros", "constant"):
+                module.weight.fill_(self._scheme.options.get("value") or 0.0)
+            elif self._scheme.name == "normal":
+                drawn = torch.randn(module.weight.shape, generator=self._generator)
+                module.weight.copy_(drawn * (self._scheme.options["std"] or 0.0))
+                if module.padding_idx is not None:
+                    module.weight[module.padding_idx] = 0
+
+    def _draw(self, weight: Weight) -> None:
+        if weight.tied_to is None:
+            if not is_parametrized(weight.module, weight.name):
+                return
+        elif id(weight.tied_to) in self._done:
+            return
+        self._done |= {id(parameter) for parameter in weight.sources}
+        value, bias_std, note = self._value(weight)
+        weight.put(value)
+        self._used[note] = self._used.get(note, 0) + 1
+        for bias in biases_of(weight):
+            self._done.add(id(bias))
+            drawn = torch.zeros(bias.shape)
+            if bias_std:
+                drawn = torch.randn(bias.shape, generator=self._generator) * bias_std
+            with torch.no_grad():
+                bias.copy_(drawn)
+
+    def _value(self, weight: Weight) -> tuple[Tensor, float, str]:
+        """Return the matrices, the standard deviation of their biases, and a note."""
+        name, options, generator = self._scheme.name, self._scheme.options, self._generator
+        nonlinearity = self._nonlinearity(weight)
+        if name in ("zeros", "constant"):
+            value = options.get("value") or 0.0
+            return torch.full(weight.value.shape, value), 0.0, f"{value:g}"
+        if name == "normal":
+            std = options["std"] or 0.0
+            return drawn_normal(weight, std, generator), 0.0, f"N(0, {std:g}²)"
+        if name == "critical":
+            sigma_w, sigma_b = _critical_sigmas(nonlinearity or LINEAR, options["sigma_b"])
+            note = f"σ_w² {sigma_w**2:.4g}, σ_b² {sigma_b**2:.4g} {_after(nonlinearity)}"
+            std = sigma_w / math.sqrt(weight.fan_in)
+            return drawn_normal(weight, std, generator), sigma_b, note
+        gain = self._scheme.gain_for(nonlinearity)
+        note = f"gain {gain:.4g} {_after(nonlinearity)}"
+        if name in ("orthogonal", "lsuv"):
+            return drawn_orthogonal(weight, gain, generator), 0.0, note
+        fan = weight.fan_in if name != "xavier" else (weight.fan_in + weight.fan_out) / 2
+        return drawn_normal(weight, gain / math.sqrt(fan), generator), 0.0, note
+
+    def _nonlinearity(self, weight: Weight) -> Nonlinearity | None:
+        module = weight.module
+        if isinstance(module, nn.RNN | nn.RNNCell):
+            return as_nonlinearity(getattr(torch, module.nonlinearity))
+        behind = self._behind[module]
+        if behind.is_output:
+            return LINEAR
+        return behind.nonlinearity if behind.evidence else None
+
+
+def _critical_sigmas(nonlinearity: Nonlinearity, sigma_b: float | None) -> tuple[float, float]:
+    if nonlinearity is LINEAR:
+        # A linear layer has the one critical point (1, 0), whatever the others' biases.
+        return 1.0, 0.0
+    point = critical_point(nonlinearity, sigma_b)
+    if point is None and sigma_b is None:
+        raise CannotTweak(
+            f"{nonlinearity.name} has no critical line: no weights and biases keep both a "
+            "signal and its gradient, so choose another initialisation or activation."
+        )
+    if point is None:
+        raise ValueError(
+            f"sigma_b={sigma_b:g} is not on the critical line of {nonlinearity.name}: "
+            "leave it out to have a point that is."
+        )
+    return point.sigma_w, point.sigma_b
+
+
+def _after(nonlinearity: Nonlinearity | None) -> str:
+    return f"({nonlinearity.name})" if nonlinearity is not None else "(what follows is not known)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _checked_options(
+    scheme: str, gain: object, seed: object, options: Mapping[str, object]
+) -> dict[str, float | None]:
+    if gain is not None:
+        if scheme not in _WITH_GAIN:
+            raise ValueError(
+                f"gain has no meaning for {scheme!r}: only {', '.join(_WITH_GAIN)} have one."
+            )
+        if not _is_number(gain) or not gain > 0:  # type: ignore[operator]
+            raise ValueError(f"gain must be a number above 0, not {gain!r}.")
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 2**63:
+        raise ValueError(f"seed must be a whole number from 0, not {seed!r}.")
+    values = dict(_OPTIONS.get(scheme, {}))
+    for name, value in options.items():
+        if name not in values:
+            known = ", ".join(f"{key}=" for key in values) or "none"
+            raise TypeError(f"initialization {scheme!r} has no option {name!r}: it has {known}.")
+        if value is None and values[name] is None:
+            continue
+        if not _is_number(value) or (name != "value" and not value >= 0):  # type: ignore[operator]
+            least = "" if name == "value" else " from 0"
+            raise ValueError(f"{name} must be a number{least}, not {value!r}.")
+        values[name] = float(value)  # type: ignore[arg-type]
+    return values
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

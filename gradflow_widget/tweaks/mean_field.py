@@ -38,7 +38,9 @@ def chi(nonlinearity: Nonlinearity, q: float, sigma_w: float) -> float:
     return sigma_w**2 * moments(nonlinearity, q)[1]
 
 
-def critical_point(nonlinearity: Nonlinearity, sigma_b: float | None = None) -> CriticalPoint | None:
+def critical_point(
+    nonlinearity: Nonlinearity, sigma_b: float | None = None
+) -> CriticalPoint | None:
     """Return the point of the critical line with ``sigma_b``, or None where there is none.
 
     On the line q* determines all: σ_w² = 1/E[φ'²] and σ_b² = q* − σ_w² E[φ²]. Only points where

@@ -11,9 +11,31 @@ import torch
 from torch import Tensor, nn
 
 FUNCTIONS = frozenset(
-    "celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish prelu "
-    "relu relu6 rrelu selu sigmoid silu softplus softshrink softsign tanh tanhshrink "
-    "threshold".split()
+    {
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "logsigmoid",
+        "mish",
+        "prelu",
+        "relu",
+        "relu6",
+        "rrelu",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "softshrink",
+        "softsign",
+        "tanh",
+        "tanhshrink",
+        "threshold",
+    }
 )
 """The functions of torch and torch.nn.functional, and methods of tensors, that count."""
 
@@ -59,17 +81,14 @@ def function_name(target: Any) -> str:
 def as_nonlinearity(module: object, *args: Any, **options: Any) -> Nonlinearity | None:
     """Return what ``module`` does to each entry, or None where it is no nonlinearity.
 
-    Args:
-        module: a module, or a function called with the tensor, ``args`` and ``options``.
+    A module, or a function that is called with the tensor, ``args`` and ``options``.
     """
     if isinstance(module, nn.Module):
         if isinstance(module, nn.Identity):
             return LINEAR
         if isinstance(module, nn.PReLU):
             slope = float(module.weight.detach().mean())
-            return Nonlinearity(
-                f"PReLU({slope:.3g})", lambda z: nn.functional.leaky_relu(z, slope)
-            )
+            return Nonlinearity(f"PReLU({slope:.3g})", lambda z: nn.functional.leaky_relu(z, slope))
         if isinstance(module, _NEVER) or next(module.children(), None) is not None:
             return None
         try:

@@ -50,11 +50,10 @@ def find_counters(
     """
     found: list[Counter] = []
     meanings = {
-        count: (0, 1),
-        count * period: (0, period),
         length: (length - count * period, period),
+        count * period: (0, period),
+        count: (0, 1),
     }
-    meanings[count] = (0, 1)
     for level, attributes, in_config in _attributes(ancestors):
         for name, value in attributes.items():
             if type(value) is int and value in meanings and _counts_this_side(name, at):
@@ -63,13 +62,10 @@ def find_counters(
         if not in_config:
             continue
         depths, stage = attributes.get("depths"), _stage(at)
-        if (
-            isinstance(depths, list)
-            and stage is not None
-            and stage < len(depths)
-            and depths[stage] == count
-        ):
-            found.append(Counter(level, True, "depths", index=stage))
+        if isinstance(depths, list) and stage is not None and stage < len(depths):
+            extra, each = meanings.get(depths[stage], (0, 0))
+            if each:
+                found.append(Counter(level, True, "depths", stage, extra, each))
         kinds = attributes.get("layer_types")
         if isinstance(kinds, list) and len(kinds) == count:
             found.append(Counter(level, True, "layer_types", kinds=tuple(kinds)))
@@ -86,7 +82,7 @@ def set_counters(ancestors: list[nn.Module], counters: list[Counter], count: int
             attributes[counter.name] = (kinds + kinds[-1:] * count)[:count]
         elif counter.index is not None:
             depths = list(attributes[counter.name])
-            depths[counter.index] = count
+            depths[counter.index] = count * counter.each + counter.extra
             attributes[counter.name] = depths
         else:
             attributes[counter.name] = count * counter.each + counter.extra

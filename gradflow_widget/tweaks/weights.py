@@ -47,12 +47,11 @@ class Weight:
         return self.module._parameters.get(self.name)
 
     @property
-    def is_frozen(self) -> bool:
-        """Whether the parameter, or all that it is computed from, asks for no gradient."""
+    def sources(self) -> list[nn.Parameter]:
+        """The parameter, or those that the value is computed from."""
         if self.tied_to is not None:
-            return not self.tied_to.requires_grad
-        behind = self.module.get_submodule(f"parametrizations.{self.name}").parameters()
-        return not any(parameter.requires_grad for parameter in behind)
+            return [self.tied_to]
+        return list(self.module.get_submodule(f"parametrizations.{self.name}").parameters())
 
     def put(self, value: Tensor) -> None:
         """Set the matrices to ``value``, of the same shape; dtype and device stay."""
@@ -66,7 +65,7 @@ class Weight:
 
 def is_gpt_conv1d(module: nn.Module) -> bool:
     """Return whether this is the Linear layer that GPT-2 stores the other way round."""
-    weight = getattr(module, "weight", None)
+    weight = module._parameters.get("weight")
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight is not None
 
 
@@ -90,7 +89,9 @@ def weights_of(module: nn.Module) -> Iterator[Weight]:
             inputs = max(1, inputs // math.prod(module.stride))
         yield Weight(module, "weight", inputs, outputs, ("bias",), module.groups)
     elif is_gpt_conv1d(module):
-        inputs, outputs = map(int, module.weight.shape)
+        weight = module._parameters["weight"]
+        assert weight is not None
+        inputs, outputs = weight.shape
         yield Weight(module, "weight", inputs, outputs, ("bias",), inputs_first=True)
     elif isinstance(module, nn.MultiheadAttention):
         yield from _of_attention(module)
@@ -167,6 +168,7 @@ def _drawn_kernel(
 def _orthogonal(rows: int, columns: int, weight: Weight, generator: torch.Generator) -> Tensor:
     """Return a matrix with orthonormal columns, or rows where it has fewer of them (Haar)."""
     tall = (max(rows, columns), min(rows, columns))
+    q: Tensor
     q, r = torch.linalg.qr(torch.randn(tall, generator=generator, dtype=_drawn_in(weight)))
     q *= r.diagonal().sign()
     return q if rows >= columns else q.T

@@ -30,7 +30,7 @@ _DRAWN = """root => {
     )].map(text => text.textContent).filter(text => text !== "");
     const text = selector => root.querySelector(selector)?.textContent ?? "";
     const [bars, outline, ghost, glyphs] = marks("bars");
-    const [lossGhost, rules, line, labels, wrong] = marks("loss");
+    const [lossGhost, rules, labels, line, wrong] = marks("loss");
     return {
         bars: heights(bars),
         colours: fills(bars),

@@ -155,6 +155,7 @@ def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
 @pytest.mark.parametrize("width", [600, 1000, 1500])
 def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None:
     page = cell.playground(depth=20, activation="sigmoid")
+    page.button("signal gradient").click()
     page.button("relative to last").click()
     page.button("Step").click()
     page.wait_for(lambda drawn: drawn.step == 1 and "relative" in drawn.title)

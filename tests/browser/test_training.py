@@ -236,7 +236,7 @@ def test_the_toggles_show_another_quantity_at_once(cell: FlowCell) -> None:
     page.wait_for(lambda drawn: "update ratio" in drawn.title and drawn.bars != signal.bars)
 
     page.button("relative to last").click()
-    relative = page.wait_for(lambda drawn: "relative to the last layer" in drawn.title)
+    relative = page.wait_for(lambda drawn: "relative to last" in drawn.title)
     assert "1" in relative.flow_ticks
 
     assert relative.loss_ticks[0] != "0"

@@ -1,0 +1,204 @@
+"""The gradient-flow chart, as the page would be told to draw it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradflow_widget.display.bars import STATE_GLYPHS, FlowChart
+from gradflow_widget.display.frame import FrameWriter
+from gradflow_widget.measurement.reading import Reading
+from tests.display.readings import reading
+
+
+class DrawnChart:
+    """A chart and what it has last been told to show."""
+
+    def __init__(self) -> None:
+        self.chart = FlowChart()
+        self.writer = FrameWriter(self.chart.targets)
+
+    def draw(self, shown: Reading, problems: list[str] | None = None) -> None:
+        self.chart.draw(self.writer, shown, problems or ["healthy"] * len(shown.layers))
+        self.writer.settle()
+
+    def __getitem__(self, target: str) -> Any:
+        return self.chart.targets[target]
+
+    def glyphs(self) -> dict[int, str]:
+        labels = self["bars_glyphs"]
+        if not labels.visible:
+            return {}
+        return dict(zip(labels.x.astype(int).tolist(), labels.text, strict=True))
+
+
+@pytest.fixture
+def drawn() -> DrawnChart:
+    return DrawnChart()
+
+
+def test_a_bar_for_each_layer_in_decades(drawn: DrawnChart) -> None:
+    drawn.draw(reading([1e-3, 1e-2, 1.0]))
+
+    assert drawn["bars"].x.tolist() == [1, 2, 3]
+    assert drawn["bars"].y == pytest.approx([-3, -2, 0])
+    assert drawn["bars"].base == drawn["bars_y"].min
+    assert drawn["bars_x"].domain == [1, 2, 3]
+
+
+def test_every_value_stands_inside_the_axis_and_above_its_floor(drawn: DrawnChart) -> None:
+    for norms in ([1e-3, 1.0], [1e-9, 5.0], [1e-30, 1e30], [2.0, 2.0]):
+        drawn.draw(reading(norms))
+        heights = drawn["bars"].y
+        assert np.all(heights > drawn["bars_y"].min)
+        assert np.all(heights <= drawn["bars_y"].max)
+
+
+@pytest.mark.parametrize("measure", ["weight gradient", "signal gradient", "update ratio"])
+def test_the_measure_chooses_the_numbers_and_the_title(drawn: DrawnChart, measure: str) -> None:
+    shown = reading([1e-1, 1e-1], signal_grad_norm=[1e-2, 1e-2], update_ratio=[1e-3, 1e-3])
+    drawn.chart.measure = measure  # type: ignore[assignment]
+    drawn.draw(shown)
+
+    height = {"weight gradient": -1, "signal gradient": -2, "update ratio": -3}[measure]
+    assert drawn["bars"].y == pytest.approx([height, height])
+    assert measure in drawn["bars_figure"].title
+
+
+def test_relative_to_the_last_layer_the_last_bar_is_one(drawn: DrawnChart) -> None:
+    drawn.chart.relative = True
+    drawn.draw(reading([1e-5, 1e-3, 1e-2]))
+
+    assert drawn["bars"].y == pytest.approx([-3, -1, 0])
+    assert "relative to last" in drawn["bars_figure"].title
+
+
+def test_relative_goes_by_the_last_layer_that_has_a_number(drawn: DrawnChart) -> None:
+    drawn.chart.relative = True
+    drawn.draw(reading([1e-5, 1e-3, np.nan]))
+
+    assert drawn["bars"].y[:2] == pytest.approx([-2, 0])
+
+
+def test_zero_none_frozen_nan_and_infinite_have_a_mark_each_and_no_bar(drawn: DrawnChart) -> None:
+    shown = reading([0.0, np.nan, np.nan, np.nan, np.inf, 1.0], missing=[1], frozen=[2])
+    drawn.draw(shown, [""] * 6)
+
+    assert shown.gradient_states == ("zero", "none", "frozen", "nan", "inf", "")
+    assert drawn.glyphs() == {
+        1: STATE_GLYPHS["zero"],
+        2: STATE_GLYPHS["none"],
+        3: STATE_GLYPHS["frozen"],
+        4: STATE_GLYPHS["nan"],
+        5: STATE_GLYPHS["inf"],
+    }
+    assert len(set(drawn.glyphs().values())) == 5
+    assert drawn["bars"].y[:5].tolist() == [drawn["bars_y"].min] * 5
+    places = dict(
+        zip(drawn["bars_glyphs"].x.tolist(), drawn["bars_glyphs"].y.tolist(), strict=True)
+    )
+    assert places[5] > places[1]
+
+
+def test_a_signal_that_is_zero_is_told_from_one_that_was_not_read(drawn: DrawnChart) -> None:
+    drawn.chart.measure = "signal gradient"
+    drawn.draw(reading([1.0, 1.0, 1.0], signal_grad_norm=[0.0, np.nan, 1.0]), [""] * 3)
+
+    assert drawn.glyphs() == {1: STATE_GLYPHS["zero"], 2: STATE_GLYPHS["none"]}
+
+
+def test_nothing_but_nan_leaves_the_axis_finite(drawn: DrawnChart) -> None:
+    drawn.draw(reading([np.nan, np.nan]))
+
+    assert np.isfinite([drawn["bars_y"].min, drawn["bars_y"].max]).all()
+    assert np.isfinite(drawn["bars"].y).all()
+
+
+def test_colour_and_mark_follow_each_layers_own_verdict(drawn: DrawnChart) -> None:
+    problems = ["vanishing", "exploding", "healthy", ""]
+    drawn.draw(reading([1.0] * 4), problems)
+
+    assert drawn["bars"].colors == [
+        f"var(--gradflow-{name})" for name in ("vanishing", "exploding", "healthy", "ghost")
+    ]
+    assert drawn.glyphs() == {1: "▼", 2: "▲"}
+
+
+def test_among_many_layers_only_the_ends_of_a_run_are_marked(drawn: DrawnChart) -> None:
+    drawn.draw(reading([1.0] * 200), ["vanishing"] * 150 + ["healthy"] * 50)
+
+    assert drawn.glyphs() == {1: "▼", 150: "▼"}
+
+
+def test_the_outline_stands_only_where_the_clip_bound(drawn: DrawnChart) -> None:
+    drawn.draw(reading([1e-2, 1e-2]))
+    assert not drawn["bars_outline"].visible
+
+    drawn.draw(reading([1e-3, 1e-3], unclipped=[1e-1, 1e-2]))
+    assert drawn["bars_outline"].visible
+    assert drawn["bars_outline"].y == pytest.approx([-1, -2])
+    assert drawn["bars"].y == pytest.approx([-3, -3])
+    assert drawn["bars_y"].max >= -1
+
+    drawn.draw(reading([1e-2, 1e-2]))
+    assert not drawn["bars_outline"].visible
+
+
+def test_the_outline_is_for_the_weight_gradient_alone(drawn: DrawnChart) -> None:
+    drawn.chart.measure = "signal gradient"
+    drawn.draw(reading([1e-3], unclipped=[1e-1], signal_grad_norm=[1.0]))
+
+    assert not drawn["bars_outline"].visible
+
+
+def test_the_last_reading_of_the_run_before_is_the_ghost(drawn: DrawnChart) -> None:
+    drawn.draw(reading([1e-3, 1e-2, 1e-1]))
+    assert not drawn["bars_ghost"].visible
+
+    drawn.chart.begin_run(reading([1e-3, 1e-2, 1e-1]))
+    drawn.draw(reading([1.0, 1.0]))
+
+    assert drawn["bars_ghost"].visible
+    assert drawn["bars_ghost"].y == pytest.approx([-3, -2, -1])
+    assert drawn["bars_x"].domain == [1, 2, 3]  # room for the deeper of the two
+    assert drawn["bars_y"].min <= -3
+
+
+def test_a_ghost_leaves_out_what_has_no_number(drawn: DrawnChart) -> None:
+    drawn.chart.begin_run(reading([0.0, 1e-2, np.nan]))
+    drawn.draw(reading([1.0, 1.0, 1.0]))
+
+    assert drawn["bars_ghost"].x.tolist() == [2]
+
+
+def test_a_run_that_never_trained_leaves_the_older_ghost(drawn: DrawnChart) -> None:
+    drawn.chart.begin_run(reading([1e-3]))
+    drawn.chart.begin_run(None)
+    drawn.draw(reading([1.0]))
+
+    assert drawn["bars_ghost"].y == pytest.approx([-3])
+
+
+def test_the_axis_rests_while_bars_move_within_it(drawn: DrawnChart) -> None:
+    drawn.draw(reading([1e-3, 0.3]))
+    limits = drawn["bars_y"].min, drawn["bars_y"].max
+
+    for scale in (1.1, 0.9, 1.5, 2.0):
+        drawn.draw(reading([1e-3 * scale, 0.3 * scale]))
+        assert (drawn["bars_y"].min, drawn["bars_y"].max) == limits
+
+
+@pytest.mark.parametrize("count", [1, 2, 20, 21, 48, 64, 101, 200, 999])
+def test_layer_numbers_stay_few_and_tell_the_first_and_the_last(
+    drawn: DrawnChart, count: int
+) -> None:
+    drawn.draw(reading([1.0] * count))
+
+    labels = drawn["bars_x_axis"].tick_labels
+    shown = [name for name in labels.values() if name]
+    assert len(labels) == count
+    assert 1 <= len(shown) <= 22
+    assert [shown[0], shown[-1]] == ["1", str(count)]
+    assert all(name in ("", place) for place, name in labels.items())

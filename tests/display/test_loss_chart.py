@@ -1,0 +1,201 @@
+"""The loss chart, as the page would be told to draw it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradflow_widget.display.frame import FrameWriter
+from gradflow_widget.display.loss import LossChart
+
+
+class DrawnChart:
+    """A chart and what it has last been told to show."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self.chart = LossChart()
+        self.writer = FrameWriter(self.chart.targets)
+        self.train(losses)
+
+    def train(self, losses: list[float]) -> None:
+        start = self.chart.curve.last_step + 1
+        for step, loss in enumerate(losses, start=start):
+            self.chart.curve.append(step, loss)
+        self.draw()
+
+    def draw(self) -> None:
+        self.chart.draw(self.writer)
+        self.writer.settle()
+
+    def __getitem__(self, target: str) -> Any:
+        return self.chart.targets[target]
+
+    def labels(self) -> list[str]:
+        return list(self["loss_labels"].text) if self["loss_labels"].visible else []
+
+    def rules(self) -> list[list[list[float]]]:
+        """Each rule as its places and its heights; bqplot keeps a single one flat."""
+        rules = self["loss_rules"]
+        return [
+            [x.tolist(), y.tolist()]
+            for x, y in zip(np.atleast_2d(rules.x), np.atleast_2d(rules.y), strict=True)
+        ]
+
+    def y_labels(self) -> list[str]:
+        return list(self["loss_y_axis"].tick_labels.values())
+
+
+def test_loss_by_step_on_a_logarithmic_axis() -> None:
+    drawn = DrawnChart([10.0, 1.0, 0.1])
+
+    assert drawn["loss"].x.tolist() == [1, 2, 3]
+    assert drawn["loss"].y == pytest.approx([1, 0, -1])
+    assert drawn.y_labels() == ["0.1", "1", "10"]
+
+
+def test_on_a_linear_axis_zero_is_always_in_sight() -> None:
+    drawn = DrawnChart([2.3, 2.2])
+    drawn.chart.logarithmic = False
+    drawn.draw()
+
+    assert drawn["loss"].y == pytest.approx([2.3, 2.2])
+    assert drawn["loss_y"].min == 0
+    assert drawn["loss_y"].max >= 2.3
+    assert drawn.y_labels()[0] == "0"
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_the_axes_hold_every_point(logarithmic: bool) -> None:
+    drawn = DrawnChart([1.0])
+    drawn.chart.logarithmic = logarithmic
+    for loss in (0.9, 3.0, 1e-9, 1e12, 5.0):
+        drawn.train([loss])
+        line = drawn["loss"]
+        assert drawn["loss_y"].min <= line.y.min()
+        assert line.y.max() <= np.float32(drawn["loss_y"].max)
+        assert drawn["loss_x"].max >= line.x.max()
+
+
+def test_a_loss_that_is_not_positive_turns_the_axis_linear_and_says_so() -> None:
+    drawn = DrawnChart([1.0, -0.5])
+
+    assert drawn["loss"].y == pytest.approx([1.0, -0.5])
+    assert "not every loss is positive" in drawn["loss_y_axis"].label
+
+
+def test_before_the_first_step_there_is_no_line() -> None:
+    assert not DrawnChart([])["loss"].visible
+
+
+def test_one_step_is_a_short_line() -> None:
+    line = DrawnChart([1.0])["loss"]
+
+    assert line.visible
+    assert line.x == pytest.approx([0.9, 1.1])
+
+
+def test_the_step_axis_rests_between_leaps() -> None:
+    drawn = DrawnChart([1.0] * 25)
+    end = drawn["loss_x"].max
+    drawn.train([1.0] * 4)
+
+    assert drawn["loss_x"].max == end
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([1.0, math.nan], "NaN at step 2"),
+        ([1.0, math.nan, math.nan, math.nan], "NaN since step 2"),
+        ([1.0, math.nan, 1.0, math.inf, 1.0], "NaN, ∞ at 2 steps, 2 to 4"),
+        ([1.0, math.inf, math.nan], "∞, NaN since step 2"),
+    ],
+)
+def test_what_is_not_finite_is_told_and_ruins_no_axis(losses: list[float], told: str) -> None:
+    drawn = DrawnChart(losses)
+
+    assert drawn["loss_wrong"].visible
+    assert drawn["loss_wrong"].text == [told]
+    assert np.isfinite(drawn["loss"].y).all()
+    assert np.isfinite([drawn["loss_y"].min, drawn["loss_y"].max]).all()
+
+
+def test_nothing_but_nan_still_has_an_axis() -> None:
+    drawn = DrawnChart([math.nan, math.nan])
+
+    assert not drawn["loss"].visible
+    assert drawn["loss_y"].min < drawn["loss_y"].max
+
+
+def test_the_run_before_stays_as_a_ghost_within_the_axes() -> None:
+    drawn = DrawnChart([100.0] * 40)
+    drawn.chart.begin_run()
+    drawn.train([1.0, 1.0])
+
+    ghost = drawn["loss_ghost"]
+    assert ghost.visible
+    assert ghost.y == pytest.approx([2.0] * 40)
+    assert drawn["loss_x"].max >= 40
+    assert drawn["loss_y"].max >= 2
+    assert drawn["loss"].x.tolist() == [1, 2]
+
+
+def test_a_marker_has_a_rule_from_top_to_bottom_and_a_label() -> None:
+    drawn = DrawnChart([1.0] * 10)
+    drawn.chart.mark(5, "lr 0.1")
+    drawn.draw()
+
+    assert drawn.rules() == [[[5, 5], [drawn["loss_y"].min, drawn["loss_y"].max]]]
+    assert drawn.labels() == ["lr 0.1"]
+
+
+def test_turns_of_knobs_at_one_step_share_a_marker_and_the_last_turn_counts() -> None:
+    drawn = DrawnChart([1.0] * 10)
+    for text in ("lr 0.1", "batch 32", "lr 0.2"):
+        drawn.chart.mark(5, text)
+    drawn.draw()
+
+    assert drawn.labels() == ["batch 32, lr 0.2"]
+    assert len(drawn.rules()) == 1
+
+
+def test_markers_too_close_for_two_labels_share_one() -> None:
+    drawn = DrawnChart([1.0] * 1000)
+    for step in range(500, 520):
+        drawn.chart.mark(step, f"lr {step}")
+    drawn.chart.mark(900, "batch 8")
+    drawn.draw()
+
+    assert drawn.labels() == ["lr 519", "batch 8"]
+    assert len(drawn.rules()) == 21
+
+
+def test_a_shared_label_fits_into_the_chart() -> None:
+    drawn = DrawnChart([1.0] * 10)
+    for text in ("clip value 0.000123", "batch 1024", "lr 0.000123", "depth 12"):
+        drawn.chart.mark(5, text)
+    drawn.draw()
+
+    assert drawn.labels() == ["…, batch 1024, lr 0.000123, depth 12"]
+
+
+def test_a_new_run_begins_without_markers() -> None:
+    drawn = DrawnChart([1.0] * 10)
+    drawn.chart.mark(5, "lr 0.1")
+    drawn.chart.begin_run()
+    drawn.draw()
+
+    assert drawn.labels() == []
+    assert not drawn["loss_rules"].visible
+
+
+def test_a_frame_costs_the_same_after_many_steps() -> None:
+    drawn = DrawnChart([1.0] * 1000)
+    drawn.train([1.0 + 0.5 * (step % 3) for step in range(20_000)])
+    updates, buffers = drawn.writer.message(whole=True)
+
+    assert updates
+    assert sum(buffer.nbytes for buffer in buffers) < 12_000

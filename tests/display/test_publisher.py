@@ -1,0 +1,290 @@
+"""Back-pressure between training and drawing, without a browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from gradflow_widget.display import publisher as module
+from tests.display.fake_page import FakePage, draws_a_step, seconds
+
+
+@pytest.fixture
+def page() -> Iterator[FakePage]:
+    page = FakePage()
+    yield page
+    page.publisher.close()
+
+
+@pytest.fixture
+def looking(page: FakePage) -> FakePage:
+    """A page that somebody looks at and that confirms each frame at once."""
+    page.confirms_at_once = True
+    page.show()
+    page.wait_for_frames(1)
+    return page
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setattr(module, "FORGOTTEN_AFTER", 0.2)
+    monkeypatch.setattr(module, "UNHEARD_INTERVAL", 0.02)
+
+
+def test_without_a_view_nothing_is_sent_and_nothing_waits(page: FakePage) -> None:
+    page.publisher.draw(step=True)
+
+    assert seconds(page.publisher.wait_for_room) < 0.2
+    assert page.publisher.wait_for_room() is False
+    assert page.frames == []
+    assert page.publisher.steps_drawn == 0
+
+
+def test_the_first_frame_that_a_page_gets_is_whole(page: FakePage) -> None:
+    page.publisher.draw(step=True)
+    page.show()
+    page.wait_for_frames(1)
+    page.confirm_all()
+    page.publisher.draw(step=True)
+    page.wait_for_frames(2)
+
+    assert page.wholes == [True, False]
+
+
+def test_each_time_that_the_page_appears_the_frame_is_whole_again(looking: FakePage) -> None:
+    looking.show(False)
+    looking.state = 7
+    looking.publisher.draw(step=True)
+    looking.show()
+    looking.wait_for_frames(2)
+
+    assert looking.wholes == [True, True]
+    assert looking.shows[-1] == 7
+
+
+def test_a_second_page_gets_a_whole_frame_of_its_own(looking: FakePage) -> None:
+    looking.publisher.receive({"type": "view", "page": "other", "visible": True})
+    looking.wait_for_frames(2)
+
+    assert looking.wholes == [True, True]
+
+
+def test_while_one_of_two_pages_is_shown_drawing_goes_on(looking: FakePage) -> None:
+    looking.publisher.receive({"type": "view", "page": "other", "visible": True})
+    looking.wait_for_frames(2)
+    looking.show(False)
+
+    assert looking.publisher.visible
+    looking.publisher.receive({"type": "view", "page": "other", "visible": False})
+    assert not looking.publisher.visible
+
+
+def test_every_step_is_drawn_and_confirmed_one_by_one(looking: FakePage) -> None:
+    for step in range(1, 201):
+        assert draws_a_step(looking, step)
+        looking.wait_for(lambda step=step: looking.shows[-1] == step)
+
+    assert looking.publisher.steps_drawn == 200
+    assert looking.shows == list(range(201))
+
+
+def test_at_most_so_many_frames_are_in_flight(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    most = page.publisher.most_in_flight
+
+    stop = threading.Event()
+
+    def confirm_slowly() -> None:
+        while not stop.wait(0.002):
+            if page.unconfirmed:
+                page.confirm(page.unconfirmed[0])
+
+    slow = threading.Thread(target=confirm_slowly)
+    slow.start()
+    for step in range(100):
+        assert draws_a_step(page, step)
+        page.publisher.draw(step=False)  # a knob was turned, too
+    stop.set()
+    slow.join()
+
+    assert page.most_unconfirmed <= most
+
+
+def test_drawing_that_nobody_waited_for_keeps_to_the_room_too(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    for state in range(1, 100):
+        page.state = state
+        page.publisher.draw(step=False)
+    page.wait_for(lambda: len(page.unconfirmed) == page.publisher.most_in_flight)
+    sent = len(page.frames)
+    page.publisher.draw(step=False)
+    assert sent == page.publisher.most_in_flight
+
+    page.confirm_all()
+    page.wait_for_frames(sent + 1)
+    assert page.shows[-1] == 99
+
+
+def test_a_slow_page_slows_the_frames_and_still_gets_the_newest_state(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    for state in range(1, 1000):
+        page.state = state
+        if page.publisher.room_without_waiting(0.0):
+            page.publisher.draw(step=True)
+    assert len(page.frames) <= page.publisher.most_in_flight
+
+    page.confirm_all()
+    page.publisher.draw(step=True)
+    page.wait_for(lambda: page.shows[-1] == 999)
+
+
+def test_free_running_frames_keep_their_interval(looking: FakePage) -> None:
+    assert looking.publisher.room_without_waiting(0.0) is True
+    looking.publisher.draw(step=True)
+    looking.wait_for_frames(2)
+
+    assert looking.publisher.room_without_waiting(60.0) is False
+    assert looking.publisher.room_without_waiting(0.0) is True
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_page_that_never_answers_holds_a_step_boundedly_and_then_not_at_all(
+    page: FakePage,
+) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    for state in range(1, page.publisher.most_in_flight):
+        draws_a_step(page, state)
+    page.wait_for_frames(page.publisher.most_in_flight)
+
+    assert 0.03 < seconds(page.publisher.wait_for_room) < 2.0
+    assert seconds(lambda: [page.publisher.wait_for_room() for _ in range(100)]) < 1.0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_unheard_frames_still_go_out_at_a_slow_pace(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    steps = 0
+    while len(page.frames) < 8:
+        steps += 1
+        draws_a_step(page, steps)
+        assert steps < 1_000_000
+
+    assert page.publisher.steps_drawn == 0
+    page.confirm_all()
+    assert page.publisher.steps_drawn >= 5
+    assert page.publisher.wait_for_room() is True
+
+
+@pytest.mark.usefixtures("impatient")
+def test_confirmations_that_are_lost_do_not_block_for_ever(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    for state in range(1, page.publisher.most_in_flight):
+        draws_a_step(page, state)
+    page.wait_for_frames(page.publisher.most_in_flight)  # of these none is ever confirmed
+
+    page.confirms_at_once = True
+    for state in range(100, 120):
+        while not draws_a_step(page, state):
+            pass
+        page.wait_for(lambda state=state: page.shows[-1] == state)
+    assert page.publisher.steps_drawn >= 19
+
+
+def test_dropped_frames_are_not_counted_as_drawn(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    page.publisher.draw(step=True)
+    page.wait_for_frames(2)
+
+    page.confirm(1)
+    page.show(False)
+    page.confirm(2, dropped=True)
+
+    assert page.publisher.steps_drawn == 0
+    assert page.unconfirmed == []
+
+
+def test_frames_without_a_new_step_are_not_counted_as_steps(looking: FakePage) -> None:
+    looking.publisher.draw(step=False)
+    looking.wait_for_frames(2)
+    assert looking.publisher.steps_drawn == 0
+
+
+def test_a_confirmation_of_the_run_before_does_not_count_in_the_new_run(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    page.publisher.draw(step=True)
+    page.wait_for_frames(2)
+
+    page.publisher.begin_run()
+    page.confirm_all()
+
+    assert page.publisher.steps_drawn == 0
+
+
+def test_hidden_again_a_waiting_step_is_let_go(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    for state in range(page.publisher.most_in_flight):
+        page.state = state
+        page.publisher.draw(step=True)
+    waiting = threading.Thread(target=page.publisher.wait_for_room)
+    waiting.start()
+    page.show(False)
+    waiting.join(timeout=0.4)
+
+    assert not waiting.is_alive()
+
+
+@pytest.mark.parametrize(("round_trip", "frames"), [(0.002, 2), (0.030, 3), (0.200, 4)])
+def test_the_farther_the_page_the_more_frames_are_in_flight(
+    page: FakePage, monkeypatch: pytest.MonkeyPatch, round_trip: float, frames: int
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    page.publisher._ping()
+    clock[0] += round_trip
+    page.answer_pings()
+
+    assert page.publisher.most_in_flight == frames
+
+
+def test_a_chart_that_can_not_be_drawn_ends_neither_drawing_nor_training(
+    looking: FakePage, caplog: pytest.LogCaptureFixture
+) -> None:
+    compose = looking.publisher._compose
+    failed = threading.Event()
+
+    def fail(whole: bool) -> None:
+        failed.set()
+        raise ValueError("no such chart")
+
+    looking.publisher._compose = fail  # type: ignore[assignment]
+    looking.publisher.draw(step=True)
+    assert failed.wait(10)
+    looking.publisher._compose = compose
+    while not draws_a_step(looking, 5):
+        pass
+    looking.wait_for(lambda: looking.shows[-1] == 5)
+
+    assert "could not be drawn" in caplog.text
+    assert looking.wholes[-1] is True  # what was lost is told again
+
+
+def test_closed_its_thread_has_ended_and_nothing_is_sent(looking: FakePage) -> None:
+    looking.publisher.close()
+    sent = len(looking.frames)
+    looking.publisher.draw(step=True)
+
+    assert len(looking.frames) == sent
+    assert looking.publisher.wait_for_room() is False
+    assert not any(t.name == "gradflow-publisher" for t in threading.enumerate())

@@ -1,0 +1,385 @@
+"""GradientFlow as a whole, without a page: data of every kind, NaN, the status line, cells."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gradflow_widget import GradientFlow, cells
+from tests.training.parts import CROSS_ENTROPY, plain_network, same_bits, samples
+
+INPUTS, TARGETS = samples()
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+# -- data of every kind ------------------------------------------------------------------
+
+
+def as_dict(model: nn.Module, batch: Any) -> torch.Tensor:
+    return CROSS_ENTROPY(model(batch["x"]), batch["y"])
+
+
+DATA: dict[str, tuple[Any, Any]] = {
+    "tensors": ((INPUTS, TARGETS), None),
+    "list of two tensors": ([INPUTS, TARGETS], None),
+    "float64 arrays": ((INPUTS.double().numpy(), TARGETS.numpy()), None),
+    "read-only, reversed arrays": (
+        (np.flip(INPUTS.numpy(), 0), np.broadcast_to(np.int64(1), (len(INPUTS),))),
+        None,
+    ),
+    "Dataset": (TensorDataset(INPUTS, TARGETS), None),
+    "DataLoader": (DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=10), None),
+    "list of batches": ([(INPUTS[:9], TARGETS[:9]), (INPUTS[9:12], TARGETS[9:12])], None),
+    "list of arrays": ([(INPUTS[:9].numpy(), TARGETS[:9].numpy())] * 3, None),
+    "dict batches": ([{"x": INPUTS[:9], "y": TARGETS[:9]}] * 3, as_dict),
+    "dict Dataset": (
+        [{"x": x, "y": y} for x, y in zip(INPUTS.split(8), TARGETS.split(8), strict=True)],
+        as_dict,
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "objective"), DATA.values(), ids=DATA)
+@pytest.mark.filterwarnings("error")
+def test_data_of_every_kind_train(make_flow: Any, data: Any, objective: Any) -> None:
+    flow = make_flow(
+        plain_network,
+        sgd,
+        None if objective else CROSS_ENTROPY,
+        data,
+        objective=objective,
+    )
+    flow.step(12)
+    assert np.isfinite(flow.history.loss).all()
+    assert (flow.batch_size is None) == (not isinstance(data, (tuple, TensorDataset)) and
+                                         not (isinstance(data, list) and len(data) == 2 and
+                                              isinstance(data[0], torch.Tensor)))
+
+
+def test_batches_are_used_in_their_order_and_again_from_the_start(make_flow: Any) -> None:
+    seen: list[int] = []
+
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        seen.append(len(batch))
+        return model(batch).square().mean()
+
+    batches = [INPUTS[:n] for n in (3, 1, 2)]
+    flow = make_flow(plain_network, sgd, data=batches, objective=objective)
+    seen.clear()
+    flow.step(7)
+    assert seen == [3, 1, 2, 3, 1, 2, 3]
+
+
+def test_an_optimizer_without_a_learning_rate_trains_and_says_so(make_flow: Any) -> None:
+    class Fixed(torch.optim.Optimizer):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, {})
+
+        def step(self, closure: Any = None) -> None:
+            with torch.no_grad():
+                for p in self.param_groups[0]["params"]:
+                    p.sub_(0.1 * p.grad)
+
+    flow = make_flow(plain_network, Fixed, CROSS_ENTROPY, samples())
+    flow.step(2)
+    assert flow.learning_rate is None
+    with pytest.raises(ValueError, match="the optimizer has no learning rate"):
+        flow.learning_rate = 0.1
+
+
+# -- NaN and inf -------------------------------------------------------------------------
+
+
+class Spoilt(nn.Module):
+    """From its n-th training forward on, the k-th layer gives NaN or inf, or its gradient does."""
+
+    def __init__(self, layer: int, value: float, *, backward: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = [6, 8, 8, 8, 3]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.spoilt, self.value, self.backward = layer, value, backward
+        self.begun = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index, layer in enumerate(self.layers):
+            x = layer(x if index == 0 else torch.tanh(x))
+            if index == self.spoilt and self.begun:
+                if self.backward:
+                    x.register_hook(lambda g: g * self.value)
+                else:
+                    with torch.no_grad():
+                        layer.bias[0] = self.value
+        return x
+
+
+CASES = [
+    (layer, value, backward, speed)
+    for layer in (0, 2, 3)
+    for value in (math.nan, math.inf)
+    for backward in (False, True)
+    for speed in (1, 1000)
+]
+
+
+@pytest.mark.parametrize(("layer", "value", "backward", "speed"), CASES)
+@pytest.mark.parametrize("way", ["widget", "own loop", "own loop, clipped"])
+def test_the_status_says_which_layer_and_which_step_were_first(
+    make_flow: Any, layer: int, value: float, backward: bool, speed: int, way: str
+) -> None:
+    model = Spoilt(layer, value, backward=backward)
+    optimizer = sgd(model.parameters())
+    own = way != "widget"
+    flow = make_flow(
+        model,
+        optimizer,
+        None if own else CROSS_ENTROPY,
+        None if own else samples(),
+        clip_norm=1.0 if "clipped" in way else None,
+    )
+    flow.speed = speed
+
+    def train(steps: int) -> None:
+        if not own:
+            flow.step(steps)
+            return
+        for _ in range(steps):
+            optimizer.zero_grad()
+            CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+            optimizer.step()
+
+    train(4)
+    if backward:
+        model.begun = True
+    else:
+        # The weights are spoilt, so that the very next forward gives it.
+        with torch.no_grad():
+            model.layers[layer].bias[0] = value
+    train(3)
+    assert flow.step_number == 7
+    what = "gradient" if backward else "output"
+    if not backward and value == math.inf and layer < 3:
+        # tanh brings inf back to 1: forward, only this layer's output is not finite.
+        assert np.isfinite(flow.history.loss).all()
+        return
+    assert f"the {what} of layer 'layers.{layer}' was first, at step 5." in flow.status
+    assert flow.history.steps_recorded == 7
+
+
+def test_training_goes_on_through_nan_and_a_reset_forgets_it(make_flow: Any) -> None:
+    flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+    flow.learning_rate = 1e30
+    flow.play()
+    flow.wait(20)
+    assert flow.playing
+    flow.pause()
+    flow.wait()
+    assert "Not finite" in flow.status
+    assert math.isnan(flow.loss)
+    flow.reset()
+    assert "Not finite" not in flow.status
+
+
+def test_a_nan_that_the_loss_itself_makes_is_blamed_on_no_layer(make_flow: Any) -> None:
+    spoilt: list[bool] = []
+
+    def loss_fn(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = CROSS_ENTROPY(output, target)
+        return loss * math.nan if spoilt else loss
+
+    flow = make_flow(plain_network, sgd, loss_fn, samples())
+    flow.step(2)
+    spoilt.append(True)
+    flow.step(2)
+    assert "the loss was first, at step 3" in flow.status
+
+
+def test_a_random_nan_is_found_with_the_same_random_numbers(make_flow: Any) -> None:
+    class Unlucky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            factor = math.nan if torch.rand(()) < 0.1 else 1.0
+            out: torch.Tensor = self.second(self.first(x) * factor)
+            return out
+
+    flow = make_flow(Unlucky, sgd, CROSS_ENTROPY, samples(), seed=1)
+    flow.speed = 1000
+    flow.step(60)
+    step = int(np.flatnonzero(np.isnan(flow.history.loss))[0]) + 1
+    assert f"the output of layer 'second' was first, at step {step}." in flow.status
+
+
+# -- cells -------------------------------------------------------------------------------
+
+
+class FakeShell:
+    """What cells.py asks of IPython, with cells run by hand."""
+
+    def __init__(self, *, tells_cells: bool = True) -> None:
+        self.execution_count = 0
+        self.user_ns: dict[str, Any] = {"In": [""]}
+        self.callbacks: list[Any] = []
+        self.cell = ""
+        self.events = SimpleNamespace(
+            callbacks={"post_run_cell": self.callbacks},
+            register=lambda _, callback: self.callbacks.append(callback),
+            unregister=lambda _, callback: self.callbacks.remove(callback),
+        )
+        if tells_cells:
+            parent = {"metadata": {}}
+            self.kernel = SimpleNamespace(get_parent=lambda _: self._parent(parent))
+
+    def _parent(self, parent: Any) -> Any:
+        return {"metadata": {"cellId": self.cell}}
+
+    def run(self, cell: str, body: Any) -> Any:
+        self.cell = cell
+        self.execution_count += 1
+        self.user_ns["In"].append(cell)
+        try:
+            return body()
+        finally:
+            for callback in list(self.callbacks):
+                callback(None)
+
+
+@pytest.fixture(params=[True, False], ids=["cell ids", "by source"])
+def shell(request: Any, monkeypatch: Any) -> FakeShell:
+    fake = FakeShell(tells_cells=request.param)
+    monkeypatch.setattr(cells, "_shell", lambda: fake)
+    return fake
+
+
+def test_running_a_cell_again_stops_the_old_widget(
+    shell: FakeShell, make_flow: Any, nothing_is_left: None
+) -> None:
+    model = plain_network()
+    optimizer = sgd(model.parameters())
+
+    def cell() -> Any:
+        return make_flow(model, optimizer, CROSS_ENTROPY, samples())
+
+    first = shell.run("a", cell)
+    other = shell.run("b", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    first.play()
+    first.wait(3)
+    second = shell.run("a", cell)
+    assert not first.playing
+    with pytest.raises(RuntimeError, match="closed"):
+        first.play()
+    assert first.history.steps_recorded >= 3  # what it has learned is still there
+    second.step()
+    other.step()
+    second.close()
+    other.close()
+    assert shell.callbacks == []
+
+
+def test_two_widgets_of_one_cell_both_live_and_are_both_replaced(
+    shell: FakeShell, make_flow: Any
+) -> None:
+    def cell() -> list[Any]:
+        return [make_flow(plain_network, sgd, CROSS_ENTROPY, samples()) for _ in range(2)]
+
+    old = shell.run("a", cell)
+    for flow in old:
+        flow.step()
+    new = shell.run("a", cell)
+    for flow in new:
+        flow.step()
+    for flow in old:
+        with pytest.raises(RuntimeError, match="closed"):
+            flow.step()
+
+
+def test_a_cell_run_again_with_bad_input_keeps_the_old_widget(
+    shell: FakeShell, make_flow: Any
+) -> None:
+    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    for bad in ({"data": []}, {"clip_norm": -1}):
+        with pytest.raises(ValueError, match=r"data|clip_norm"):
+            shell.run(
+                "a",
+                lambda bad=bad: make_flow(
+                    plain_network, sgd, **{"loss_fn": CROSS_ENTROPY, "data": samples(), **bad}
+                ),
+            )
+    flow.step()
+
+
+def test_the_notice_about_a_plain_loop_goes_when_the_cell_has_ended(
+    shell: FakeShell, make_flow: Any
+) -> None:
+    model = plain_network()
+    optimizer = sgd(model.parameters())
+    flow = shell.run("a", lambda: make_flow(model, optimizer))
+    told = []
+
+    def cell() -> None:
+        CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+        optimizer.step()
+        told.append(flow.status)
+
+    shell.run("b", cell)
+    assert "the controls apply when the cell ends" in told[0]
+    assert "the controls apply" not in flow.status
+    assert "paused" in flow.status
+    flow.reset()
+
+
+# -- the page's controls -------------------------------------------------------------------
+
+
+def test_the_controls_follow_the_traits_and_the_traits_the_controls() -> None:
+    flow = GradientFlow.playground(depth=3)
+    controls = flow._controls
+    flow.depth, flow.activation, flow.learning_rate, flow.batch_size = 5, "relu", 0.01, 32
+    assert controls.depth_slider.value == 5
+    assert controls.activation_menu.value == "relu"
+    assert controls.rate_slider.value == pytest.approx(0.01)
+    assert controls.batch_slider.value == 32
+    controls.depth_slider.value = 2
+    controls.activation_menu.value = "gelu"
+    controls.batch_slider.value = 16
+    assert (flow.depth, flow.activation, flow.batch_size) == (2, "gelu", 16)
+    flow.close()
+
+
+def test_what_the_page_asks_in_vain_is_told_in_the_status_line(make_flow: Any) -> None:
+    def build(depth: int = 2) -> nn.Module:
+        if depth > 3:
+            raise MemoryError("no room\nfor so many layers")
+        return plain_network()
+
+    flow = make_flow(build, sgd, CROSS_ENTROPY, samples())
+    flow._controls.depth_slider.value = 9
+    assert flow.depth == flow._controls.depth_slider.value == 2
+    assert "no room for so many layers" in flow.status
+    flow.step()
+    assert "no room" not in flow.status
+
+
+def test_a_run_is_the_same_whatever_is_drawn(make_flow: Any) -> None:
+    losses = []
+    for speed in (1, 3, "max"):
+        flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+        flow.speed = speed
+        flow.step(10)
+        losses.append(flow.history.loss)
+    assert same_bits(losses[0], losses[1])
+    assert same_bits(losses[0], losses[2])

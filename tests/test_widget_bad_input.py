@@ -1,0 +1,416 @@
+"""Bad input gets one clear sentence that names the argument, before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from gradflow_widget import GradientFlow
+
+INPUTS, TARGETS = torch.randn(20, 4), torch.randint(0, 3, (20,))
+LOSS = nn.CrossEntropyLoss()
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+class Failing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        if hidden.shape[0]:
+            raise ValueError("shapes differ:\nsee the second line.")
+        out: torch.Tensor = self.second(hidden)
+        return out
+
+
+class FailingData(Dataset[Any]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError(f"no file {index}")
+
+
+class Empty(Dataset[Any]):
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Any:
+        raise IndexError
+
+
+class Unsized(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return INPUTS[0], TARGETS[0]
+
+
+class FailingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        raise NotImplementedError("no way back")
+
+
+def batches() -> Iterator[Any]:
+    while True:
+        yield INPUTS, TARGETS
+
+
+class SameIterator:
+    def __init__(self) -> None:
+        self.batches = batches()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches
+
+
+class NoBatches:
+    def __iter__(self) -> Iterator[Any]:
+        return iter([])
+
+
+def make(**changes: Any) -> GradientFlow:
+    arguments = {
+        "model": network,
+        "optimizer": sgd,
+        "loss_fn": LOSS,
+        "data": (INPUTS, TARGETS),
+        **changes,
+    }
+    return GradientFlow(**arguments)
+
+
+def with_optimizer_of_another() -> GradientFlow:
+    return make(model=network(), optimizer=sgd(network().parameters()))
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(3))
+
+
+BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "no model": (lambda: make(model=3), TypeError, "model"),
+    "no parameters": (lambda: make(model=nn.ReLU), ValueError, "model has no parameters"),
+    "no parameters, ready made": (
+        lambda: make(model=nn.Tanh(), optimizer=sgd([torch.ones(1, requires_grad=True)])),
+        ValueError,
+        "model has no parameters",
+    ),
+    "frozen": (lambda: make(model=lambda: network().requires_grad_(False)), ValueError, "model"),
+    "lazy": (lambda: make(model=lazy), ValueError, "model has a lazy module"),
+    "factory needs more": (
+        lambda: make(model=lambda width: network()),
+        TypeError,
+        "model is a factory that needs 'width'",
+    ),
+    "factory gives no module": (lambda: make(model=lambda: 7), TypeError, "model is a factory"),
+    "no optimizer": (lambda: make(optimizer="sgd"), TypeError, "optimizer"),
+    "optimizer factory gives none": (
+        lambda: make(optimizer=lambda p: None),
+        TypeError,
+        "optimizer is a factory",
+    ),
+    "factory with ready optimizer": (
+        lambda: make(optimizer=sgd(network().parameters())),
+        TypeError,
+        "optimizer is ready made",
+    ),
+    "other parameters": (with_optimizer_of_another, ValueError, "optimizer holds none"),
+    "loss_fn no function": (lambda: make(loss_fn=3), TypeError, "loss_fn"),
+    "objective no function": (lambda: make(loss_fn=None, objective=3), TypeError, "objective"),
+    "both losses": (lambda: make(objective=lambda m, b: 0), ValueError, "loss_fn and objective"),
+    "data without loss": (lambda: make(loss_fn=None), ValueError, "loss_fn"),
+    "no scalar": (
+        lambda: make(loss_fn=nn.CrossEntropyLoss(reduction="none")),
+        ValueError,
+        "loss_fn must return a scalar",
+    ),
+    "no tensor": (lambda: make(loss_fn=lambda o, t: 1.0), TypeError, "loss_fn must return"),
+    "no graph": (
+        lambda: make(loss_fn=lambda o, t: LOSS(o, t).detach()),
+        ValueError,
+        "loss_fn returned a loss without a graph",
+    ),
+    "objective without graph": (
+        lambda: make(loss_fn=None, objective=lambda m, b: torch.ones(())),
+        ValueError,
+        "objective returned a loss without a graph",
+    ),
+    "loss_fn with other arguments": (lambda: make(loss_fn=lambda o: o), RuntimeError, "loss_fn"),
+    "loss_fn raises": (lambda: make(loss_fn=nn.MSELoss()), RuntimeError, "loss_fn failed"),
+    "backward raises": (
+        lambda: make(loss_fn=lambda o, t: FailingBackward.apply(o).mean()),
+        RuntimeError,
+        "failed on the first batch with NotImplementedError: no way back",
+    ),
+    "forward raises": (
+        lambda: make(model=Failing),
+        RuntimeError,
+        "model failed on the first batch with ValueError: shapes differ",
+    ),
+    "inputs do not fit": (
+        lambda: make(data=(INPUTS[:, :3], TARGETS)),
+        RuntimeError,
+        "model failed on the first batch",
+    ),
+    "targets do not fit": (
+        lambda: make(data=(INPUTS, TARGETS + 7)),
+        RuntimeError,
+        "loss_fn failed on the first batch",
+    ),
+    "unequal lengths": (lambda: make(data=(INPUTS, TARGETS[:5])), ValueError, "data has inputs"),
+    "no dimension": (lambda: make(data=(INPUTS, torch.tensor(1))), ValueError, "data has inputs"),
+    "empty": (lambda: make(data=(INPUTS[:0], TARGETS[:0])), ValueError, "data is empty"),
+    "empty dataset": (lambda: make(data=Empty()), ValueError, "data is empty"),
+    "empty list": (lambda: make(data=[]), ValueError, "data is empty"),
+    "no batches": (lambda: make(data=NoBatches()), ValueError, "data gave no batch"),
+    "generator": (lambda: make(data=batches()), ValueError, "data can be gone through only once"),
+    "exhausted": (lambda: make(data=iter([])), ValueError, "data can be gone through only once"),
+    "zip": (
+        lambda: make(data=zip([INPUTS], [TARGETS], strict=True)),
+        ValueError,
+        "data can be gone through only once",
+    ),
+    "one-shot iterable": (
+        lambda: make(data=SameIterator()),
+        ValueError,
+        "data can be gone through only once",
+    ),
+    "one tensor": (lambda: make(data=INPUTS), TypeError, "data must be"),
+    "number": (lambda: make(data=5), TypeError, "data must be"),
+    "mapping": (lambda: make(data={"x": INPUTS}), TypeError, "data must be"),
+    "tensor and list": (lambda: make(data=(INPUTS, [1, 2])), TypeError, "data is a pair of"),
+    "objects": (
+        lambda: make(data=(np.array([None, 1]), np.array([0, 1]))),
+        TypeError,
+        "data holds an array of dtype object",
+    ),
+    "no pairs": (lambda: make(data=[INPUTS, INPUTS, INPUTS]), ValueError, "data gave a batch"),
+    "dict batches without objective": (
+        lambda: make(data=[{"x": INPUTS}]),
+        ValueError,
+        "data gave a batch that is no pair",
+    ),
+    "unsized dataset": (lambda: make(data=Unsized()), TypeError, "data is a Dataset without"),
+    "failing dataset": (
+        lambda: make(data=FailingData()),
+        RuntimeError,
+        "data failed on the first batch with OSError: no file",
+    ),
+    "clip_norm": (lambda: make(clip_norm=-1.0), ValueError, "clip_norm must be a positive"),
+    "clip_norm of text": (lambda: make(clip_norm="1"), ValueError, "clip_norm must be a positive"),
+    "seed": (lambda: make(seed=0.5), ValueError, "seed must be a whole number"),
+    "negative seed": (lambda: make(seed=-1), ValueError, "seed must be a whole number"),
+    "huge seed": (lambda: make(seed=2**63), ValueError, "seed must be a whole number"),
+    "depth by default": (
+        lambda: make(model=lambda depth=65: network()),
+        ValueError,
+        "depth must be a whole number from 1 to 64, not 65",
+    ),
+    "activation by default": (
+        lambda: make(model=lambda activation="Tanh": network()),
+        ValueError,
+        "activation 'Tanh' is unknown: choose one of identity, sigmoid, tanh, relu",
+    ),
+    "playground network": (
+        lambda: GradientFlow.playground("cnn"),
+        ValueError,
+        "network 'cnn' is unknown: choose one of mlp",
+    ),
+    "playground data": (
+        lambda: GradientFlow.playground(data="mnist"),
+        ValueError,
+        "data 'mnist' is unknown: choose one of digits",
+    ),
+    "playground knob": (
+        lambda: GradientFlow.playground(lr=0.1),
+        ValueError,
+        "knob 'lr' is unknown: choose among depth, activation, learning_rate",
+    ),
+    "playground depth": (lambda: GradientFlow.playground(depth=0), ValueError, "depth must"),
+    "playground activation": (
+        lambda: GradientFlow.playground(activation="swish"),
+        ValueError,
+        "activation 'swish' is unknown: choose one of identity",
+    ),
+    "playground rate": (
+        lambda: GradientFlow.playground(learning_rate=0),
+        ValueError,
+        "learning_rate must be a positive, finite number, not 0",
+    ),
+    "playground rate of text": (
+        lambda: GradientFlow.playground(learning_rate="fast"),
+        ValueError,
+        "learning_rate must be a positive",
+    ),
+    "playground batch": (
+        lambda: GradientFlow.playground(batch_size=1798),
+        ValueError,
+        "batch_size is 1798 but data has only 1797 samples",
+    ),
+    "playground speed": (lambda: GradientFlow.playground(speed=0), ValueError, "speed must be"),
+    "playground clips": (
+        lambda: GradientFlow.playground(clip_norm=1, clip_value=1),
+        ValueError,
+        "clip_norm and clip_value",
+    ),
+}
+
+
+def is_one_clear_sentence(text: str) -> bool:
+    return text.endswith(".") and "\n" not in text and len(text) < 320
+
+
+@pytest.mark.parametrize(("attempt", "kind", "says"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_before_anything_starts(
+    attempt: Callable[[], Any], kind: type[Exception], says: str, nothing_is_left: None
+) -> None:
+    with pytest.raises(kind) as caught:
+        attempt()
+    assert says in str(caught.value)
+    assert is_one_clear_sentence(str(caught.value))
+
+
+def test_a_refused_model_keeps_no_hooks(nothing_is_left: None) -> None:
+    model = network()
+    optimizer = sgd(model.parameters())
+    for changes in (
+        {"data": (INPUTS[:, :3], TARGETS)},
+        {"loss_fn": lambda o, t: 0.0},
+        {"optimizer": sgd(network().parameters())},
+    ):
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            make(**{"model": model, "optimizer": optimizer, **changes})
+        for module in model.modules():
+            hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+            assert [len(h) for h in hooks] == [0, 0, 0]
+        assert not optimizer._optimizer_step_pre_hooks
+        assert not optimizer._optimizer_step_post_hooks
+    flow = make(model=model, optimizer=optimizer)
+    flow.step()
+    flow.close()
+
+
+def test_the_user_s_own_exception_is_the_cause() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        make(model=Failing)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_two_widgets_on_one_optimizer_are_refused(nothing_is_left: None) -> None:
+    model = network()
+    optimizer = sgd(model.parameters())
+    first = make(model=model, optimizer=optimizer)
+    for second in (optimizer, lambda parameters: optimizer):
+        with pytest.raises(ValueError, match=r"optimizer is watched .*: close\(\) that one first"):
+            make(model=model, optimizer=second)
+    first.step()
+    first.close()
+    again = make(model=model, optimizer=optimizer)
+    again.step()
+    again.close()
+
+
+VALUES = [0, -1.0, math.nan, math.inf, -math.inf, "0.1", True, [1.0], 1j]
+
+
+@pytest.mark.parametrize("value", [*VALUES, None], ids=repr)
+def test_a_learning_rate_must_be_positive_and_finite(make_flow: Any, value: Any) -> None:
+    refuses(make_flow(network, sgd, LOSS, (INPUTS, TARGETS)), "learning_rate", value, 0.1)
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "clip_value"])
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_clip_must_be_positive_and_finite(make_flow: Any, name: str, value: Any) -> None:
+    refuses(make_flow(network, sgd, LOSS, (INPUTS, TARGETS)), name, value, None)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, None, 21], ids=repr)
+def test_a_batch_size_must_be_whole_and_at_most_the_data(make_flow: Any, value: Any) -> None:
+    refuses(make_flow(network, sgd, LOSS, (INPUTS, TARGETS)), "batch_size", value, 20)
+
+
+def test_batches_of_their_own_have_no_batch_size(make_flow: Any) -> None:
+    flow = make_flow(network, sgd, LOSS, [(INPUTS, TARGETS)])
+    refuses(flow, "batch_size", 4, None)
+
+
+@pytest.mark.parametrize("value", [0, 65, 2.0, "4", True, None], ids=repr)
+def test_a_depth_must_be_in_range(value: Any) -> None:
+    flow = GradientFlow.playground(depth=3)
+    refuses(flow, "depth", value, 3)
+    flow.close()
+
+
+@pytest.mark.parametrize("value", ["swish", "ReLU", "", 3, None], ids=repr)
+def test_an_activation_must_be_known(value: Any) -> None:
+    flow = GradientFlow.playground(depth=2)
+    refuses(flow, "activation", value, "tanh")
+    flow.close()
+
+
+@pytest.mark.parametrize("value", [0, -3, 1.5, "fast", True, None], ids=repr)
+def test_a_speed_must_be_known(make_flow: Any, value: Any) -> None:
+    refuses(make_flow(network, sgd, LOSS, (INPUTS, TARGETS)), "speed", value, 1)
+
+
+def test_any_whole_speed_will_do(make_flow: Any) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    for speed in (3, 7, "max", 1):
+        flow.speed = speed
+        assert flow.speed == speed
+        flow.step()
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", True, None], ids=repr)
+def test_a_number_of_steps_must_be_whole(make_flow: Any, count: Any) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    for use in (flow.step, flow.steps):
+        with pytest.raises(ValueError, match=r"^n must be a whole number .*\.$"):
+            use(count)
+    if count is not None:
+        with pytest.raises(ValueError, match=r"^steps must be a whole number .*\.$"):
+            flow.wait(count)
+    assert flow.step_number == 0
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "1", True, 2**63], ids=repr)
+def test_a_reset_with_a_bad_seed_changes_nothing(make_flow: Any, seed: Any) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    flow.step(2)
+    with pytest.raises(ValueError, match=r"^seed must be .*\.$"):
+        flow.reset(seed)
+    assert flow.step_number == 2
+
+
+def refuses(flow: GradientFlow, name: str, value: Any, kept: Any) -> None:
+    """Nothing learned so far is lost: the knob and the run are as before."""
+    flow.step(2)
+    settings = flow._training.settings
+    with pytest.raises((ValueError, TypeError)) as caught:
+        setattr(flow, name, value)
+    assert name in str(caught.value)
+    assert is_one_clear_sentence(str(caught.value))
+    assert getattr(flow, name) == kept
+    assert flow._training.settings is settings
+    assert flow.step_number == len(flow.history) == 2
+    flow.step()

@@ -1,0 +1,414 @@
+"""The user's own loop: plain in a cell, or handed to run(loop) on the session's thread."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gradflow_widget import GradientFlow
+
+from .parts import (
+    CROSS_ENTROPY,
+    PATIENCE,
+    plain_network,
+    same_bits,
+    samples,
+    small_network,
+    wait_for,
+)
+
+INPUTS, TARGETS = samples()
+
+
+class Loop:
+    """A training function as a user writes it: shuffled epochs, dropout, a loss to keep."""
+
+    def __init__(self, epochs: int = 1000, *, optimize: Any = None) -> None:
+        self.model = small_network()
+        make = optimize or (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9))
+        self.optimizer = make(self.model.parameters())
+        self.epochs = epochs
+        self.losses: list[float] = []
+        self.ended = False
+
+    def __call__(self) -> None:
+        loader = DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=32, shuffle=True)
+        for _ in range(self.epochs):
+            for inputs, targets in loader:
+                self.optimizer.zero_grad()
+                loss = CROSS_ENTROPY(self.model(inputs), targets)
+                loss.backward()
+                self.optimizer.step()
+                self.losses.append(loss.item())
+        self.ended = True
+
+
+def watched(loop: Loop) -> GradientFlow:
+    return GradientFlow(loop.model, loop.optimizer)
+
+
+def bare_losses(epochs: int, seed: int = 0) -> list[float]:
+    loop = Loop(epochs)
+    torch.manual_seed(seed)
+    loop()
+    return loop.losses
+
+
+# -- plain, in a cell ------------------------------------------------------------------
+
+
+def test_a_plain_loop_is_recorded_and_not_changed(nothing_is_left: None) -> None:
+    loop = Loop(4)
+    flow = watched(loop)
+    torch.manual_seed(0)
+    loop()
+    assert same_bits(loop.losses, bare_losses(4))
+    assert same_bits(flow.history.loss, loop.losses)
+    assert flow.step_number == 12
+    assert "controls apply when the cell ends" in flow.status
+    flow.close()
+
+
+def test_the_knobs_act_on_a_plain_loop_through_the_optimizer_s_hooks() -> None:
+    loop = Loop(1)
+    flow = watched(loop)
+    flow.learning_rate = 0.02
+    flow.clip_norm = 1e-3
+    loop()
+    assert loop.optimizer.param_groups[0]["lr"] == 0.02
+    assert (flow.history.learning_rate == 0.02).all()
+    assert (flow.history.clip_scale < 1).all()
+    assert (flow.history.total_norm > 1e-3).all()  # before clipping
+    assert flow.history.latest.settings.clip_norm == 1e-3
+    flow.close()
+
+
+def test_clipping_acts_after_the_user_s_own_and_both_show() -> None:
+    model = plain_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = GradientFlow(model, optimizer, clip_norm=0.01)
+    CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+    total = nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+    optimizer.step()
+    reading = flow.history.latest
+    assert reading.total_norm == pytest.approx(float(total), rel=1e-5)
+    assert reading.clip_scale == pytest.approx(0.01 / float(total), rel=1e-3)
+    flow.close()
+
+
+def test_a_scheduler_in_the_user_s_loop_is_not_fought() -> None:
+    model = plain_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    flow = GradientFlow(model, optimizer)
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+            optimizer.step()
+            scheduler.step()
+
+    train(3)
+    flow.learning_rate = 0.8  # the scheduler goes on from here
+    train(3)
+    assert flow.history.learning_rate == pytest.approx([0.1, 0.05, 0.025, 0.8, 0.4, 0.2])
+    flow.close()
+
+
+def test_a_warm_up_from_zero_keeps_the_groups_ratio() -> None:
+    model = plain_network()
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.3}]
+    )
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 10))
+    flow = GradientFlow(model, optimizer)
+    assert flow.learning_rate == 0.0
+    flow.learning_rate = 0.2
+    CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+    optimizer.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.6])
+    flow.close()
+
+
+def test_there_is_nothing_to_play_without_data(nothing_is_left: None) -> None:
+    flow = watched(Loop())
+    for use in (flow.play, flow.step, lambda: flow.steps(1), lambda: setattr(flow, "playing", 1)):
+        with pytest.raises(RuntimeError, match=r"give loss_fn and data, or .* run\(loop\)\.$"):
+            use()
+    assert not flow.playing
+    flow.close()
+
+
+def test_a_reset_from_elsewhere_does_not_tear_at_a_plain_loop_under_way() -> None:
+    loop = Loop()
+    flow = watched(loop)
+    gate, at_gate = threading.Event(), threading.Event()
+
+    def two_steps() -> None:
+        step(loop)
+        at_gate.set()
+        assert gate.wait(PATIENCE)
+        step(loop)
+
+    thread = threading.Thread(target=two_steps, daemon=True)
+    thread.start()
+    assert at_gate.wait(PATIENCE)
+    with pytest.raises(RuntimeError, match=r"your own loop .* run\(loop\)\.$"):
+        flow.reset()
+    gate.set()
+    thread.join(PATIENCE)
+    assert flow.step_number == 2
+    flow.reset()
+    assert flow.step_number == 0
+    flow.close()
+
+
+def step(loop: Loop) -> None:
+    loop.optimizer.zero_grad()
+    CROSS_ENTROPY(loop.model(INPUTS), TARGETS).backward()
+    loop.optimizer.step()
+
+
+# -- run(loop) -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(nothing_is_left: None) -> Any:
+    made: list[GradientFlow] = []
+
+    def run(loop: Loop, **kwargs: Any) -> GradientFlow:
+        flow = GradientFlow(loop.model, loop.optimizer, **kwargs)
+        made.append(flow)
+        flow.run(loop)
+        return flow
+
+    yield run
+    for flow in made:
+        flow.close()
+
+
+def test_run_trains_on_the_session_s_thread_and_wait_returns_at_its_end(running: Any) -> None:
+    loop = Loop(5)
+    torch.manual_seed(0)
+    flow = running(loop)
+    assert flow.wait()
+    assert loop.ended
+    assert not flow.playing
+    assert same_bits(loop.losses, bare_losses(5))
+    assert same_bits(flow.history.loss, loop.losses)
+    flow.run(loop)  # and once more
+    flow.wait()
+    assert len(loop.losses) == 30
+
+
+def test_play_pause_and_step_act_on_the_loop(running: Any) -> None:
+    loop = Loop()
+    flow = running(loop)
+    flow.wait(4)
+    flow.pause()
+    flow.wait()
+    done = flow.step_number
+    for more in (1, 2, 5):
+        flow.step(more)
+        done += more
+        assert flow.step_number == len(flow.history) == done
+    assert "paused" in flow.status
+    flow.play()
+    assert flow.playing
+    flow.wait(10)
+    assert flow.step_number >= done + 10
+
+
+def test_step_right_after_run_does_exactly_one_step(nothing_is_left: None) -> None:
+    loop = Loop()
+    flow = watched(loop)
+    enter = threading.Event()
+
+    def held_back() -> None:
+        assert enter.wait(PATIENCE)
+        loop()
+
+    flow.run(held_back)
+    threading.Timer(0.05, enter.set).start()
+    flow.step(1)
+    assert flow.step_number == len(loop.losses) + 1 == 1  # it stands in its optimizer's step
+    flow.close()
+
+
+def test_learning_rate_and_clipping_act_on_the_next_step_of_the_loop(running: Any) -> None:
+    flow = running(Loop())
+    flow.pause()
+    flow.wait()
+    before = flow.step_number
+    flow.learning_rate, flow.clip_value = 0.03, 1e-4
+    flow.step(2)
+    assert (flow.history.learning_rate[before:] == 0.03).all()
+    # A matrix of 36 elements, each clipped to 1e-4.
+    assert flow.history.weight_grad_norm[before:].max() <= 1.001 * 6e-4
+
+
+def test_an_exception_in_the_loop_is_raised_by_wait_and_shown(running: Any) -> None:
+    class Broken(Loop):
+        def __call__(self) -> None:
+            step(self)
+            step(self)
+            raise KeyError("a batch\nis missing")
+
+    flow = running(Broken())
+    with pytest.raises(KeyError, match="is missing") as caught:
+        flow.wait()
+    assert caught.traceback[-1].name == "__call__"
+    assert "Training stopped: KeyError" in flow.status
+    assert "\n" not in flow.status
+    assert flow.step_number == 2
+    assert not flow.playing
+    flow.run(lambda: None)
+    assert flow.wait()
+
+
+def test_reset_restarts_the_loop_with_the_first_weights_and_the_same_random_numbers(
+    running: Any,
+) -> None:
+    loop = Loop()
+    flow = running(loop)
+    flow.wait(7)
+    flow.pause()
+    flow.wait()
+    first = loop.losses[:]
+    loop.losses.clear()
+    flow.reset()
+    assert flow.step_number == 0
+    flow.step(len(first) + 1)  # it rests within its optimizer's step
+    assert same_bits(loop.losses, first)
+    loop.losses.clear()
+    flow.reset(seed=5)
+    flow.step(len(first) + 1)
+    assert not same_bits(loop.losses, first)
+
+
+def test_reset_while_the_loop_plays_goes_on_playing(running: Any) -> None:
+    flow = running(Loop())
+    flow.wait(5)
+    for _ in range(5):
+        flow.reset()
+        assert flow.playing
+        flow.wait(3)
+    assert flow.step_number < 10_000
+
+
+def test_close_in_the_middle_unwinds_the_loop(nothing_is_left: None) -> None:
+    loop = Loop()
+    cleaned_up = []
+
+    def tidy() -> None:
+        try:
+            loop()
+        except Exception:
+            cleaned_up.append("an except Exception must not see it")
+        finally:
+            cleaned_up.append("finally")
+
+    flow = watched(loop)
+    flow.run(tidy)
+    flow.wait(3)
+    flow.close()
+    assert cleaned_up == ["finally"]
+    assert not loop.ended
+    with pytest.raises(RuntimeError, match=r"closed: make a new one\.$"):
+        flow.run(loop)
+    step(loop)  # no hook is left that would stop it
+
+
+def test_close_unwinds_a_paused_loop(nothing_is_left: None) -> None:
+    flow = watched(loop := Loop())
+    flow.run(loop)
+    flow.wait(2)
+    flow.pause()
+    flow.wait()
+    flow.close()
+    assert not loop.ended
+
+
+def test_an_observer_may_close_from_within_the_loop(nothing_is_left: None) -> None:
+    flow = watched(loop := Loop())
+    flow.observe(lambda change: flow.close() if change["new"] == 4 else None, "step_number")
+    flow.run(loop)
+    wait_for(lambda: not any(t.name == "gradflow-training" for t in threading.enumerate()))
+    assert len(loop.losses) == 3
+    step(loop)
+
+
+def test_a_loop_can_t_reset_or_wait_for_itself(running: Any) -> None:
+    loop = Loop()
+    for act in ("reset", "wait", "step"):
+        flow = GradientFlow(loop.model, loop.optimizer)
+
+        def impossible(flow: GradientFlow = flow, act: str = act) -> None:
+            step(loop)
+            getattr(flow, act)()
+
+        flow.run(impossible)
+        with pytest.raises(RuntimeError, match=r"from a cell\.$"):
+            flow.wait()
+        flow.close()
+
+
+def test_only_one_loop_at_a_time(running: Any) -> None:
+    flow = running(Loop())
+    with pytest.raises(RuntimeError, match="another loop is under way"):
+        flow.run(lambda: None)
+    with pytest.raises(RuntimeError, match="under way"):
+        flow.steps(2)
+    with pytest.raises(TypeError, match="loop must be a function"):
+        flow.run(None)
+
+
+def test_with_data_the_widget_trains_again_when_the_loop_has_ended(running: Any) -> None:
+    flow = running(Loop(1), loss_fn=CROSS_ENTROPY, data=(INPUTS, TARGETS))
+    flow.wait()
+    flow.step(2)
+    assert flow.step_number == 5
+    assert [reading.step for reading in flow.steps(2)] == [6, 7]
+
+
+def test_control_of_a_loop_from_many_threads(running: Any) -> None:
+    import random
+    import time
+
+    flow = running(Loop())
+    until = time.monotonic() + 1.5
+    failures: list[BaseException] = []
+
+    def body(seed: int) -> None:
+        draw = random.Random(seed)
+        acts = [
+            flow.play,
+            flow.pause,
+            flow.step,
+            flow.reset,
+            lambda: flow.wait(timeout=0.01),
+            lambda: setattr(flow, "learning_rate", draw.choice([0.1, 0.2])),
+            lambda: setattr(flow, "clip_norm", draw.choice([None, 1.0])),
+        ]
+        try:
+            while time.monotonic() < until:
+                draw.choice(acts)()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=body, args=(seed,), daemon=True) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failures == []
+    flow.pause()
+    flow.wait()
+    assert flow.step_number == len(flow.history)
