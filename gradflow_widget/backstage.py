@@ -113,13 +113,13 @@ class Backstage:
     def is_playing(self) -> bool:
         """Say whether steps follow one another now."""
         session = self.session
-        return session is not None and (session.playing or session.foreign_loop)
+        return session is not None and (session.foreign_loop or not session.at_rest)
 
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""
         flow = self._flow()
         if flow is not None:
-            flow.press(action)
+            flow._press(action)
 
     def on_status(self, status: str) -> None:
         """Take in the status line."""

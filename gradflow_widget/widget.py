@@ -378,10 +378,10 @@ class GradientFlow(widgets.VBox):
         return Controls(
             self,
             Actions(
-                toggle=lambda: self.press("toggle"),
-                step=lambda: self.press("step"),
-                reset=lambda: self.press("reset"),
-                new_seed=lambda: self.press("new seed"),
+                toggle=lambda: self._press("toggle"),
+                step=lambda: self._press("step"),
+                reset=lambda: self._press("reset"),
+                new_seed=lambda: self._press("new seed"),
                 look_at=self._stage.look_at,
                 failed=self._backstage.say_error,
             ),
@@ -406,7 +406,7 @@ class GradientFlow(widgets.VBox):
             stage.table,
         ]
 
-    def press(self, action: str) -> None:
+    def _press(self, action: str) -> None:
         """Do what a button or a key asks for: "toggle", "step", "reset" or "new seed"."""
         session = self._training
         try:

@@ -23,6 +23,9 @@ WATCH_DECADES, FAULT_DECADES = 1.3, 2.2
 # During training a network explodes only if it stays beyond the fault line; healthy ones
 # have been seen at 2.01 for a while.
 PERSISTENT_READINGS = 10
+# A signal this small next to an exact 0 has not been cut off but has faded below the
+# smallest float32, 1e-45.
+_FADED = 1e-36
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,10 @@ UNDECIDED = Verdict("", "", "No full reading yet.")
 def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Verdict:
     """Judge the flow by the latest full readings of one run, the newest last.
 
-    A network before its first step is judged by one reading; "exploding" during training
-    needs every one of the last ``PERSISTENT_READINGS``. Vanishing counts only where g is
-    beyond what chance gives in a network of this width: |g| > 2√(5/(N·L)).
+    A network at its first weights is judged by one reading; "exploding" during training
+    needs every one of the last ``PERSISTENT_READINGS``, or all since the beginning.
+    Vanishing counts only where g is beyond what chance gives in a network of this width:
+    |g| > 2√(5/(N·L)).
     """
     if nonfinite is not None:
         return Verdict("non-finite", "fault", _nonfinite_sentence(nonfinite))
@@ -59,10 +63,10 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     if signal is None or decades is None or slope is None:
         return UNDECIDED
     severed = _severed(latest, signal)
-    if severed:
-        return Verdict("severed", "fault", severed)
+    if severed is not None:
+        return severed
     if math.isnan(decades):
-        return Verdict("", "", "The signal gradient could not be read at these layers.")
+        return Verdict("", "", _why_no_number(latest))
     first, last = _ends(latest, signal)
     path = f"from {_named(latest, last)} back to {_named(latest, first)}"
     numbers = f"slope {slope:+.3f} a layer"
@@ -111,15 +115,15 @@ def _exploding(readings: Sequence[Reading]) -> Severity:
     decades = latest.decades
     if decades is None:
         return ""
-    if latest.step == 0:
+    if latest.step <= 1:  # the first step's gradients are those of the first weights
         if decades > FAULT_DECADES:
             return "fault"
         return "watch" if decades > WATCH_DECADES else ""
-    recent = [r.decades for r in readings[-PERSISTENT_READINGS:]]
-    lasting = len(recent) == PERSISTENT_READINGS and all(
-        d is not None and d > FAULT_DECADES for d in recent
-    )
-    return "fault" if lasting else ""
+    recent = readings[-PERSISTENT_READINGS:]
+    lasting = len(recent) == PERSISTENT_READINGS or recent[0].step <= 1
+    if lasting and all(r.decades is not None and r.decades > FAULT_DECADES for r in recent):
+        return "fault"
+    return ""
 
 
 def _slope_by_chance(reading: Reading) -> float:
@@ -130,18 +134,43 @@ def _slope_by_chance(reading: Reading) -> float:
     return 2 * math.sqrt(5 / (float(np.median(widths)) * depth))
 
 
-def _severed(reading: Reading, signal: FloatArray) -> str:
+def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
     """Say where the signal ends, if exactly nothing arrives at an early weight layer."""
     for group in comparable_groups(reading.described):
         values = signal[list(group)]
+        if values[0] != 0:
+            continue
         reached = np.flatnonzero(values > 0)
-        if np.any(values == 0) and values[0] == 0:
-            if not len(reached):
-                return "Severed: no layer receives any signal; every gradient is exactly 0."
-            alive = _named(reading, group[int(reached[0])])
-            dead = _named(reading, group[int(reached[0]) - 1])
-            return f"Severed: the signal ends between {alive} and {dead}; below it is exactly 0."
-    return ""
+        if not len(reached):
+            return Verdict(
+                "severed",
+                "fault",
+                "Severed: no layer receives any signal; every gradient is exactly 0.",
+            )
+        first = int(reached[0])
+        alive, dead = _named(reading, group[first]), _named(reading, group[first - 1])
+        if values[first] < _FADED:
+            return Verdict(
+                "vanishing",
+                "fault",
+                f"Vanishing: the signal fades to exactly 0 on its way to {dead}: "
+                f"it is {values[first]:.0e} at {alive}.",
+            )
+        return Verdict(
+            "severed",
+            "fault",
+            f"Severed: the signal ends between {alive} and {dead}; below it is exactly 0.",
+        )
+    return None
+
+
+def _why_no_number(reading: Reading) -> str:
+    weight_layers = sum(layer.is_weight_layer for layer in reading.described)
+    if weight_layers == 1:
+        return "There is only one weight layer: nothing to compare it with."
+    if weight_layers == 0:
+        return "There is no weight layer to judge the flow by."
+    return "The signal gradient could not be read at these layers."
 
 
 def _ends(reading: Reading, signal: FloatArray) -> tuple[int, int]:
@@ -164,4 +193,4 @@ def _nonfinite_sentence(found: NonFinite) -> str:
         return f"Not finite: the output of layer {found.layer!r} was first, at step {found.step}."
     if found.where == "gradient" and found.layer:
         return f"Not finite: the gradient of layer {found.layer!r} was first, at step {found.step}."
-    return f"Not finite: the loss was first, at step {found.step}; every layer was finite."
+    return f"Not finite: the loss was first, at step {found.step}."

@@ -85,8 +85,9 @@ class Controls:
             self._actions.failed(error)
 
     def _bind(self, trait: str, show: Callable[[Any], None]) -> None:
-        def observer(change: Any) -> None:
-            show(change["new"])
+        def observer(_: object) -> None:
+            # Not the change's own value: two threads may tell of two changes in any order.
+            show(getattr(self._owner, trait))
 
         self._owner.observe(observer, trait)
         self._unbind.append(lambda: self._owner.unobserve(observer, trait))

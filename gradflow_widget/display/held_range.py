@@ -96,7 +96,7 @@ def log_ticks(low: float, high: float) -> tuple[list[float], dict[str, str]]:
             break
     if len(chosen) < 2:
         values = linear_ticks(10.0**low, 10.0**high)
-        digits = _digits_that_tell_apart(values)
+        digits = _enough_digits(values)
         return [math.log10(v) for v in values], {
             number_key(math.log10(v)): plain_number(v, digits) for v in values
         }
@@ -117,7 +117,7 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def linear_labels(ticks: list[float]) -> dict[str, str]:
     """Return a label for each of these ticks, with as many digits as tell them apart."""
-    digits = _digits_that_tell_apart(ticks)
+    digits = _enough_digits(ticks)
     return {number_key(t): plain_number(t, digits) for t in ticks}
 
 
@@ -155,11 +155,14 @@ def plain_number(value: float, digits: int = 3) -> str:
     return {"1": power, "-1": f"-{power}"}.get(mantissa, f"{mantissa}×{power}")
 
 
-def _digits_that_tell_apart(values: list[float]) -> int:
-    for digits in range(3, 16):
-        if len({plain_number(v, digits) for v in values}) == len(values):
+def _enough_digits(ticks: list[float]) -> int:
+    """Return with how many digits each tick is told to a hundredth of their distance."""
+    distance = ticks[1] - ticks[0] if len(ticks) > 1 else 0.0
+    for digits in range(3, 17):
+        told = (float(f"{tick:.{digits - 1}e}") for tick in ticks)
+        if all(abs(t - tick) <= distance / 100 for t, tick in zip(told, ticks, strict=True)):
             return digits
-    return 16
+    return 17
 
 
 def _power(exponent: int) -> str:

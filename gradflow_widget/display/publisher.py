@@ -119,7 +119,8 @@ class Publisher:
             self._wanted = True
             self._draws_step = self._draws_step or step
             self._start()
-            self._condition.notify_all()
+            if self.visible:  # a thread woken for nothing slows the training down
+                self._condition.notify_all()
 
     # -- told by the page ------------------------------------------------------------
 

@@ -65,7 +65,8 @@ def first_nonfinite(reading: Reading) -> NonFinite | None:
             return NonFinite(reading.step, reading.layers[int(bad[0])], "output")
     if reading.loss_seen and not np.isfinite(reading.loss):
         return NonFinite(reading.step, "", "loss")
-    bad = np.flatnonzero(~np.isfinite(reading.weight_grad_norm) & ~reading.missing)
+    # One NaN makes all gradients NaN when they are clipped by their norm.
+    bad = np.flatnonzero(~np.isfinite(reading.unclipped_grad_norm) & ~reading.missing)
     layer = reading.layers[int(bad[-1])] if len(bad) else ""
     return NonFinite(reading.step, layer, "gradient")
 

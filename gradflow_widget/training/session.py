@@ -2,8 +2,8 @@
 
 One step at a time holds the step lock; whatever changes the run (reset, rebuild) announces
 itself to the pace first, so that a session that plays makes way for it, and then takes the
-same lock. The step lock comes before the pace's condition, which nobody holds while calling
-anybody else. Settings are one immutable value, replaced whole and read once per step.
+same lock. The step lock comes before the pace's own, which nobody holds while calling anybody
+else. Settings are one immutable value, replaced whole and read once per step.
 Readings are told to the audience when their step is over, so that whoever looks on may
 pause, reset or close the session.
 """
@@ -28,18 +28,18 @@ from torch.optim import LBFGS, Optimizer
 from ..measurement.history import History
 from ..measurement.nonfinite import NonFinite
 from ..measurement.reading import Reading
-from ..measurement.single import checked_loss, read_objective
-from .batches import Batches, NoBatchError, TensorBatches, on_device
+from ..measurement.single import checked_loss
+from .batches import Batches, TensorBatches, on_device
 from .construction import Construction
-from .failure import FirstBatchError, came_from, described
-from .objective import NoPairError, Objective
+from .failure import described
+from .objective import Objective
+from .own_loop import PATIENCE, OwnLoop
 from .pace import Pace
-from .randomness import RandomState, RandomStream, python_and_numpy_state
+from .preview import preview
+from .randomness import RandomStream
 from .run import Run, check_unwatched
 from .settings import Settings, checked_count
 
-# A user's loop can be ended only where it steps; how long to wait for that.
-LOOP_PATIENCE = 10.0
 _log = logging.getLogger(__name__)
 CLOSED = "this GradientFlow is closed: make a new one."
 
@@ -61,10 +61,6 @@ class Audience(Protocol):
 
     def state_changed(self) -> None:
         """Take in that the session plays, pauses, has failed or has finished."""
-
-
-class LoopStopped(BaseException):
-    """Unwinds the user's own loop when its session is stopped or reset."""
 
 
 class TrainingSession:
@@ -111,11 +107,7 @@ class TrainingSession:
         self._telling = threading.Lock()
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
-        self._loop: Callable[[], object] | None = None
-        self._loop_is_running = False
-        self._loop_must_end = False
-        self._loop_begins_at: RandomState | None = None
-        self._loop_is_repeated = False
+        self._loop: OwnLoop | None = None
         self._foreign: threading.Thread | None = None
         self.error: BaseException | None = None
         self._traceback: TracebackType | None = None
@@ -166,6 +158,11 @@ class TrainingSession:
         return self._pace.playing
 
     @property
+    def at_rest(self) -> bool:
+        """Whether no further step will begin by itself."""
+        return self._pace.at_rest
+
+    @property
     def closed(self) -> bool:
         """Whether the session has been stopped."""
         return self._pace.stopped
@@ -183,47 +180,12 @@ class TrainingSession:
     # -- making and changing the run -------------------------------------------------
 
     def _preview(self, model: nn.Module, settings: Settings) -> Reading | None:
-        """Look at a network before any step: one forward and backward on the first batch.
-
-        The present run, its batches and its random state stay as they are.
-        """
-        objective, batches = self._objective, self._batches
-        if objective is None or batches is None:
+        """Look at a network before any step; the present run stays as it is."""
+        if self._objective is None or self._batches is None:
             return None
-
-        def failed(culprit: str, error: Exception) -> FirstBatchError:
-            return FirstBatchError(
-                f"{culprit} failed on the first batch with {described(error)}: "
-                "check that model, loss and data fit together."
-            )
-
-        def watched(model: nn.Module, batch: Any) -> torch.Tensor:
-            before = python_and_numpy_state()
-            try:
-                loss = objective(model, batch)
-            except NoPairError:
-                raise
-            except Exception as error:
-                culprit = "model" if came_from(error, model) else self._origin
-                raise failed(culprit, error) from error
-            if python_and_numpy_state() != before:
-                self._random.every_source = True
-            return loss
-
-        with RandomStream(settings.seed, every_source=True)():
-            try:
-                batch = batches.first(settings.seed, settings.batch_size)
-                batch = on_device(batch, next(model.parameters()).device)
-            except NoBatchError:
-                raise
-            except Exception as error:
-                raise failed("data", error) from error
-            try:
-                return read_objective(model, watched, batch, origin=self._origin)
-            except (TypeError, ValueError, FirstBatchError):
-                raise
-            except Exception as error:
-                raise failed("model", error) from error
+        shown = preview(model, self._objective, self._batches, settings, self._origin)
+        self._random.every_source |= shown.draws_elsewhere
+        return shown.reading
 
     def _watch(self, model: nn.Module, optimizer: Optimizer) -> Run:
         return Run(
@@ -280,7 +242,8 @@ class TrainingSession:
                 return
         with self._changing_the_run():
             model, optimizer, preview = self._made(self.check(**changes))
-            if self._unwind_loop():
+            if self._unwind_loop() and self._loop is not None:
+                self._loop.call_off()
                 self._loop = None
                 self._pace.pause()
             self._replace(model, optimizer, preview, changes)
@@ -326,10 +289,7 @@ class TrainingSession:
             made = None
             if seed is not None and self._construction.is_factory:
                 made = self._made(settings)
-            if self._unwind_loop():
-                self._loop_is_repeated = True
-                if seed is not None:
-                    self._loop_begins_at = RandomState.seeded(settings.seed)
+            self._unwind_loop(seed)
             if made is not None:
                 self._replace(*made, changes)
             else:
@@ -487,25 +447,24 @@ class TrainingSession:
             self._check_open()
             if self._loop is not None:
                 raise RuntimeError("another loop is under way: wait() for it, or call reset().")
-            self._loop_begins_at, self._loop_is_repeated = RandomState(), False
             self._foreign = None
-            self._loop = loop
+            self._loop = OwnLoop(loop, self._pace)
         self.play()
 
     def stop(self) -> None:
         """End the thread and take every hook off; what was recorded stays.
 
         A loop of the user's is unwound where it steps next; if it does not step within
-        ``LOOP_PATIENCE`` seconds, the hooks stay until it does.
+        ``PATIENCE`` seconds, the hooks stay until it does.
         """
         if not self._pace.stop():
             return
-        thread = self._thread
+        thread, loop = self._thread, self._loop
         if thread is threading.current_thread():
-            if self._loop_is_running:
+            if loop is not None and loop.is_running:
                 return  # its hooks are being called; the thread takes them off at its end
         elif thread is not None:
-            thread.join(LOOP_PATIENCE if self._loop is not None else None)
+            thread.join(PATIENCE if loop is not None else None)
             if thread.is_alive():
                 return
         self._let_go()
@@ -555,7 +514,7 @@ class TrainingSession:
         while self._pace.wait_for_turn():
             try:
                 if self._loop is not None:
-                    self._run_loop()
+                    self._run_loop(self._loop)
                 else:
                     self._step_for_pace()
             except BaseException as error:
@@ -648,67 +607,33 @@ class TrainingSession:
 
     # -- the user's own loop ---------------------------------------------------------
 
-    def _run_loop(self) -> None:
-        begun = False
-
-        def claim() -> None:
-            nonlocal begun
-            begun = self._loop_is_running = self._loop is not None
-
-        if not self._pace.begin(claim) or not begun:
+    def _run_loop(self, loop: OwnLoop) -> None:
+        if not loop.begin():
             return
-        loop, failure = self._loop, None
-        assert loop is not None
-        try:
-            self._run.probe.full = self._audience.next_is_drawn(may_wait=False)
-            if self._loop_is_repeated and self._loop_begins_at is not None:
-                self._loop_begins_at.put()
-            loop()
-        except LoopStopped:
-            pass
-        except BaseException as error:
-            failure = error
-        unwound = False
-
-        def leave() -> None:
-            nonlocal unwound
-            unwound = self._loop_must_end or self.closed
-            self._loop_is_running = False
-            if not self._loop_must_end:
-                self._loop = None
-
-        self._pace.wake(leave)
-        if self.closed:
+        self._run.probe.full = self._audience.next_is_drawn(may_wait=False)
+        failure = loop.run()
+        if loop.is_over:
+            self._loop = None
+            if failure is not None:
+                raise failure
+            self._pace.pause()
+            self._come_to_rest()
+        elif self.closed:
             self._let_go()
-        if unwound:
-            return  # what it raised on its way out ends with it
-        if failure is not None:
-            raise failure
-        self._pace.pause()
-        self._come_to_rest()
 
-    def _unwind_loop(self) -> bool:
-        """Unwind the user's loop; False where none is under way.
+    def _unwind_loop(self, seed: int | None = None) -> bool:
+        """Unwind the user's loop, to be repeated; False where none is under way.
 
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.
         """
-        if self._loop is None:
+        loop = self._loop
+        if loop is None:
             return False
         if threading.current_thread() is self._thread:
             raise RuntimeError("your own loop can't reset itself: call reset() from a cell.")
-        self._pace.wake(lambda: self._set_loop_must_end(True))
-        unwound = self._pace.wait_until(lambda: not self._loop_is_running, LOOP_PATIENCE)
-        self._pace.wake(lambda: self._set_loop_must_end(False))
-        if not unwound:
-            raise RuntimeError(
-                f"your own loop has not come to an optimizer step for {LOOP_PATIENCE:.0f} "
-                "seconds, where it could be ended: try again later."
-            )
-        return self._loop is not None
-
-    def _set_loop_must_end(self, value: bool) -> None:
-        self._loop_must_end = value
+        loop.unwind(seed)
+        return not loop.is_over
 
     def _before_step(self, *_: Any) -> None:
         """Look for a NaN in a loop that is not ours, while the weights still are as they were."""
@@ -723,13 +648,13 @@ class TrainingSession:
             return
         self._tell()
         probe, pace = self._run.probe, self._pace
-        if self._loop_is_running and threading.current_thread() is self._thread:
+        loop = self._loop
+        if loop is not None and loop.is_running and threading.current_thread() is self._thread:
             pace.count(asked=True)
             if pace.at_rest:
                 self._come_to_rest()
             while True:
-                if not pace.hold(lambda: self._loop_must_end):
-                    raise LoopStopped
+                loop.hold()
                 probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
                 if not pace.at_rest:
                     return

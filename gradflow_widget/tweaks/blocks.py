@@ -128,18 +128,24 @@ def shift_runs(container: nn.Module, changed: KeptRun, blocks: int) -> None:
             kept.start += blocks * changed.period
 
 
-def modules_aside(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that ``with_depth`` took off and keeps: no part of ``modules()``.
+def blocks_aside(model: nn.Module) -> list[dict[str, nn.Module]]:
+    """Return the blocks that ``with_depth`` took off and keeps: no part of ``modules()``.
 
-    A tweak that means every block applies to them too, so that they fit when they come back.
+    Each maps names to modules, and may be changed: a tweak that means every block applies to
+    these too, so that they fit when they come back. Their activations are the model's own:
+    ``with_depth`` takes a swapped one off while it works.
     """
     return [
-        module
+        block.modules
         for container in model.modules()
         for kept in kept_runs(container)
         for block in kept.aside
-        for module in block.modules.values()
     ]
+
+
+def modules_aside(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of ``blocks_aside``."""
+    return [module for block in blocks_aside(model) for module in block.values()]
 
 
 def structure(module: nn.Module) -> Hashable:

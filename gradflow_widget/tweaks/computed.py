@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,16 @@ _KINDS = {
 
 @dataclass
 class _Pair:
-    """A weight and the state, by kind of parametrization, that gives the same output."""
+    """A weight and the state of the parametrization, of a kind, that stands for it.
+
+    ``ours`` if we put it there; ``order`` is that of the module's parameters without it.
+    """
 
     kind: str
     weight: Tensor
     state: dict[str, Tensor]
     ours: bool
+    order: list[str]
 
 
 def computed_as(module: nn.Module, name: str = "weight") -> str:
@@ -43,6 +48,18 @@ def computed_as(module: nn.Module, name: str = "weight") -> str:
     return next((kind for kind in kinds if kind), "other")
 
 
+def give_own_class(module: nn.Module) -> None:
+    """Give a copy of a parametrized module a class of its own.
+
+    A parametrized module computes its weight by a property of its class, which copies share:
+    taking the parametrization off one would break them all.
+    """
+    shared = type(module)
+    if parametrize.is_parametrized(module):
+        body = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, body)
+
+
 def compute(module: nn.Module, kind: str, register: Callable[[], object], name: str) -> None:
     """Put a parametrization on ``module.name`` by calling ``register``.
 
@@ -50,6 +67,8 @@ def compute(module: nn.Module, kind: str, register: Callable[[], object], name: 
         CannotTweak: the weight can't be computed so, in its dtype or shape.
     """
     weight = module.get_parameter(name).detach().clone()
+    order = list(module._parameters)
+    give_own_class(module)
     try:
         with torch.random.fork_rng(devices=[]):
             # Spectral norm starts its power iteration from random vectors.
@@ -66,7 +85,7 @@ def compute(module: nn.Module, kind: str, register: Callable[[], object], name: 
     if pair is not None and pair.kind == kind and torch.equal(pair.weight.to(weight), weight):
         behind.load_state_dict(pair.state)
     ours = pair is None or pair.ours or pair.kind != kind
-    _kept(module)[name] = _Pair(kind, weight, _state(behind), ours)
+    _kept(module)[name] = _Pair(kind, weight, _state(behind), ours, order)
 
 
 def uncompute(module: nn.Module, name: str = "weight") -> bool:
@@ -80,13 +99,47 @@ def uncompute(module: nn.Module, name: str = "weight") -> bool:
     state = _state(behind)
     pair = _kept(module).get(name)
     unchanged = pair is not None and pair.kind == kind and _same_numbers(pair.state, state)
+    order = pair.order if pair is not None else [name]
+    give_own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=kind != "spectral")
     weight = module.get_parameter(name)
     if unchanged and pair is not None:
         with torch.no_grad():
             weight.copy_(pair.weight)
-    _kept(module)[name] = _Pair(kind, weight.detach().clone(), state, ours=False)
-    return pair is not None and pair.ours
+    _put_in_order(module, order)
+    ours = pair is not None and pair.ours
+    _kept(module)[name] = _Pair(kind, weight.detach().clone(), state, False, order)
+    return ours
+
+
+def put_computed(module: nn.Module, name: str, value: Tensor) -> None:
+    """Set what is behind a computed weight so that it becomes ``value``, or its projection."""
+    with torch.no_grad():
+        if computed_as(module, name) != "spectral":
+            setattr(module, name, value)
+            return
+        # Spectral norm goes on from the old weight's largest singular value; anew it starts
+        # from the new one's.
+        step: Any = module.get_submodule(f"parametrizations.{name}.0")
+        settings = {"n_power_iterations": step.n_power_iterations, "eps": step.eps, "dim": step.dim}
+        ours = uncompute(module, name)
+        module.get_parameter(name).copy_(value)
+        del _kept(module)[name]
+        compute(
+            module,
+            "spectral",
+            lambda: parametrizations.spectral_norm(module, name, **settings),
+            name,
+        )
+        _kept(module)[name].ours = ours
+
+
+def _put_in_order(module: nn.Module, order: list[str]) -> None:
+    # Optimizers count parameters, and the weight would come back behind the bias.
+    parameters = module._parameters
+    for name in [*order, *(name for name in list(parameters) if name not in order)]:
+        if name in parameters:
+            parameters[name] = parameters.pop(name)
 
 
 def register_norm(module: nn.Module, kind: str, dim: int) -> None:

@@ -12,9 +12,7 @@ from .errors import CannotTweak
 from .lineage import mark_lineage
 from .record import carry_record
 
-_HOOKS = tuple(
-    name for name in nn.Module().__dict__ if name.endswith("_hooks") or "_hooks_" in name
-)
+HOOKS = tuple(name for name in nn.Module().__dict__ if name.endswith("_hooks") or "_hooks_" in name)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -29,7 +27,7 @@ def copied(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for name in _HOOKS:
+        for name in HOOKS:
             hooks = module.__dict__.get(name)
             if isinstance(hooks, OrderedDict) and any(map(_is_ours, hooks.values())):
                 kept = ((k, v) for k, v in hooks.items() if not _is_ours(v))

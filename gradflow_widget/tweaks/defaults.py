@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .computed import give_own_class, put_computed
 from .norms import is_norm
 
 
@@ -109,6 +110,7 @@ def _reset(layer: nn.Module) -> None:
 def _reset_parametrized(layer: nn.Module) -> None:
     # reset_parameters would write into the computed weight, which is thrown away.
     plain = copy.deepcopy(layer)
+    give_own_class(plain)
     names = list(plain.get_submodule("parametrizations")._modules)
     for name in names:
         parametrize.remove_parametrizations(plain, name)
@@ -116,6 +118,6 @@ def _reset_parametrized(layer: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in plain.named_parameters(recurse=False):
             if name in names:
-                setattr(layer, name, tensor.detach())
+                put_computed(layer, name, tensor.detach())
             else:
                 layer.get_parameter(name).copy_(tensor)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .activation import put_on_activation, take_off_activation
 from .blocks import (
     AsideBlock,
     KeptRun,
@@ -92,11 +93,15 @@ def with_depth(model: nn.Module, n: int, *, at: str | None = None, seed: int = 0
     """
     n = checked_depth(n)
     twin = copied(model)
+    # Which activation is the last one, and so the output's, may change with the depth.
+    activation = take_off_activation(twin)
     chosen = _chosen(_candidates(twin), at)
     if isinstance(chosen.target, Run):
         _resize(twin, chosen.target, n, seed)
     elif n != chosen.count:
         set_layers(chosen.target, n, seed, chosen.at)
+    if activation is not None:
+        put_on_activation(twin, activation)
     if n == chosen.original:
         return forget(twin, "depth")
     return record(

@@ -91,6 +91,9 @@ class _Survey:
 
     def _explore(self, module: nn.Module, *, is_root: bool = False) -> list[nn.Module] | None:
         """Note all in ``module``; return the layers whose output it hands out, if it traces."""
+        compiled = module._modules.get("_orig_mod")
+        if compiled is not None:
+            return self._explore(compiled, is_root=is_root)
         if next(module.children(), None) is None:
             if owns_matrix(module):
                 self._note(module, Following(LINEAR, is_output=is_root))

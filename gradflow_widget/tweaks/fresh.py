@@ -68,7 +68,8 @@ def seeded(seed: int, place: str) -> Iterator[None]:
     """Draw the CPU's random numbers from ``seed`` within; afterwards all is as before."""
     state = torch.get_rng_state()
     # torch.manual_seed would seed the accelerators too.
-    torch.default_generator.manual_seed((seed << 32) ^ crc32(place.encode()))
+    # Its generator takes 32 bits of a seed.
+    torch.default_generator.manual_seed(crc32(f"{seed} {place}".encode()))
     try:
         yield
     finally:
@@ -77,20 +78,29 @@ def seeded(seed: int, place: str) -> Iterator[None]:
 
 def _initialize(layers: list[nn.Module], ancestors: list[nn.Module]) -> None:
     own = _initializer(ancestors)
-    for layer in layers:
-        for parameter in layer._parameters.values():
-            # What is still NaN at the end, nobody has initialised.
-            if parameter is not None and parameter.is_floating_point():
-                parameter.fill_(torch.nan)
-    for layer in layers:
+    # The tensors of a parametrization are computed from its layer's weight.
+    plain = [layer for layer in layers if not isinstance(layer, parametrize.ParametrizationList)]
+    _unset(plain)
+    for layer in plain:
         _reset(layer)
-        if own is not None:
+        if own is not None and not parametrize.is_parametrized(layer):
             own(layer)
     if any(isinstance(ancestor, nn.Transformer) for ancestor in ancestors):
         for layer in layers:
             for parameter in layer._parameters.values():
                 if parameter is not None and parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+    _check_set(plain)
+
+
+def _unset(layers: list[nn.Module]) -> None:
+    for layer in layers:
+        for parameter in layer._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                parameter.fill_(torch.nan)
+
+
+def _check_set(layers: list[nn.Module]) -> None:
     for layer in layers:
         for name, parameter in layer._parameters.items():
             if parameter is not None and not parameter.is_meta and parameter.isnan().any():
@@ -117,19 +127,35 @@ def _reset(layer: nn.Module) -> None:
 
 
 def _reset_parametrized(layer: nn.Module) -> None:
-    plain = copy.deepcopy(layer)
-    names = list(plain.parametrizations)  # type: ignore[arg-type]
-    for name in names:
-        parametrize.remove_parametrizations(plain, name)
+    # remove_parametrizations would take the property off a class that the model's own layers
+    # share with this copy.
+    lists = dict(layer.parametrizations.items())  # type: ignore[union-attr, operator]
+    plain: nn.Module = object.__new__(type(layer).__mro__[1])
+    plain.__dict__.update(layer.__dict__)
+    mode, layer.training = layer.training, False
+    weights = {name: nn.Parameter(getattr(layer, name).detach().clone()) for name in lists}
+    layer.training = mode
+    plain.__dict__["_parameters"] = {**layer._parameters, **weights}
+    plain.__dict__["_modules"] = {
+        name: module for name, module in layer._modules.items() if name != "parametrizations"
+    }
+    _unset([plain])
     _reset(plain)
-    for name, tensor in [*plain.named_parameters(recurse=False)]:
-        if name in names:
-            try:
-                setattr(layer, name, tensor)
-            except (RuntimeError, ValueError, NotImplementedError):
-                return
-        else:
-            layer._parameters[name].copy_(tensor)  # type: ignore[union-attr]
+    _check_set([plain])
+    for name, steps in lists.items():
+        weight = plain._parameters[name]
+        assert weight is not None
+        try:
+            setattr(layer, name, weight.detach())
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise CannotTweak(
+                f"A new block needs fresh weights, but the parametrization of {name} in "
+                f"{_class_name(layer)} takes none."
+            ) from error
+        for step in steps:
+            if hasattr(step, "_power_method"):
+                # Spectral norm knows the singular vectors of the weight that was copied.
+                step._power_method(step._reshape_weight_to_matrix(weight), 15)
 
 
 def _initializer(ancestors: list[nn.Module]) -> Callable[[nn.Module], Any] | None:

@@ -141,7 +141,7 @@ def with_initialization(
     if left:
         notes.append(f"kept, for their class does not say how to draw them: {_listed(left)}")
     sentence = f"Initialisation {_TITLES[scheme]}: {'; '.join([*notes, f'seed {seed}'])}."
-    return record(twin, "initialization", sentence)
+    return record(twin, "initialization", sentence, scheme)
 
 
 def checked_scheme(scheme: object) -> str:

@@ -25,6 +25,12 @@ def descend(new: nn.Module, template: nn.Module, place: str) -> None:
     new.__dict__[_PLACE] = f"{origin}@{place}"
 
 
+def carry_lineage(old: nn.Module, new: nn.Module) -> None:
+    """Note that ``new`` stands in the place of ``old``."""
+    if _PLACE in old.__dict__:
+        new.__dict__[_PLACE] = old.__dict__[_PLACE]
+
+
 def lineage_of(module: nn.Module, name: str) -> str:
     """Return the lineage of a layer that is called ``name`` in its model."""
     lineage: str = module.__dict__.get(_PLACE, name)

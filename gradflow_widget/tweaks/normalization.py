@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -12,7 +13,7 @@ from .computed import computed_as, register_norm, uncompute
 from .copying import copied
 from .errors import CannotTweak
 from .following import Following, following
-from .lineage import lineage_of, set_lineage
+from .lineage import descend
 from .norms import Place, is_norm, kind_of, new_norm, place_of_norm
 from .record import forget, record
 from .weights import is_gpt_conv1d
@@ -33,7 +34,8 @@ _TITLES = {
 class Normalized(nn.Module):
     """A layer and the norm of its output.
 
-    Attributes of the layer, such as ``weight``, are found here too.
+    Attributes of the layer, such as ``weight``, are found here too; methods that initialise
+    it are not, for whoever goes through all modules would call them twice.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
@@ -51,11 +53,21 @@ class Normalized(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if "_parameters" in name or name.startswith("_"):
+                raise
             return getattr(super().__getattr__("layer"), name)
 
 
 class RemovedNorm(nn.Module):
     """The place of a norm that was taken out: hands its input on."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.__dict__[_ORIGINAL] = original
+        like = next(original.parameters(), None)
+        # The original is in no list of modules any more; this goes where .to() sends the model.
+        empty = torch.empty(0) if like is None else torch.empty_like(like.detach()[:0])
+        self.register_buffer("like", empty, persistent=False)
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the input."""
@@ -65,6 +77,8 @@ class RemovedNorm(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if "_parameters" in name or name.startswith("_"):
+                raise
             # Foreign code asks norms for eps or for the dtype of their weight.
             return getattr(self.__dict__[_ORIGINAL], name)
 
@@ -120,13 +134,13 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
     if has_norms and not of_weights:
         if not exchanged:
             return forget(twin, "normalization")
-        return record(twin, "normalization", f"{title} in place of {exchanged} norms.")
+        return record(twin, "normalization", f"{title} in place of {exchanged} norms.", kind)
     layers = _layers_before_activations(twin, kind)
     put = _compute_norms(twin, layers, kind) if of_weights else _put_in(twin, layers, kind)
     _set_fast_paths(twin)
     also = f", {exchanged} norms taken out" if exchanged else ""
     where = "of the weights of" if of_weights else "behind"
-    return record(twin, "normalization", f"{title} {where} {put} hidden layers{also}.")
+    return record(twin, "normalization", f"{title} {where} {put} hidden layers{also}.", kind)
 
 
 def _own_norms(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
@@ -169,21 +183,19 @@ def _exchanged(norm: nn.Module, kind: str | None) -> nn.Module:
     if kind is not None and kind_of(original) == kind:
         new = original
     elif kind is None:
-        new = norm if isinstance(norm, RemovedNorm) else RemovedNorm()
+        new = norm if isinstance(norm, RemovedNorm) else RemovedNorm(original)
     else:
         new = norm if kind_of(norm) == kind else new_norm(kind, place_of_norm(original))
     if new is norm:
         return norm
-    # A norm that is out is in no list of modules, so that .to() and .train() have passed it by.
-    like = next(norm.parameters(), None)
-    if like is None:
-        like = next(original.parameters(), None)
+    # A norm that is out has been passed by when the model moved or changed its mode.
+    like = next(norm.parameters(), next(norm.buffers(), None))
     _settle(new, like, norm.training)
     if new is not original:
         new.__dict__[_ORIGINAL] = original
-        set_lineage(new, f"{lineage_of(original, 'norm')}~{kind}")
-        if not any(p.requires_grad for p in original.parameters()) and like is not None:
-            new.requires_grad_(False)
+        descend(new, original, kind or "out")
+        owned = list(original.parameters())
+        new.requires_grad_(not owned or any(parameter.requires_grad for parameter in owned))
     for parameter in original.parameters():
         parameter.grad = None
     return new
@@ -252,7 +264,7 @@ def _normalized(layer: nn.Module, kind: str) -> Normalized:
     _settle(norm, parameters[0], layer.training)
     norm.requires_grad_(any(parameter.requires_grad for parameter in parameters))
     wrapper = Normalized(layer, norm)
-    set_lineage(norm, f"{lineage_of(layer, 'layer')}~{kind}")
+    descend(norm, layer, kind)
     return wrapper
 
 

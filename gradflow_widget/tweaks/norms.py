@@ -129,7 +129,11 @@ def _groups(features: int) -> int:
 
 
 class BatchNormOver(nn.BatchNorm1d):
-    """Batch norm of the features on dimension ``dim``, over all other dimensions."""
+    """Batch norm of the features on dimension ``dim``, over all other dimensions.
+
+    A single row, such as an expert may get that one sample has chosen, has no spread: in
+    train mode too it is normalised by the running statistics, which it leaves as they are.
+    """
 
     def __init__(self, num_features: int, dim: int = -1) -> None:
         super().__init__(num_features)
@@ -138,7 +142,13 @@ class BatchNormOver(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input, of the same shape."""
         last = input.movedim(self.dim, -1)
-        normal = super().forward(last.reshape(-1, self.num_features))
+        rows = last.reshape(-1, self.num_features)
+        if self.training and len(rows) < 2:
+            normal = nn.functional.batch_norm(
+                rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        else:
+            normal = super().forward(rows)
         return normal.reshape(last.shape).movedim(-1, self.dim)
 
 

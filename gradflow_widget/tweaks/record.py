@@ -11,10 +11,11 @@ _PLACE = "_gradflow_tweaks"
 
 @dataclass(frozen=True)
 class Tweak:
-    """One change: which knob, and a sentence on what it did, for the panel to show."""
+    """One change: which knob, a sentence on what it did, for the panel to show, and its value."""
 
     knob: str
     sentence: str
+    value: object = None
 
 
 def tweaks_of(model: nn.Module) -> tuple[Tweak, ...]:
@@ -23,10 +24,10 @@ def tweaks_of(model: nn.Module) -> tuple[Tweak, ...]:
     return found
 
 
-def record(model: nn.Module, knob: str, sentence: str) -> nn.Module:
+def record(model: nn.Module, knob: str, sentence: str, value: object = None) -> nn.Module:
     """Note a change in ``model``, in place of an earlier one by the same knob; return it."""
     kept = tuple(tweak for tweak in tweaks_of(model) if tweak.knob != knob)
-    model.__dict__[_PLACE] = (*kept, Tweak(knob, sentence))
+    model.__dict__[_PLACE] = (*kept, Tweak(knob, sentence, value))
     return model
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
@@ -90,7 +91,9 @@ def rewrite(
             methods[name] = _compiled(module, function, ends)
     kept = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     body = {**methods, **kept, _ORIGINAL: cls, _CALL: staticmethod(activation)}
-    module.__class__ = type(cls)(cls.__name__, (cls,), body)
+    module.__class__ = types.new_class(
+        cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(body)
+    )
 
 
 def restore(module: nn.Module) -> None:
@@ -112,12 +115,16 @@ def restore(module: nn.Module) -> None:
 
 def _methods_with_activations(module: nn.Module) -> Iterator[tuple[str, FunctionType]]:
     for name, function in methods_of(type(module)):
-        if any(function_name(called) for called in _names(function.__code__)):
+        names = _names(function.__code__)
+        if any(
+            function_name(called) or _torch_function(_looked_up(ast.Name(called), function))
+            for called in names
+        ):
             yield name, function
 
 
 def _names(code: CodeType) -> set[str]:
-    found = set(code.co_names)
+    found = {*code.co_names, *code.co_freevars}
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             found |= _names(constant)
@@ -164,9 +171,18 @@ def _activation_called(target: ast.expr, function: FunctionType, module: nn.Modu
     base = _looked_up(target.value, function)
     if base is not None:
         return _torch_function(getattr(base, target.attr, None))
-    # On self it is a layer or method of the module, on anything else a tensor's method.
-    own = isinstance(target.value, ast.Name) and target.value.id == function.__code__.co_varnames[0]
-    return "" if own else function_name(target.attr)
+    # What hangs on self is mostly a layer that is called; on anything else, a tensor's method is.
+    parts: list[str] = []
+    value = target.value
+    while isinstance(value, ast.Attribute):
+        parts.insert(0, value.attr)
+        value = value.value
+    if isinstance(value, ast.Name) and value.id == function.__code__.co_varnames[0]:
+        found: Any = module
+        for part in parts:
+            found = getattr(found, part, None)
+        return function_name(target.attr) if isinstance(found, torch.Tensor) else ""
+    return function_name(target.attr)
 
 
 def _looked_up(node: ast.expr, function: FunctionType) -> Any:
@@ -178,7 +194,10 @@ def _looked_up(node: ast.expr, function: FunctionType) -> Any:
         return None
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     if node.id in cells:
-        return cells[node.id].cell_contents
+        try:
+            return cells[node.id].cell_contents
+        except ValueError:  # a name that has no value yet
+            return None
     return function.__globals__.get(node.id)
 
 

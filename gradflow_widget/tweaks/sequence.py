@@ -133,7 +133,7 @@ def _hands_on(loop: ast.For, name: str) -> bool | None:
         members |= _names(loop.target)
     body = [node for statement in loop.body for node in ast.walk(statement)]
     assignments = [
-        (_names(target), node.value)
+        (_assigned(target), node.value)
         for node in body
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
@@ -180,6 +180,15 @@ def _mentions(node: ast.AST, name: str) -> bool:
         and isinstance(node.slice, ast.Constant)
         and node.slice.value == name
     )
+
+
+def _assigned(target: ast.expr) -> set[str]:
+    # The i of a[i] = … is read, not written.
+    if isinstance(target, ast.Tuple | ast.List):
+        return set().union(*(_assigned(part) for part in target.elts))
+    if isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
+        return _assigned(target.value)
+    return _names(target)
 
 
 def _names(node: ast.AST) -> set[str]:

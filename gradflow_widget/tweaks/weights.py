@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .computed import put_computed
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -60,13 +62,14 @@ class Weight:
             if parameter is not None:
                 parameter.copy_(value)
             else:
-                setattr(self.module, self.name, value.to(self.value))
+                put_computed(self.module, self.name, value.to(self.value))
 
 
 def is_gpt_conv1d(module: nn.Module) -> bool:
     """Return whether this is the Linear layer that GPT-2 stores the other way round."""
-    weight = module._parameters.get("weight")
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight is not None
+    # By its bases: a parametrized one has a class of its own.
+    names = {cls.__name__ for cls in type(module).__mro__}
+    return "Conv1D" in names and hasattr(module, "nf") and hasattr(module, "weight")
 
 
 def weights_of(module: nn.Module) -> Iterator[Weight]:
@@ -89,9 +92,8 @@ def weights_of(module: nn.Module) -> Iterator[Weight]:
             inputs = max(1, inputs // math.prod(module.stride))
         yield Weight(module, "weight", inputs, outputs, ("bias",), module.groups)
     elif is_gpt_conv1d(module):
-        weight = module._parameters["weight"]
-        assert weight is not None
-        inputs, outputs = weight.shape
+        matrix: Tensor = getattr(module, "weight")  # noqa: B009 (mypy knows no such attribute)
+        inputs, outputs = matrix.shape
         yield Weight(module, "weight", inputs, outputs, ("bias",), inputs_first=True)
     elif isinstance(module, nn.MultiheadAttention):
         yield from _of_attention(module)

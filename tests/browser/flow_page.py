@@ -12,6 +12,9 @@ from playwright.sync_api import Locator
 
 from tests.browser.jupyterlab import Notebook
 
+# As tall as the whole widget where its charts stand below each other.
+TALL = 1400
+
 # Marks stand in the order in which the charts list them; a hidden one is as good as empty.
 _DRAWN = """root => {
     const nothing = document.createElement("g");
@@ -79,10 +82,9 @@ class Drawn:
 
     @property
     def step(self) -> int:
-        """The step that the status line tells."""
+        """The step that the status line tells; -1 while there is none."""
         found = re.search(r"step ([\d,]+)", self.status)
-        assert found is not None, self.status
-        return int(found[1].replace(",", ""))
+        return -1 if found is None else int(found[1].replace(",", ""))
 
     @property
     def steps_drawn(self) -> int:
@@ -136,6 +138,18 @@ class FlowPage:
                 raise TimeoutError(f"Still not so after {timeout} s: {drawn}")
             self.notebook.page.wait_for_timeout(20)
         return drawn
+
+    def resize(self, width: int) -> None:
+        """Give the window another width, and the height of the whole widget."""
+        self.notebook.set_width(width, TALL)
+        # bqplot lays a chart out anew some animation frames after its place has changed.
+        self.notebook.page.wait_for_function(
+            """() => [...document.querySelectorAll(".gradflow .bqplot")].every(figure => {
+                const plot = figure.querySelector(".plotarea_background");
+                const room = figure.clientWidth - (plot?.width.baseVal.value ?? 0);
+                return 60 < room && room < 80;
+            })"""
+        )
 
     def play(self) -> None:
         """Click Play and wait until the first steps are drawn."""

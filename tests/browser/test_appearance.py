@@ -15,9 +15,6 @@ from tests.browser.flow_page import FlowCell, FlowPage
 from tests.browser.jupyterlab import Theme
 
 THEMES: tuple[Theme, ...] = ("light", "dark")
-# As tall as the whole widget where its charts stand below each other.
-TALL = 1400
-
 GIVEN = """\
 import torch
 from torch import nn
@@ -67,8 +64,7 @@ def picture(page: FlowPage, name: str, widths: tuple[int, ...] = (1500, 600)) ->
     for theme in THEMES:
         notebook.set_theme(theme)
         for width in widths:
-            notebook.set_width(width, TALL)
-            page.wait_for(lambda drawn: drawn.bars or drawn.glyphs)
+            page.resize(width)
             notebook.screenshot(f"{name}-{theme}-{width}", page.root)
 
 
@@ -160,7 +156,7 @@ def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None
     page.button("Step").click()
     page.wait_for(lambda drawn: drawn.step == 1 and "relative" in drawn.title)
 
-    cell.notebook.set_width(width, TALL)
+    page.resize(width)
 
     root = page.root.bounding_box()
     assert root is not None
@@ -244,7 +240,7 @@ def test_two_hundred_layers_stay_readable(cell: FlowCell) -> None:
     assert drawn.layer_ticks[-1] == "200"
     assert 5 <= len(drawn.layer_ticks) <= 21
     for width in (600, 1500):
-        cell.notebook.set_width(width, TALL)
+        page.resize(width)
         labels = [
             box
             for _, box in boxes_of(
@@ -270,8 +266,9 @@ def test_bars_tell_their_verdict_by_colour_and_by_mark(
     cell: FlowCell, name: str, define: str, problem: str
 ) -> None:
     page = cell.show(f"from gradflow_widget import GradientFlow\n{define}\nflow")
-    page.button("Step").click()
-    drawn = page.wait_for(lambda drawn: drawn.step == 1)
+    page.play()
+    page.wait_for(lambda drawn: drawn.step >= 30)
+    drawn = page.pause()
 
     assert drawn.verdict.lower().startswith(problem)
     assert problem in drawn.colours
@@ -304,7 +301,7 @@ def test_markers_of_many_turns_do_not_lie_on_each_other(cell: FlowCell) -> None:
     page.pause()
 
     for width in (600, 1500):
-        cell.notebook.set_width(width, TALL)
+        page.resize(width)
         labels = boxes_of(page.root.locator(".gradflow-chart-loss text.label"))
         assert len(labels) >= 2
         for (one, box), (other, beside) in combinations(labels, 2):

@@ -115,7 +115,8 @@ def test_a_page_reloaded_while_it_trains_shows_the_present_state(lab: JupyterLab
     page.wait_for(lambda drawn: len(drawn.bars) == 9 and drawn.step > step and drawn.loss)
     expect(page.readout("depth")).to_have_text("9")
     assert page.drawn().ghost
-    assert set(page.drawn().loss_ticks) <= {"1", "1.5", "2", "2.5", "3", "4", "5", "7", "10"}
+    # Labels that came after their axis would stand there as logarithms.
+    assert all(float(label) > 0 for label in page.drawn().flow_ticks)
     page.pause()
     # Of the page before the reload nothing is waited for any more.
     notebook.set_hidden(True)

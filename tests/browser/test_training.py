@@ -28,7 +28,8 @@ def test_play_moves_bars_and_loss_and_pause_holds_them(cell: FlowCell) -> None:
     assert "steps/s" in page.wait_for(lambda drawn: "steps/s" in drawn.status).status
     assert len(later.bars) == 6
 
-    held = page.pause()
+    page.pause()
+    held = page.wait_for(lambda drawn: drawn.steps_drawn == drawn.step)
     assert cell.kernel.evaluate("flow.playing") is False
     assert page.drawn() == held
 

@@ -118,7 +118,7 @@ def test_a_reset_clears_the_failure(make_flow: Any) -> None:
 def test_a_page_s_step_that_fails_is_told_in_the_status_line(make_flow: Any) -> None:
     flow, trouble = flow_with_trouble(make_flow, "data")
     trouble.left = 0
-    flow.press("step")
+    flow._press("step")
     with pytest.raises(LookupError):
         flow.wait()
     assert "Training stopped" in flow.status

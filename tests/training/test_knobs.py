@@ -74,9 +74,7 @@ def test_clipping_is_torch_s_own_bit_for_bit(
         setattr(flow, name, value)
     flow.step(6)
     expected = by_hand(clip, 6, optimizer_of)
-    assert all(
-        torch.equal(p, q) for p, q in zip(flow.model.parameters(), expected, strict=True)
-    )
+    assert all(torch.equal(p, q) for p, q in zip(flow.model.parameters(), expected, strict=True))
     binds = (flow.history.clip_scale < 1).tolist()
     assert binds == [bool(knobs) and max(knobs.values()) < 1] * 6
 
@@ -161,7 +159,10 @@ def test_parameter_groups_keep_their_ratio(rates: list[float], turns: list[float
 def test_a_rate_that_is_a_tensor_is_turned_in_place(make_flow: Any) -> None:
     rate = torch.tensor(0.1)
     flow = make_flow(
-        plain_network, lambda p: torch.optim.Adam(p, lr=rate, foreach=False), CROSS_ENTROPY, samples()
+        plain_network,
+        lambda p: torch.optim.Adam(p, lr=rate, foreach=False),
+        CROSS_ENTROPY,
+        samples(),
     )
     flow.learning_rate = 0.25
     flow.step()

@@ -187,9 +187,7 @@ def test_reset_brings_back_buffers_that_a_forward_pass_has_replaced(make_flow: A
             return out
 
     model = Counting()
-    flow = make_flow(
-        model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, samples()
-    )
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, samples())
     first = losses_of(flow, 4)
     flow.reset()
     assert same_bits(losses_of(flow, 4), first)
@@ -221,4 +219,5 @@ def test_watching_changes_nothing(make_flow: Any) -> None:
     )
     flow.batch_size = 16
     assert same_bits(losses_of(flow, 5), bare)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), watched.parameters()))
+    pairs = zip(model.parameters(), watched.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)

@@ -1,0 +1,90 @@
+"""The user's own training function, run on the session's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .pace import Pace
+from .randomness import RandomState
+
+# A loop can be ended only where it steps; how long to wait for that.
+PATIENCE = 10.0
+
+
+class LoopStopped(BaseException):
+    """Unwinds the user's own loop when its session is stopped or reset."""
+
+
+class OwnLoop:
+    """A training function and whether it runs; guarded by the pace's lock.
+
+    A repeated loop begins with the random state that it first began with.
+    """
+
+    def __init__(self, function: Callable[[], object], pace: Pace) -> None:
+        self._function, self._pace = function, pace
+        self._begins_at = RandomState()
+        self._is_repeated = False
+        self._must_end = False
+        self.is_running = False
+        self.is_over = False
+
+    def begin(self) -> bool:
+        """Take the pace's permission to run, if there still is one."""
+        return self._pace.begin(self._mark_running) and self.is_running
+
+    def _mark_running(self) -> None:
+        self.is_running = not self.is_over
+
+    def call_off(self) -> None:
+        """Let it not run again."""
+        self.is_over = True
+
+    def run(self) -> BaseException | None:
+        """Run the function to its end, and return what it raised of its own accord."""
+        failure: BaseException | None = None
+        try:
+            if self._is_repeated:
+                self._begins_at.put()
+            self._function()
+        except LoopStopped:
+            pass
+        except BaseException as error:
+            failure = error
+        self._pace.wake(self._leave)
+        # What it raises on being unwound ends with it.
+        return failure if self.is_over else None
+
+    def _leave(self) -> None:
+        self.is_running = False
+        self.is_over = not (self._must_end or self._pace.stopped)
+
+    def hold(self) -> None:
+        """Stand between two steps until the loop may go on.
+
+        Raises:
+            LoopStopped: it is to end here.
+        """
+        if not self._pace.hold(lambda: self._must_end):
+            raise LoopStopped
+
+    def unwind(self, seed: int | None = None) -> None:
+        """End the function where it steps next; run again, it begins anew.
+
+        Raises:
+            RuntimeError: it does not come to a step in time.
+        """
+        self._pace.wake(lambda: self._set_must_end(True))
+        unwound = self._pace.wait_until(lambda: not self.is_running, PATIENCE)
+        self._pace.wake(lambda: self._set_must_end(False))
+        if not unwound:
+            raise RuntimeError(
+                f"your own loop has not come to an optimizer step for {PATIENCE:.0f} seconds, "
+                "where it could be ended: try again later."
+            )
+        self._is_repeated = True
+        if seed is not None:
+            self._begins_at = RandomState.seeded(seed)
+
+    def _set_must_end(self, value: bool) -> None:
+        self._must_end = value

@@ -1,0 +1,78 @@
+"""A look at a network before any step: one forward and backward pass on the first batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..measurement.reading import Reading
+from ..measurement.single import read_objective
+from .batches import Batches, NoBatchError, on_device
+from .failure import FirstBatchError, came_from, described
+from .objective import NoPairError, Objective
+from .randomness import RandomStream, python_and_numpy_state
+from .settings import Settings
+
+
+class Preview(NamedTuple):
+    """What the look has shown.
+
+    Attributes:
+        reading: the reading; None where there is nothing to train with.
+        draws_elsewhere: whether the objective drew from Python's or NumPy's generator.
+    """
+
+    reading: Reading | None = None
+    draws_elsewhere: bool = False
+
+
+def preview(
+    model: nn.Module, objective: Objective, batches: Batches, settings: Settings, origin: str
+) -> Preview:
+    """Look at ``model``; it, the batches and every random state stay as they are.
+
+    ``origin`` is the name of the argument that ``objective`` came from.
+
+    Raises:
+        TypeError, ValueError: the objective returns no scalar with a graph, or the data
+            no usable batch.
+        FirstBatchError: the model, the objective or the data raised something.
+    """
+
+    def failed(culprit: str, error: Exception) -> FirstBatchError:
+        return FirstBatchError(
+            f"{culprit} failed on the first batch with {described(error)}: "
+            "check that model, loss and data fit together."
+        )
+
+    draws_elsewhere = False
+
+    def watched(model: nn.Module, batch: Any) -> torch.Tensor:
+        nonlocal draws_elsewhere
+        before = python_and_numpy_state()
+        try:
+            loss = objective(model, batch)
+        except NoPairError:
+            raise
+        except Exception as error:
+            raise failed("model" if came_from(error, model) else origin, error) from error
+        draws_elsewhere = python_and_numpy_state() != before
+        return loss
+
+    with RandomStream(settings.seed, every_source=True)():
+        try:
+            batch = batches.first(settings.seed, settings.batch_size)
+            batch = on_device(batch, next(model.parameters()).device)
+        except NoBatchError:
+            raise
+        except Exception as error:
+            raise failed("data", error) from error
+        try:
+            reading = read_objective(model, watched, batch, origin=origin)
+        except (TypeError, ValueError, FirstBatchError):
+            raise
+        except Exception as error:
+            raise failed("model", error) from error
+    return Preview(reading, draws_elsewhere)

@@ -1,0 +1,197 @@
+"""with_orthogonality: weights drawn toward orthogonal ones by a penalty, or kept orthogonal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from numbers import Real
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrizations, parametrize
+
+from .computed import compute, computed_as, uncompute
+from .copying import copied
+from .errors import CannotTweak
+from .record import forget, record
+from .weights import Weight, is_gpt_conv1d, weights_of
+
+HARD = "hard"
+_STRENGTH = "_gradflow_orthogonality"
+
+
+class OrthogonalKernel(nn.Module):
+    """Keeps the matrix from all inputs under a convolution's kernel to its outputs orthogonal."""
+
+    def __init__(self, shape: torch.Size, like: Tensor) -> None:
+        super().__init__()
+        matrix = nn.Linear(math.prod(shape[1:]), shape[0], bias=False).to(like)
+        parametrizations.orthogonal(matrix)
+        # torch's own map takes the last two dimensions, which are those of the kernel.
+        self.of_matrix = matrix.get_submodule("parametrizations.weight.0")
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        """Return the orthogonal kernel, of the same shape."""
+        orthogonal: Tensor = self.of_matrix(kernel.flatten(1))
+        return orthogonal.view_as(kernel)
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """Return the numbers from which ``forward`` makes the nearest orthogonal kernel."""
+        inverse: Tensor = self.of_matrix.right_inverse(kernel.flatten(1))  # type: ignore[operator]
+        return inverse.view_as(kernel)
+
+
+def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Module:
+    """Return a copy of ``model`` whose weights are drawn to orthogonal ones, or kept so.
+
+    Args:
+        model: the model, which is left as it is.
+        strength: a number above 0: the copy remembers it, and ``penalty_of(copy)`` is what to
+            add to the objective; no weight changes. ``"hard"``: every linear, convolutional
+            and GPT-2 weight is computed as an orthogonal one, which starts where its QR
+            decomposition leads (torch.nn.utils.parametrizations.orthogonal). None or 0 takes
+            both off; weights that have not been trained since are those from before, bit for
+            bit, others stay as they have become.
+
+    Raises:
+        ValueError: the strength is none of these.
+        CannotTweak: there is no such weight, it is computed already, or its dtype has no
+            QR decomposition.
+    """
+    is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+    if not (
+        strength is None
+        or strength == HARD
+        or (is_number and math.isfinite(strength) and strength >= 0)  # type: ignore[arg-type, operator]
+    ):
+        raise ValueError(
+            f"strength {strength!r} is unknown: give a number from 0, {HARD!r} or None."
+        )
+    twin = copied(model)
+    if any(is_lazy(parameter) for parameter in twin.parameters()):
+        raise CannotTweak(
+            "The model has lazy layers whose shapes are not known yet: run one batch through it "
+            "before changing it."
+        )
+    twin.__dict__.pop(_STRENGTH, None)
+    if strength != HARD:
+        for module in twin.modules():
+            if computed_as(module) == "orthogonal":
+                uncompute(module)
+    if strength is None or strength == 0:
+        return forget(twin, "orthogonality")
+    count = _keep_orthogonal(twin) if strength == HARD else len(list(_penalized(twin)))
+    if not count:
+        which = "linear or convolutional"
+        if strength != HARD:
+            which = "linear, convolutional, attention or recurrent"
+        raise CannotTweak(
+            f"The model has no weight that could be made orthogonal: that takes a {which} layer "
+            "with a weight of its own."
+        )
+    if strength == HARD:
+        sentence = f"Orthogonality: {count} weights are computed as orthogonal ones."
+    else:
+        twin.__dict__[_STRENGTH] = float(strength)
+        sentence = f"Orthogonality: {strength:g}·Σ‖WᵀW − I‖² over {count} weights in the loss."
+    return record(twin, "orthogonality", sentence, strength)
+
+
+def orthogonality_penalty(model: nn.Module) -> Tensor:
+    """Return Σ‖WᵀW − I‖²_F over the weight matrices of ``model``, a scalar with a graph.
+
+    Linear layers, convolutions as the matrix from all inputs under the kernel, attention's
+    projections and recurrent layers gate by gate; no frozen weights, and no embeddings or
+    projections tied to one. Of a wide W it is ‖WWᵀ − I‖², which is less by (columns − rows),
+    for then WᵀW can't be I; gradients are the same.
+
+    Raises:
+        CannotTweak: there is no such weight.
+    """
+    terms = [_distance(matrix) for weight in _penalized(model) for matrix in _matrices(weight)]
+    if not terms:
+        raise CannotTweak("The model has no trained weight matrix to make orthogonal.")
+    return torch.stack([term.to(terms[0]) for term in terms]).sum()
+
+
+def penalty_of(model: nn.Module) -> Callable[[], Tensor] | None:
+    """Return what the objective of ``model`` has to add, or None where it adds nothing.
+
+    The function gives strength·``orthogonality_penalty(model)`` for the weights as they are
+    when it is called.
+    """
+    strength: float | None = model.__dict__.get(_STRENGTH)
+    if strength is None:
+        return None
+
+    return lambda: orthogonality_penalty(model) * strength
+
+
+def _embedded(model: nn.Module) -> set[int]:
+    return {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+
+
+def _penalized(model: nn.Module) -> Iterator[Weight]:
+    seen = _embedded(model)
+    for module in model.modules():
+        for weight in weights_of(module):
+            sources = weight.sources
+            if sources and id(sources[0]) not in seen and any(p.requires_grad for p in sources):
+                seen |= {id(parameter) for parameter in sources}
+                yield weight
+
+
+def _matrices(weight: Weight) -> Iterator[Tensor]:
+    value: Tensor = getattr(weight.module, weight.name)
+    for part in value.chunk(weight.stacked):
+        yield part.flatten(1)
+
+
+def _distance(matrix: Tensor) -> Tensor:
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    gram = matrix.T @ matrix
+    return (gram - torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)).square().sum()
+
+
+def _keep_orthogonal(model: nn.Module) -> int:
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    count = 0
+    for module in list(model.modules()):
+        found = computed_as(module)
+        is_kernel = isinstance(module, nn.modules.conv._ConvNd)
+        if not (is_kernel or isinstance(module, nn.Linear) or is_gpt_conv1d(module)):
+            continue
+        if found and found != "orthogonal":
+            raise CannotTweak(
+                f"The weights are computed already, by {found} norm: take that off before making "
+                "them orthogonal."
+            )
+        weight = module._parameters.get("weight")
+        if not found and (weight is None or owners[id(weight)] > 1):
+            # A parametrization would untie it.
+            continue
+        count += 1
+        if not found and weight is not None:
+            _register(module, weight, is_kernel)
+    return count
+
+
+def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
+    def register() -> None:
+        if is_kernel:
+            parametrize.register_parametrization(
+                module, "weight", OrthogonalKernel(weight.shape, weight)
+            )
+        else:
+            parametrizations.orthogonal(module)
+
+    compute(module, "orthogonal", register, "weight")

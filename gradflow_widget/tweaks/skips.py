@@ -1,0 +1,281 @@
+"""with_skips: repeated blocks wrapped as x + scale·f(x)."""
+
+from __future__ import annotations
+
+import ast
+import math
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.parameter import is_lazy
+
+from .blocks import Run, find_runs
+from .copying import copied
+from .errors import CannotTweak
+from .lineage import descend
+from .record import forget, record
+from .sequence import methods_of, syntax_of
+from .shapes import change_of_shape
+from .tracing import inputs_of, is_torch_layer, traced
+
+DEPTH_SCALE, LEARNED = "1/sqrt(2L)", "learned"
+_ADDS = frozenset({"add", "add_", "__add__", "__iadd__", "iadd", "__radd__"})
+
+
+class Residual(nn.Module):
+    """A block and the skip connection around it: x + scale·f(x).
+
+    With f that keeps the variance, gradients grow by √(1 + scale²) a block toward the input
+    (theory.md, "Normalisation and skips"). Of a tuple, the first element is skipped to.
+    Attributes of a block that is a single module are found here too.
+
+    Args:
+        body: f, one module after another.
+        scale: a number, or None to learn it from 0 (ReZero, Bachlechner et al. 2021).
+    """
+
+    def __init__(self, body: nn.Module, scale: float | None) -> None:
+        super().__init__()
+        self.body = body
+        self.training = body.training
+        self.scale: float | nn.Parameter
+        self.set_scale(scale)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the scale is a parameter."""
+        return isinstance(self.scale, nn.Parameter)
+
+    def set_scale(self, scale: float | None) -> None:
+        """Set the scale to a number, or None to learn it from 0; a learned one is kept then."""
+        if scale is None and self._parameters.get("scale") is not None:
+            return
+        self._parameters.pop("scale", None)
+        self.__dict__.pop("scale", None)
+        if scale is not None:
+            self.scale = scale
+            return
+        like = next((p for p in self.body.parameters() if p.is_floating_point()), torch.zeros(()))
+        self.scale = nn.Parameter(torch.zeros((), dtype=like.dtype, device=like.device))
+
+    def reset_parameters(self) -> None:
+        """Set a learned scale back to 0."""
+        if isinstance(self.scale, nn.Parameter):
+            nn.init.zeros_(self.scale)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return x + scale·f(x), where x is the first argument.
+
+        Raises:
+            RuntimeError: f changes the shape of x.
+        """
+        x = args[0] if args else next(iter(kwargs.values()))
+        out = self.body(*args, **kwargs)
+        first = out[0] if isinstance(out, tuple | list) else out
+        if first.shape != x.shape:
+            raise RuntimeError(
+                f"A skip connection needs a block that keeps its input's shape, but here "
+                f"{tuple(x.shape)} becomes {tuple(first.shape)}: take the skips off."
+            )
+        total = x + self.scale * first
+        return type(out)([total, *out[1:]]) if isinstance(out, tuple | list) else total
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_"):
+                raise
+            return getattr(super().__getattr__("body"), name)
+
+    def extra_repr(self) -> str:
+        """Say the scale."""
+        return "scale learned from 0" if self.is_learned else f"scale={self.scale:g}"
+
+
+class SkippedBlock(nn.Sequential):
+    """The modules of one block, under the names that they have outside."""
+
+
+def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
+    """Return a copy of ``model`` whose repeated blocks compute x + scale·f(x).
+
+    The blocks are those of ``blocks.find_runs`` that keep the shape of their input; L is how
+    many of them are wrapped.
+
+    Args:
+        model: the model, which is left as it is.
+        scale: a number; ``"1/sqrt(2L)"``, with which gradients grow by less than √e in all;
+            ``"learned"``, a parameter for each block that starts at exactly 0; None takes
+            the skips off that were put in before, and only those.
+
+    Raises:
+        ValueError: the scale is none of these.
+        CannotTweak: the model repeats no block, or its blocks change their input's shape or
+            have a skip connection inside.
+    """
+    _checked_scale(scale)
+    twin = copied(model)
+    if scale is None:
+        _unwrap(twin)
+        return forget(twin, "skips")
+    if any(is_lazy(parameter) for parameter in twin.parameters()):
+        raise CannotTweak(
+            "The model has lazy layers whose shapes are not known yet: run one batch through it "
+            "before changing it."
+        )
+    before = [module for module in twin.modules() if isinstance(module, Residual)]
+    if not before:
+        for run in _wrappable(twin):
+            _wrap(run)
+    blocks = [module for module in twin.modules() if isinstance(module, Residual)]
+    for block in blocks:
+        block.set_scale(_number(scale, len(blocks)))
+    shown = {LEARNED: "α", DEPTH_SCALE: f"1/√(2·{len(blocks)})"}.get(str(scale), f"{scale}")
+    learned = ", α learned from 0" if scale == LEARNED else ""
+    sentence = f"Skips: {len(blocks)} blocks compute x + {shown}·f(x){learned}."
+    return record(twin, "skips", sentence, scale)
+
+
+def _checked_scale(scale: object) -> None:
+    is_number = isinstance(scale, Real) and not isinstance(scale, bool) and math.isfinite(scale)
+    if scale is not None and not is_number and scale not in (DEPTH_SCALE, LEARNED):
+        raise ValueError(
+            f"scale {scale!r} is unknown: give a number, {DEPTH_SCALE!r}, {LEARNED!r} or None."
+        )
+
+
+def _number(scale: float | str, blocks: int) -> float | None:
+    if scale == LEARNED:
+        return None
+    return 1 / math.sqrt(2 * blocks) if isinstance(scale, str) else float(scale)
+
+
+def _wrappable(model: nn.Module) -> list[Run]:
+    runs = find_runs(model)
+    if not runs:
+        raise CannotTweak("The model repeats no block that a skip connection could go around.")
+    reasons = {id(run): _obstacle(run) for run in runs}
+    fitting = [run for run in runs if not reasons[id(run)]]
+    if not fitting:
+        raise CannotTweak(reasons[id(runs[0])])
+    return fitting
+
+
+def _obstacle(run: Run) -> str:
+    """Return why the blocks of a run can't be wrapped, as a sentence; "" if they can."""
+    where = f"of {run.at}" if run.at else "of the model"
+    for block in run.blocks[:1]:
+        inside = [part for module in block for part in module.modules()]
+        if any(_has_skip(part) for part in inside):
+            return (
+                f"The repeated blocks {where} ({type(block[0]).__name__}) have a skip connection "
+                "inside already, and a second one around it would double it."
+            )
+        change = change_of_shape(block)
+        if change:
+            return (
+                f"The repeated blocks {where} change the shape of their input ({change}), so a "
+                "skip connection does not fit around them."
+            )
+    seen: set[int] = set()
+    for block in run.blocks:
+        if any(id(module) in seen for module in block):
+            return (
+                f"The repeated blocks {where} are one and the same module several times, so "
+                "there is no room for a skip connection around each."
+            )
+        seen |= {id(module) for module in block}
+    return ""
+
+
+def _has_skip(module: nn.Module) -> bool:
+    """Whether forward adds two signals that both come from its input."""
+    if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer | Residual):
+        return True
+    if is_torch_layer(module) or isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return False
+    if next(module.children(), None) is None:
+        return False
+    graph, _ = traced(module, lambda part: next(part.children(), None) is None)
+    if graph is not None:
+        return any(_adds_signals(node) for node in graph.nodes)
+    sources = (
+        syntax_of(function) for name, function in methods_of(type(module)) if name == "forward"
+    )
+    return any(_adds_names(source) for source in sources if source is not None)
+
+
+def _adds_signals(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op not in ("call_function", "call_method") or name not in _ADDS:
+        return False
+    terms = [term for term in node.args if isinstance(term, fx.Node)]
+    return len(terms) == 2 and all(
+        any(source.op == "placeholder" for source in inputs_of([term])) for term in terms
+    )
+
+
+def _adds_names(function: ast.FunctionDef) -> bool:
+    """Whether the source adds a plain variable to something that is no weight and no number."""
+
+    def is_signal(term: ast.AST) -> bool:
+        return isinstance(term, ast.Name | ast.Call)
+
+    for node in ast.walk(function):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            terms: tuple[ast.AST, ast.AST] = (node.left, node.right)
+        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+            terms = (node.target, node.value)
+        else:
+            continue
+        if any(isinstance(term, ast.Name) for term in terms) and all(map(is_signal, terms)):
+            return True
+    return False
+
+
+def _wrap(run: Run) -> None:
+    modules = run.container._modules
+    items = list(modules.items())
+    wrapped = list(items[: run.start])
+    for first in range(run.start, run.stop, run.period):
+        block = [
+            (name, module)
+            for name, module in items[first : first + run.period]
+            if module is not None
+        ]
+        name, template = block[0]
+        body: nn.Module = template
+        if run.period > 1:
+            body = SkippedBlock()
+            for inner, module in block:
+                body.add_module(inner, module)
+            body.training = template.training
+        residual = Residual(body, 1.0)
+        descend(residual, template, "skip")
+        wrapped.append((name, residual))
+        if isinstance(run.container, nn.ModuleList):
+            # A loop over the list may count on its length; a Sequential is not looped over.
+            wrapped += [(inner, nn.Identity()) for inner, _ in block[1:]]
+    wrapped += items[run.stop :]
+    modules.clear()
+    modules.update(wrapped)
+
+
+def _unwrap(model: nn.Module) -> None:
+    for container in list(model.modules()):
+        items = list(container._modules.items())
+        if not any(isinstance(module, Residual) for _, module in items):
+            continue
+        plain: dict[str, nn.Module | None] = {}
+        for name, module in items:
+            if not isinstance(module, Residual):
+                plain.setdefault(name, module)
+            elif isinstance(module.body, SkippedBlock):
+                plain.update(module.body._modules)
+            else:
+                plain[name] = module.body
+        container._modules.clear()
+        container._modules.update(plain)

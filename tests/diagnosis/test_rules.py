@@ -1,0 +1,286 @@
+"""The verdict on the flow: theory.md, "Criteria that do not cry wolf"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gradflow_widget import GradientFlow, GradientProbe, Reading, take_reading
+from gradflow_widget.diagnosis.rules import UNDECIDED, judge, layer_problems
+from gradflow_widget.measurement.layers import Layer
+
+SEEDS = range(3)
+
+
+def plain(
+    depth: int,
+    width: int,
+    activation: Callable[[], nn.Module],
+    *,
+    sigma: float | None = None,
+    norm: bool = False,
+) -> nn.Sequential:
+    """Equal widths, zero bias; ``sigma`` is σ_w, None PyTorch's default initialisation."""
+    modules: list[nn.Module] = []
+    for _ in range(depth):
+        layer = nn.Linear(width, width)
+        if sigma is not None:
+            nn.init.normal_(layer.weight, std=sigma / math.sqrt(width))
+            nn.init.zeros_(layer.bias)
+        modules.append(layer)
+        if norm:
+            modules.append(nn.LayerNorm(width))
+        modules.append(activation())
+    return nn.Sequential(*modules)
+
+
+class Residual(nn.Module):
+    """Blocks x + α f(x) with variance-preserving f."""
+
+    def __init__(self, blocks: int, width: int, alpha: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.alpha = alpha
+        for block in self.blocks:
+            nn.init.normal_(block.weight, std=math.sqrt(2 / width))
+            nn.init.zeros_(block.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = x + self.alpha * torch.relu(block(x))
+        return x
+
+
+def severed() -> nn.Module:
+    network = plain(8, 64, nn.ReLU, sigma=math.sqrt(2))
+    nn.init.constant_(network[2].bias, -1000.0)
+    return network
+
+
+def sigmoid_two_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 64), nn.Sigmoid(), nn.Linear(64, 10))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "He ReLU, 30 layers": (lambda: plain(30, 256, nn.ReLU, sigma=math.sqrt(2)), "healthy", ""),
+    "He ReLU, 10 layers": (lambda: plain(10, 128, nn.ReLU, sigma=math.sqrt(2)), "healthy", ""),
+    "critical tanh": (lambda: plain(20, 128, nn.Tanh, sigma=1.0), "healthy", ""),
+    "LayerNorm ReLU": (
+        lambda: plain(20, 128, nn.ReLU, sigma=math.sqrt(2), norm=True),
+        "healthy",
+        "",
+    ),
+    "residual, scaled": (lambda: Residual(20, 128, 1 / math.sqrt(40)), "healthy", ""),
+    "two sigmoid layers": (sigmoid_two_layers, "healthy", ""),
+    "default tanh, 30 layers": (lambda: plain(30, 256, nn.Tanh), "vanishing", "fault"),
+    "default ReLU, 12 layers": (lambda: plain(12, 128, nn.ReLU), "vanishing", "fault"),
+    "sigmoid, 10 layers": (lambda: plain(10, 128, nn.Sigmoid), "vanishing", "fault"),
+    "ReLU, σ_w = 2": (lambda: plain(30, 256, nn.ReLU, sigma=2.0), "exploding", "fault"),
+    "tanh, σ_w = 3": (lambda: plain(30, 256, nn.Tanh, sigma=3.0), "exploding", "fault"),
+    "residual α = 1, 20 blocks": (lambda: Residual(20, 128, 1.0), "exploding", "fault"),
+    "bias −1000": (severed, "severed", "fault"),
+}
+
+
+def reading_of(network: nn.Module, seed: int, scale: float = 1.0) -> Reading:
+    torch.manual_seed(1000 + seed)
+    width = next(network.parameters()).shape[1]
+    inputs = torch.randn(64, width)
+    target = torch.randn(64, network(inputs).shape[1])
+    return take_reading(network, lambda out, t: scale * (out * t).sum(dim=1).mean(), inputs, target)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("build", "problem", "severity"), NETWORKS.values(), ids=NETWORKS)
+def test_the_verdict_on_networks_of_known_health(
+    build: Callable[[], nn.Module], problem: str, severity: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    network = build()
+    verdict = judge([reading_of(network, seed)])
+    assert (verdict.problem, verdict.severity) == (problem, severity)
+    # A plain sentence, about the same whatever the loss is multiplied by.
+    assert verdict.sentence.lower().startswith(problem.split()[0])
+    assert verdict.sentence.endswith(".")
+    for scale in (1e-6, 65536.0):
+        scaled = judge([reading_of(network, seed, scale)])
+        assert (scaled.problem, scaled.severity) == (problem, severity)
+
+
+def test_the_sentence_says_from_where_to_where() -> None:
+    torch.manual_seed(0)
+    verdict = judge([reading_of(plain(12, 64, nn.Tanh), 0)])
+    assert "from layer 12 (22) back to layer 1 (0)" in verdict.sentence
+    network = plain(8, 64, nn.ReLU)  # its biases keep the layers above the cut alive
+    nn.init.constant_(network[2].bias, -1000.0)
+    cut = judge([reading_of(network, 0)])
+    assert "between layer 3 (4) and layer 2 (2)" in cut.sentence
+
+
+# -- made-up readings, where a law holds ---------------------------------------------------
+
+
+def made_up(signal: list[float], *, step: int = 0, width: int = 100) -> Reading:
+    count = len(signal)
+    nothing = np.zeros(count)
+    described = tuple(
+        Layer(f"{i}", "Linear", (f"{i}.weight",), (width, width), "Linear:", True, width)
+        for i in range(count)
+    )
+    return Reading(
+        step=step,
+        loss=1.0,
+        learning_rate=0.1,
+        learning_rates=(0.1,),
+        described=described,
+        weight_grad_norm=nothing,
+        total_norm=1.0,
+        clip_scale=1.0,
+        unclipped_grad_norm=nothing,
+        missing=nothing.astype(bool),
+        frozen=nothing.astype(bool),
+        signal_grad_norm=np.array(signal),
+    )
+
+
+def decades_of(value: float, layers: int = 20, **kwargs: Any) -> Reading:
+    return made_up(list(10.0 ** np.linspace(value, 0.0, layers)), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("decades", "problem", "severity"),
+    [
+        (-2.21, "vanishing", "fault"),
+        (-2.19, "vanishing", "watch"),
+        (-1.31, "vanishing", "watch"),
+        (-1.29, "healthy", ""),
+        (1.29, "healthy", ""),
+        (1.31, "exploding", "watch"),
+        (2.19, "exploding", "watch"),
+        (2.21, "exploding", "fault"),
+    ],
+)
+def test_the_thresholds_at_initialisation(decades: float, problem: str, severity: str) -> None:
+    verdict = judge([decades_of(decades)])
+    assert (verdict.problem, verdict.severity) == (problem, severity)
+
+
+def test_a_slope_that_finite_width_gives_by_chance_is_not_vanishing() -> None:
+    # |g| = 1.5·ln(10)/19 = 0.18; the chance bound is 0.18 at N·L = 617.
+    assert judge([decades_of(-1.5, width=20)]).problem == "healthy"
+    assert judge([decades_of(-1.5, width=100)]).problem == "vanishing"
+
+
+def test_during_training_exploding_must_persist() -> None:
+    healthy, wild = decades_of(0.5, step=1), decades_of(3.0, step=5)
+    assert judge([healthy, *[wild] * 9]).problem == "healthy"
+    assert judge([healthy, *[wild] * 10]).problem == "exploding"
+    assert judge([*[wild] * 9, healthy]).problem == "healthy"
+    # Beyond 1.3, as healthy networks are at times, is not beyond 2.2.
+    assert judge([decades_of(2.0, step=9)] * 10).problem == "healthy"
+
+
+def test_what_explodes_from_the_beginning_does_not_turn_healthy_at_the_first_step() -> None:
+    start = decades_of(3.0, step=0)
+    for steps in range(1, 12):
+        run = [start, *[decades_of(3.0, step=s) for s in range(1, steps + 1)]]
+        assert judge(run[-10:]).problem == "exploding"
+    # A loop that nobody looked at before its first step begins there.
+    assert judge([decades_of(3.0, step=1)]).problem == "exploding"
+    assert judge([decades_of(3.0, step=1), decades_of(0.1, step=2)]).problem == "healthy"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    signal=st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=30),
+    scale=st.floats(1e-9, 1e9),
+    step=st.integers(0, 3),
+)
+def test_multiplying_the_loss_changes_no_verdict(
+    signal: list[float], scale: float, step: int
+) -> None:
+    # Away from the thresholds, which rounding could cross.
+    one = made_up(signal, step=step)
+    if min(abs(abs(one.decades or 0) - t) for t in (1.3, 2.2)) < 1e-6:
+        return
+    other = made_up([value * scale for value in signal], step=step)
+    assert judge([one]).problem == judge([other]).problem
+    assert judge([one]).severity == judge([other]).severity
+
+
+@given(zeros=st.integers(1, 9))
+def test_the_place_where_the_signal_ends_is_named(zeros: int) -> None:
+    reading = made_up([0.0] * zeros + [1.0] * (10 - zeros))
+    verdict = judge([reading])
+    assert verdict.problem == "severed"
+    assert (
+        f"between layer {zeros + 1} ({zeros}) and layer {zeros} ({zeros - 1})" in verdict.sentence
+    )
+    assert layer_problems(reading) == ("severed",) * zeros + ("healthy",) * (10 - zeros)
+
+
+def test_no_signal_at_all_is_severed_too() -> None:
+    assert "every gradient is exactly 0" in judge([made_up([0.0] * 4)]).sentence
+
+
+def test_a_signal_that_fades_below_the_smallest_float_has_vanished() -> None:
+    faded = [0.0, 0.0, *(10.0 ** -np.arange(44.0, 0.0, -2.0))]
+    verdict = judge([made_up(list(faded))])
+    assert (verdict.problem, verdict.severity) == ("vanishing", "fault")
+    assert "exactly 0" in verdict.sentence
+
+
+def test_nothing_is_said_without_a_full_reading() -> None:
+    assert judge([]) == UNDECIDED
+
+
+def test_one_layer_has_nothing_to_compare_with() -> None:
+    verdict = judge([made_up([1.0])])
+    assert verdict.problem == ""
+    assert "one weight layer" in verdict.sentence
+    assert layer_problems(made_up([1.0])) == ("healthy",)
+
+
+# -- trained --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_healthy_networks_stay_healthy_while_they_train(seed: int) -> None:
+    torch.manual_seed(seed)
+    network = plain(6, 64, nn.ReLU, sigma=math.sqrt(2))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    inputs, targets = torch.randn(256, 64), torch.randint(0, 64, (256,))
+    readings: list[Reading] = []
+    with GradientProbe(network, optimizer, full=True) as probe:
+        probe.on_reading = readings.append
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(inputs), targets).backward()
+            optimizer.step()
+    for end in range(1, len(readings) + 1):
+        assert judge(readings[:end]).problem == "healthy"
+
+
+def test_an_exploding_network_keeps_its_verdict_when_it_is_played(make_flow: Any) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(plain(30, 64, nn.ReLU, sigma=2.0), nn.Linear(64, 3))
+
+    inputs = torch.randn(64, 64)
+    flow: GradientFlow = make_flow(
+        build,
+        lambda p: torch.optim.SGD(p, lr=1e-30),
+        nn.CrossEntropyLoss(),
+        (inputs, torch.randint(0, 3, (64,))),
+    )
+    assert "Exploding" in flow.status
+    for _ in range(12):
+        flow.step()
+        assert "Exploding" in flow.status

@@ -1,0 +1,153 @@
+"""Which steps reach the page, and what the status line says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from gradflow_widget.diagnosis.rules import UNDECIDED, Verdict
+from gradflow_widget.display.closing import close_tree
+from gradflow_widget.display.stage import Stage
+from gradflow_widget.measurement.reading import Reading
+from tests.display.fake_page import FakePage
+from tests.display.readings import reading
+
+
+class Director:
+    """Who tells the stage what to say; it listens, too."""
+
+    def __init__(self) -> None:
+        self.playing = False
+        self.said = ""
+        self.keys: list[str] = []
+
+    def verdict(self, readings: Sequence[Reading]) -> Verdict:
+        return UNDECIDED
+
+    def layer_problems(self, reading: Reading) -> list[str]:
+        return [""] * len(reading.layers)
+
+    def notice(self) -> tuple[str, bool]:
+        return "", False
+
+    def is_playing(self) -> bool:
+        return self.playing
+
+    def on_key(self, action: str) -> None:
+        self.keys.append(action)
+
+    def on_status(self, status: str) -> None:
+        self.said = status
+
+
+class Theatre(FakePage):
+    """A stage whose messages go to a page that is not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.director = Director()
+        self.stage = Stage(self.director)
+        self.publisher = self.stage.publisher
+        self.stage.panel.send = self._send
+        self.models: dict[str, dict[str, Any]] = {}
+
+    def confirm(self, number: int, *, dropped: bool = False) -> None:
+        self._confirmed.add(number)
+        self.says(type="confirm", frame=number, animation_frame=number)
+
+    def says(self, **message: Any) -> None:
+        self.stage._on_message(None, {"page": self.name, **message}, None)
+
+    def step(self, number: int, *, drawn: bool = True) -> None:
+        full = {"signal_grad_norm": [1.0, 1.0]} if drawn else {}
+        self.stage.record(reading([1.0, 1.0], step=number, loss=1.0 / number, **full))
+
+    def status(self) -> str:
+        """The status line in the latest frame that told one."""
+        for frame in reversed(self.frames):
+            for update in frame["updates"]:
+                if update["target"] == "panel" and "status" in update["state"]:
+                    return str(update["state"]["status"])
+        return ""
+
+
+@pytest.fixture
+def theatre() -> Iterator[Theatre]:
+    theatre = Theatre()
+    theatre.confirms_at_once = True
+    yield theatre
+    theatre.stage.close()
+    close_tree(theatre.stage.panel)
+
+
+def test_at_rest_the_line_counts_the_last_step_once_the_page_has_drawn_it(
+    theatre: Theatre,
+) -> None:
+    theatre.says(type="view", visible=True)
+    theatre.step(1)
+
+    theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1 · paused · 1 of 1 drawn")
+
+
+def test_a_step_that_ends_after_the_pause_is_told_though_it_is_not_drawn(theatre: Theatre) -> None:
+    theatre.says(type="view", visible=True)
+    theatre.step(1)
+    theatre.step(2, drawn=False)
+
+    theatre.wait_for(lambda: theatre.status() == "step 2 · loss 0.5 · paused · 1 of 2 drawn")
+
+
+@pytest.mark.parametrize(("speed", "drawn"), [(1, 20), (2, 10), (5, 4), (20, 1)])
+def test_at_speed_n_every_nth_step_is_drawn(theatre: Theatre, speed: int, drawn: int) -> None:
+    theatre.says(type="view", visible=True)
+    theatre.stage.speed = speed
+
+    asked = [theatre.stage.next_is_drawn(may_wait=True) for _ in range(20)]
+
+    assert sum(asked) == drawn
+
+
+@pytest.mark.parametrize("speed", [1, 2, 5, 20, "max"])
+def test_the_last_step_that_was_asked_for_is_always_drawn(theatre: Theatre, speed: Any) -> None:
+    theatre.says(type="view", visible=True)
+    theatre.stage.speed = speed
+
+    assert all(theatre.stage.next_is_drawn(may_wait=True, must=True) for _ in range(7))
+
+
+def test_without_a_page_the_same_steps_are_read_in_full(theatre: Theatre) -> None:
+    theatre.stage.speed = 5
+    assert sum(theatre.stage.next_is_drawn(may_wait=True) for _ in range(20)) == 4
+    assert theatre.frames == []
+
+
+def test_the_ghost_is_of_a_run_that_has_trained(theatre: Theatre) -> None:
+    stage = theatre.stage
+    stage.begin_run(reading([1.0, 1.0], step=0, signal_grad_norm=[1.0, 1.0]))
+    stage.begin_run(None)
+    stage.settle()
+    assert not stage.bars.targets["bars_ghost"].visible
+
+    theatre.step(1)
+    stage.begin_run(reading([1.0, 1.0], step=0, signal_grad_norm=[1.0, 1.0]))
+    stage.settle()
+    assert stage.bars.targets["bars_ghost"].visible
+    assert stage.loss.targets["loss_ghost"].visible
+
+
+def test_a_knob_turned_before_the_first_step_leaves_no_marker(theatre: Theatre) -> None:
+    theatre.stage.mark("lr 0.1")
+    theatre.step(1)
+    theatre.stage.mark("lr 0.2")
+    theatre.stage.settle()
+
+    labels = theatre.stage.loss.targets["loss_labels"]
+    assert list(labels.text) == ["lr 0.2"]
+    assert labels.x.tolist() == [2]
+
+
+def test_keys_go_to_the_director(theatre: Theatre) -> None:
+    theatre.says(type="key", action="toggle")
+    assert theatre.director.keys == ["toggle"]
