@@ -103,9 +103,9 @@ def uncompute(module: nn.Module, name: str = "weight") -> bool:
     give_own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=kind != "spectral")
     weight = module.get_parameter(name)
-    if unchanged and pair is not None:
-        with torch.no_grad():
-            weight.copy_(pair.weight)
+    # What was computed may lie column by column in memory, and BLAS rounds otherwise then.
+    before = pair.weight.to(weight) if unchanged and pair is not None else weight.detach()
+    weight.data = before.clone(memory_format=torch.contiguous_format)
     _put_in_order(module, order)
     ours = pair is not None and pair.ours
     _kept(module)[name] = _Pair(kind, weight.detach().clone(), state, False, order)

@@ -56,8 +56,8 @@ def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Mod
 
     Raises:
         ValueError: the strength is none of these.
-        CannotTweak: there is no such weight, it is computed already, or its dtype has no
-            QR decomposition.
+        CannotTweak: there is no such weight, it is computed already, its dtype has no QR
+            decomposition, or it has not full rank (zeros, a constant).
     """
     is_number = isinstance(strength, Real) and not isinstance(strength, bool)
     if not (
@@ -193,5 +193,13 @@ def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
             )
         else:
             parametrizations.orthogonal(module)
+        # Half precision fails only when the weight is computed.
+        _ = module.weight
 
     compute(module, "orthogonal", register, "weight")
+    values = torch.linalg.svdvals(getattr(module, "weight").detach().flatten(1).float())  # noqa: B009
+    if not torch.allclose(values, torch.ones_like(values), atol=0.05):
+        raise CannotTweak(
+            f"The weights of a {type(module).__bases__[0].__name__} are zeros or alike, and no "
+            "orthogonal ones can start from them: initialise the model anew before."
+        )

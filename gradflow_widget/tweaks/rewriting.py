@@ -12,6 +12,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -78,9 +79,16 @@ def rewrite(
     Raises:
         CannotTweak: a site's method is decorated, or works in place on more than a name.
     """
-    cls = type(module)
+    module.__class__ = _rewritten(type(module), tuple(sites), activation)
+
+
+# Blocks of one class share what is compiled for it, and so do a model's copies.
+@lru_cache(maxsize=256)
+def _rewritten(
+    cls: Any, sites: tuple[CallSite, ...], activation: Callable[[torch.Tensor], torch.Tensor]
+) -> type[nn.Module]:
     methods: dict[str, Any] = {}
-    for name, function in _methods_with_activations(module):
+    for name, function in methods_of(cls):
         ends = {site.end for site in sites if site.method == name}
         if ends:
             if inspect.getattr_static(cls, name) is not function:
@@ -88,12 +96,30 @@ def rewrite(
                     f"{cls.__name__}.{name} is decorated, so the activation that it calls can't "
                     "be swapped: make it a module, such as self.act = nn.ReLU()."
                 )
-            methods[name] = _compiled(module, function, ends)
+            methods[name] = _compiled(cls, function, ends)
+
+    def reduced(self: Any, _: object) -> tuple[Any, ...]:
+        # Pickle finds classes by name, and there it would find the original.
+        return _unfilled, (cls, sites, activation), self.__getstate__()
+
     kept = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    body = {**methods, **kept, _ORIGINAL: cls, _CALL: staticmethod(activation)}
-    module.__class__ = types.new_class(
-        cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(body)
-    )
+    body = {
+        **methods,
+        **kept,
+        "__reduce_ex__": reduced,
+        _ORIGINAL: cls,
+        _CALL: staticmethod(activation),
+    }
+    return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(body))
+
+
+def _unfilled(
+    cls: type[nn.Module],
+    sites: tuple[CallSite, ...],
+    activation: Callable[[torch.Tensor], torch.Tensor],
+) -> nn.Module:
+    empty: nn.Module = object.__new__(_rewritten(cls, sites, activation))
+    return empty
 
 
 def restore(module: nn.Module) -> None:
@@ -131,7 +157,7 @@ def _names(code: CodeType) -> set[str]:
     return found
 
 
-def _parsed(module: nn.Module, function: FunctionType) -> ast.FunctionDef:
+def _parsed(owner: nn.Module | type[nn.Module], function: FunctionType) -> ast.FunctionDef:
     try:
         lines, first = inspect.getsourcelines(function)
         # A method is indented; taking the indent away would move the columns.
@@ -144,11 +170,12 @@ def _parsed(module: nn.Module, function: FunctionType) -> ast.FunctionDef:
     except (OSError, TypeError, SyntaxError, IndexError):
         pass
     called = sorted(name for name in _names(function.__code__) if function_name(name))
-    own = [name for name in called if not hasattr(module, name)]
+    own = [name for name in called if not hasattr(owner, name)]
     if not own:
         return ast.FunctionDef(name=function.__name__, body=[], decorator_list=[])  # type: ignore[call-arg]
+    cls = owner if isinstance(owner, type) else type(owner)
     raise CannotTweak(
-        f"The source of {type(module).__name__}.{function.__name__} can't be read, and it calls "
+        f"The source of {cls.__name__}.{function.__name__} can't be read, and it calls "
         f"{own[0]}: make the activation a module, such as self.act = nn.ReLU()."
     )
 
@@ -243,8 +270,8 @@ class _Swap(ast.NodeTransformer):
         return (node.end_lineno, node.end_col_offset) in self.ends
 
 
-def _compiled(module: nn.Module, function: FunctionType, ends: set[Position]) -> FunctionType:
-    tree = _parsed(module, function)
+def _compiled(cls: type[nn.Module], function: FunctionType, ends: set[Position]) -> FunctionType:
+    tree = _parsed(cls, function)
     tree.decorator_list = []
     tree.returns = None
     parameters = tree.args
@@ -255,7 +282,7 @@ def _compiled(module: nn.Module, function: FunctionType, ends: set[Position]) ->
             star.annotation = None
     parameters.defaults = [ast.Constant(None) for _ in parameters.defaults]
     parameters.kw_defaults = [value and ast.Constant(None) for value in parameters.kw_defaults]
-    where = f"{type(module).__name__}.{function.__name__}"
+    where = f"{cls.__name__}.{function.__name__}"
     tree = _Swap(ends, function.__code__.co_varnames[0], where).visit(tree)
     # A class around it, for names such as self.__hidden; a function, for its free variables.
     owner = function.__qualname__.split(".")[-2] if "." in function.__qualname__ else "Module"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -213,6 +215,13 @@ def test_parameter_names_class_and_code_stay_with_functional_activations() -> No
     ]
     assert torch.relu is F.torch.relu
     assert type(model) is Residual
+
+
+def test_a_model_with_swapped_functions_can_be_saved_and_copied() -> None:
+    changed, inputs = with_activation(Residual(), "elu"), made("residual")[1]
+    for twin in (copy.deepcopy(changed), pickle.loads(pickle.dumps(changed))):
+        assert torch.equal(output(twin, inputs), output(changed, inputs))
+        assert type(with_activation(twin, None)) is Residual
 
 
 def test_an_activation_from_the_surrounding_function_is_found() -> None:
