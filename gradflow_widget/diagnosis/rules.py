@@ -84,6 +84,11 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
             exploding,
             f"Exploding: the signal grows by {decades:.1f} decades {path} ({numbers}).",
         )
+    if decades > FAULT_DECADES:
+        # A spike that passes is no fault, and "healthy" would not be true either.
+        return Verdict(
+            "", "", f"For now the signal grows by {decades:.1f} decades {path} ({numbers})."
+        )
     return Verdict("healthy", "", f"Healthy: {decades:+.1f} decades {path} ({numbers}).")
 
 
