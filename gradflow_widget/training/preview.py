@@ -20,12 +20,12 @@ class Preview(NamedTuple):
     """What the look has shown.
 
     Attributes:
-        reading: the reading; None where there is nothing to train with.
+        reading: the reading.
         draws_elsewhere: whether the objective drew from Python's or NumPy's generator.
     """
 
-    reading: Reading | None = None
-    draws_elsewhere: bool = False
+    reading: Reading
+    draws_elsewhere: bool
 
 
 def preview(

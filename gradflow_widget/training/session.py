@@ -21,24 +21,21 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
-import torch
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from ..measurement.history import History
 from ..measurement.nonfinite import NonFinite
 from ..measurement.reading import Reading
-from ..measurement.single import checked_loss
-from .batches import Batches, TensorBatches, on_device
+from .batches import Batches
 from .construction import Construction
 from .failure import described
 from .objective import Objective
 from .own_loop import PATIENCE, OwnLoop
 from .pace import Pace
-from .preview import preview
-from .randomness import RandomStream
 from .run import Run, check_unwatched
 from .settings import Settings, checked_count
+from .trainer import Trainer
 
 _log = logging.getLogger(__name__)
 CLOSED = "this GradientFlow is closed: make a new one."
@@ -91,15 +88,12 @@ class TrainingSession:
         origin: str = "objective",
     ) -> None:
         self._construction = construction
-        self._objective = objective
-        self._batches = batches
+        self._trainer = (
+            None if objective is None or batches is None else Trainer(objective, batches, origin)
+        )
         self._settings = self._settings_of_step = settings
         self._settings_lock = threading.Lock()
         self._audience = audience
-        self._origin = origin
-        self._random = RandomStream(
-            settings.seed, every_source=not isinstance(batches, TensorBatches | None)
-        )
         self._pace = Pace()
         self._step_lock = threading.RLock()
         self._own_step_on: int | None = None
@@ -170,7 +164,7 @@ class TrainingSession:
     @property
     def can_train(self) -> bool:
         """Whether there is an objective and data, or a loop of the user's under way."""
-        return self._objective is not None or self._loop is not None
+        return self._trainer is not None or self._loop is not None
 
     @property
     def foreign_loop(self) -> bool:
@@ -180,12 +174,7 @@ class TrainingSession:
     # -- making and changing the run -------------------------------------------------
 
     def _preview(self, model: nn.Module, settings: Settings) -> Reading | None:
-        """Look at a network before any step; the present run stays as it is."""
-        if self._objective is None or self._batches is None:
-            return None
-        shown = preview(model, self._objective, self._batches, settings, self._origin)
-        self._random.every_source |= shown.draws_elsewhere
-        return shown.reading
+        return None if self._trainer is None else self._trainer.preview(model, settings)
 
     def _watch(self, model: nn.Module, optimizer: Optimizer) -> Run:
         return Run(
@@ -198,10 +187,8 @@ class TrainingSession:
         )
 
     def _begin_run(self, preview: Reading | None) -> None:
-        settings = self._settings
-        self._random.restart(settings.seed)
-        if self._batches is not None:
-            self._batches.restart(settings.seed)
+        if self._trainer is not None:
+            self._trainer.restart(self._settings.seed)
         if preview is not None:
             self._run.probe.set_order(preview.layers)
         self._untold.clear()
@@ -218,7 +205,7 @@ class TrainingSession:
         """
         self._check_open()
         settings = self._settings.replaced(**changes)
-        size = self._batches.size if self._batches is not None else None
+        size = None if self._trainer is None else self._trainer.samples
         if size is not None and (settings.batch_size or 0) > size:
             raise ValueError(
                 f"batch_size is {settings.batch_size} but data has only {size} samples: "
@@ -472,8 +459,8 @@ class TrainingSession:
     def _let_go(self) -> None:
         with self._step_lock:
             self._run.close()
-            if self._batches is not None:
-                self._batches.restart(self._settings.seed)  # lets go of an iterator's processes
+            if self._trainer is not None:
+                self._trainer.restart(self._settings.seed)
         _open_sessions.discard(self)
 
     def _check_open(self) -> None:
@@ -537,7 +524,7 @@ class TrainingSession:
         self._audience.state_changed()
 
     def _step_for_pace(self) -> None:
-        if self._objective is None:  # the loop that was to be played has just ended
+        if self._trainer is None:  # the loop that was to be played has just ended
             self.pause()
             return
         drawn = self._audience.next_is_drawn(may_wait=True, must=self._pace.next_is_last)
@@ -552,58 +539,19 @@ class TrainingSession:
 
     def _one_step(self, drawn: bool, *, asked: bool) -> None:
         """Do one step, the step lock held, and tell the audience."""
+        assert self._trainer is not None
         self._foreign = None
         self._run.probe.full = drawn
         self._own_step_on = threading.get_ident()
+        settings = self._settings_of_step = self._settings
         try:
-            self._train()
+            self._trainer.step(self._run, settings)
         finally:
             self._own_step_on = None
         try:
             self._tell()
         finally:
             self._pace.count(asked=asked)
-
-    def _train(self) -> None:
-        """Batch, forward, backward, optimizer."""
-        settings = self._settings_of_step = self._settings
-        model, optimizer = self._run.model, self._run.optimizer
-        objective, batches = self._objective, self._batches
-        assert objective is not None
-        assert batches is not None
-        with self._random():
-            device = self._run.a_parameter.device
-            batch = on_device(batches.next(settings.batch_size), device)
-
-            def closure() -> torch.Tensor:
-                optimizer.zero_grad(set_to_none=True)
-                begins_at = torch.get_rng_state()
-                loss = checked_loss(objective(model, batch), self._origin)
-                if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-                    self._look_again(lambda: objective(model, batch), begins_at)
-                loss.backward()  # type: ignore[no-untyped-call]
-                return loss
-
-            if isinstance(optimizer, LBFGS):
-                self._step_with_closure(optimizer, closure)
-            else:
-                closure()
-                optimizer.step()
-
-    def _step_with_closure(self, optimizer: LBFGS, closure: Callable[[], torch.Tensor]) -> None:
-        def clipped() -> torch.Tensor:
-            loss = closure()
-            self._run.steering.clip()
-            return loss
-
-        optimizer.step(clipped)  # type: ignore[no-untyped-call]
-
-    def _look_again(self, forward: Callable[[], object], begins_at: torch.Tensor) -> None:
-        def repeated() -> object:
-            torch.set_rng_state(begins_at)  # the same dropout; what is drawn is put back
-            return forward()
-
-        self._run.fault.look_again(self._run.probe.steps + 1, repeated)
 
     # -- the user's own loop ---------------------------------------------------------
 

@@ -16,7 +16,7 @@ from .copying import copied
 from .defaults import reset_as_built
 from .errors import CannotTweak
 from .following import Following, following
-from .gains import forward_gain
+from .gains import forward_gain, moments
 from .mean_field import critical_point
 from .nonlinearities import LINEAR, Nonlinearity, as_nonlinearity
 from .record import record
@@ -193,6 +193,7 @@ class _Drawing:
         self._generator = torch.Generator().manual_seed(seed)
         self._done: set[int] = set()
         self._used: dict[str, int] = {}
+        self._sigmas: dict[tuple[str | float, ...], tuple[float, float]] = {}
         for module in model.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 self._embed(module)
@@ -247,7 +248,7 @@ class _Drawing:
             std = options["std"] or 0.0
             return drawn_normal(weight, std, generator), 0.0, f"N(0, {std:g}²)"
         if name == "critical":
-            sigma_w, sigma_b = _critical_sigmas(nonlinearity or LINEAR, options["sigma_b"])
+            sigma_w, sigma_b = self._critical(nonlinearity or LINEAR)
             note = f"σ_w² {sigma_w**2:.4g}, σ_b² {sigma_b**2:.4g} {_after(nonlinearity)}"
             std = sigma_w / math.sqrt(weight.fan_in)
             return drawn_normal(weight, std, generator), sigma_b, note
@@ -257,6 +258,15 @@ class _Drawing:
             return drawn_orthogonal(weight, gain, generator), 0.0, note
         fan = weight.fan_in if name != "xavier" else (weight.fan_in + weight.fan_out) / 2
         return drawn_normal(weight, gain / math.sqrt(fan), generator), 0.0, note
+
+    def _critical(self, nonlinearity: Nonlinearity) -> tuple[float, float]:
+        # The search takes milliseconds, and most layers of a network share their nonlinearity.
+        # Two classes may print alike, hence the moments.
+        key = (nonlinearity.name, *moments(nonlinearity))
+        if key not in self._sigmas:
+            found = _critical_sigmas(nonlinearity, self._scheme.options["sigma_b"])
+            self._sigmas[key] = found
+        return self._sigmas[key]
 
     def _nonlinearity(self, weight: Weight) -> Nonlinearity | None:
         module = weight.module

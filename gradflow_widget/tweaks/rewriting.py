@@ -79,7 +79,8 @@ def rewrite(
     Raises:
         CannotTweak: a site's method is decorated, or works in place on more than a name.
     """
-    module.__class__ = _rewritten(type(module), tuple(sites), activation)
+    cls: Any = type(module)
+    module.__class__ = _rewritten(cls, tuple(sites), activation)
 
 
 # Blocks of one class share what is compiled for it, and so do a model's copies.
@@ -114,9 +115,7 @@ def _rewritten(
 
 
 def _unfilled(
-    cls: type[nn.Module],
-    sites: tuple[CallSite, ...],
-    activation: Callable[[torch.Tensor], torch.Tensor],
+    cls: Any, sites: tuple[CallSite, ...], activation: Callable[[torch.Tensor], torch.Tensor]
 ) -> nn.Module:
     empty: nn.Module = object.__new__(_rewritten(cls, sites, activation))
     return empty

@@ -96,7 +96,17 @@ class Residual(nn.Module):
 
 
 class SkippedBlock(nn.Sequential):
-    """The modules of one block, under the names that they have outside."""
+    """The modules of one block, and the names that they have without the skip."""
+
+    def __init__(self, named: list[tuple[str, nn.Module]]) -> None:
+        # Numbered from 0: blocks whose names differ would not be seen to repeat.
+        super().__init__(*(module for _, module in named))
+        self.names = [name for name, _ in named]
+        self.training = named[0][1].training
+
+
+class TakenPlace(nn.Identity):
+    """Keeps the length of a ModuleList, over which a loop may count, where a block is one."""
 
 
 def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
@@ -237,31 +247,17 @@ def _adds_names(function: ast.FunctionDef) -> bool:
 
 
 def _wrap(run: Run) -> None:
-    modules = run.container._modules
-    items = list(modules.items())
-    wrapped = list(items[: run.start])
+    items = list(run.container._modules.items())
+    wrapped = items[: run.start]
     for first in range(run.start, run.stop, run.period):
-        block = [
-            (name, module)
-            for name, module in items[first : first + run.period]
-            if module is not None
-        ]
+        block = [(n, m) for n, m in items[first : first + run.period] if m is not None]
         name, template = block[0]
-        body: nn.Module = template
-        if run.period > 1:
-            body = SkippedBlock()
-            for inner, module in block:
-                body.add_module(inner, module)
-            body.training = template.training
-        residual = Residual(body, 1.0)
+        residual = Residual(template if run.period == 1 else SkippedBlock(block), 1.0)
         descend(residual, template, "skip")
         wrapped.append((name, residual))
         if isinstance(run.container, nn.ModuleList):
-            # A loop over the list may count on its length; a Sequential is not looped over.
-            wrapped += [(inner, nn.Identity()) for inner, _ in block[1:]]
-    wrapped += items[run.stop :]
-    modules.clear()
-    modules.update(wrapped)
+            wrapped += [(inner, TakenPlace()) for inner, _ in block[1:]]
+    _set_modules(run.container, [*wrapped, *items[run.stop :]])
 
 
 def _unwrap(model: nn.Module) -> None:
@@ -269,13 +265,25 @@ def _unwrap(model: nn.Module) -> None:
         items = list(container._modules.items())
         if not any(isinstance(module, Residual) for _, module in items):
             continue
-        plain: dict[str, nn.Module | None] = {}
+        plain: list[tuple[str, nn.Module | None]] = []
         for name, module in items:
-            if not isinstance(module, Residual):
-                plain.setdefault(name, module)
-            elif isinstance(module.body, SkippedBlock):
-                plain.update(module.body._modules)
-            else:
-                plain[name] = module.body
-        container._modules.clear()
-        container._modules.update(plain)
+            if isinstance(module, Residual) and isinstance(module.body, SkippedBlock):
+                plain += zip(module.body.names, module.body, strict=True)
+            elif isinstance(module, Residual):
+                plain.append((name, module.body))
+            elif not isinstance(module, TakenPlace):
+                plain.append((name, module))
+        _set_modules(container, plain)
+
+
+def _set_modules(container: nn.Module, items: list[tuple[str, nn.Module | None]]) -> None:
+    numbered = all(name.isdigit() for name, _ in items)
+    modules: dict[str, nn.Module | None] = {}
+    for index, (name, module) in enumerate(items):
+        free = str(index) if numbered else name
+        while free in modules:
+            # A block that was added since has the names of the one it was built after.
+            free += "_"
+        modules[free] = module
+    container._modules.clear()
+    container._modules.update(modules)

@@ -181,7 +181,9 @@ def test_a_slope_that_finite_width_gives_by_chance_is_not_vanishing() -> None:
 
 def test_during_training_exploding_must_persist() -> None:
     healthy, wild = decades_of(0.5, step=1), decades_of(3.0, step=5)
-    assert judge([healthy, *[wild] * 9]).problem == "healthy"
+    passing = judge([healthy, *[wild] * 9])
+    assert (passing.problem, passing.severity) == ("", "")  # nor is it healthy
+    assert passing.sentence.startswith("For now the signal grows by 3.0 decades")
     assert judge([healthy, *[wild] * 10]).problem == "exploding"
     assert judge([*[wild] * 9, healthy]).problem == "healthy"
     # Beyond 1.3, as healthy networks are at times, is not beyond 2.2.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gradflow_widget.tweaks.depth import with_depth
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.initialization import with_initialization
 from gradflow_widget.tweaks.normalization import with_normalization
@@ -146,7 +148,29 @@ class TestWrapping:
     def test_learned_again_keeps_what_was_learned(self):
         changed = with_skips(plain(5, 8, nn.Tanh), "learned")
         nn.init.constant_(residuals(changed)[0].scale, 0.7)
-        assert float(residuals(with_skips(changed, "learned"))[0].scale) == pytest.approx(0.7)
+        assert float(residuals(with_skips(changed, "learned"))[0].scale.detach()) == pytest.approx(
+            0.7
+        )
+
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_depth_can_change_in_between(self, listed):
+        if listed:
+            model: nn.Module = Listed()
+        else:
+            model = nn.Sequential(
+                OrderedDict(
+                    (f"{kind}{i}", nn.Linear(8, 8) if kind == "fc" else nn.Tanh())
+                    for i in range(4)
+                    for kind in ("fc", "act")
+                )
+            )
+        x = torch.randn(3, 8)
+        deeper = with_depth(with_skips(model, "learned"), 6)
+        assert len(residuals(deeper)) == 6
+        back = with_skips(deeper, None)
+        assert not residuals(back)
+        assert torch.equal(with_depth(back, 4)(x), model(x))
+        assert torch.equal(with_skips(with_depth(deeper, 4), None)(x), model(x))
 
     def test_trained_weights_frozen_ones_and_modes_are_kept(self):
         model = plain(5, 8, nn.Tanh).eval()
