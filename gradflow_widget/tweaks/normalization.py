@@ -134,13 +134,20 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
     if has_norms and not of_weights:
         if not exchanged:
             return forget(twin, "normalization")
-        return record(twin, "normalization", f"{title} in place of {exchanged} norms.", kind)
+        return record(
+            twin, "normalization", f"{title} in place of {_counted(exchanged, 'norm')}.", kind
+        )
     layers = _layers_before_activations(twin, kind)
     put = _compute_norms(twin, layers, kind) if of_weights else _put_in(twin, layers, kind)
     _set_fast_paths(twin)
-    also = f", {exchanged} norms taken out" if exchanged else ""
+    also = f", {_counted(exchanged, 'norm')} taken out" if exchanged else ""
     where = "of the weights of" if of_weights else "behind"
-    return record(twin, "normalization", f"{title} {where} {put} hidden layers{also}.", kind)
+    sentence = f"{title} {where} {_counted(put, 'hidden layer')}{also}."
+    return record(twin, "normalization", sentence, kind)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _own_norms(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

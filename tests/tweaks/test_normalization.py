@@ -172,7 +172,7 @@ class TestPlaces:
             assert changed(x).shape == model(x).shape
         changed = with_normalization(model, "batch")
         assert isinstance(changed[0].norm, norm)
-        out = changed[0](x)
+        out = changed[0](x).detach()
         out = out.transpose(0, 1).flatten(1) if norm is not BatchNormOver else out.reshape(-1, 32).T
         assert float(out.mean(1).abs().max()) < 1e-4
         assert out.std(1, unbiased=False).tolist() == pytest.approx([1] * 32, abs=1e-2)
