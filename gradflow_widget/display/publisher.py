@@ -55,6 +55,9 @@ class Publisher:
         self._round_trips: deque[float] = deque(maxlen=9)
         self._last_ping = 0.0
         self._pages: dict[str, bool] = {}
+        # How many frames the page may confirm together. Each message makes the kernel tell
+        # JupyterLab that it is busy and idle again, which costs the page milliseconds.
+        self.confirmed_together = 1
         self.visible = False
         self.steps_drawn = 0
         self.animation_frames = 0
@@ -73,7 +76,11 @@ class Publisher:
 
     def has_room(self) -> bool:
         """Whether a frame asked for now would go out at once and be shown."""
-        return not self._wanted and len(self._in_flight) < self.most_in_flight
+        return not self._wanted and len(self._in_flight) < self._window
+
+    @property
+    def _window(self) -> int:
+        return self.most_in_flight + self.confirmed_together - 1
 
     def wait_for_room(self) -> bool:
         """Wait, boundedly, until there is room; False where the page is not heard."""
@@ -132,11 +139,13 @@ class Publisher:
             if kind == "confirm":
                 if message.get("dropped") and self.visible and not self._pages.get(page, True):
                     return  # a page that shows nothing speaks for itself alone
-                sent = self._in_flight.pop(int(message["frame"]), None)
                 self._unheard = False
-                if sent is not None and not message.get("dropped"):
-                    self.steps_drawn += sent[1]
-                    self.animation_frames = int(message.get("animation_frame", 0))
+                for number in (*message.get("earlier", ()), message["frame"]):
+                    sent = self._in_flight.pop(int(number), None)
+                    dropped = message.get("dropped") and number == message["frame"]
+                    if sent is not None and not dropped:
+                        self.steps_drawn += sent[1]
+                self.animation_frames = int(message.get("animation_frame", self.animation_frames))
             elif kind == "view":
                 appeared = bool(message["visible"]) and not self._pages.get(page)
                 self._pages[page] = bool(message["visible"])
@@ -189,10 +198,14 @@ class Publisher:
                 self._in_flight[number] = (time.monotonic(), draws_step)
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
+                at_once = not draws_step or number % self.confirmed_together == 0
             self._last_sent = time.monotonic()
             try:
                 updates, buffers = self._compose(whole)
-                self._send({"type": "frame", "number": number, "updates": updates}, buffers)
+                self._send(
+                    {"type": "frame", "number": number, "at_once": at_once, "updates": updates},
+                    buffers,
+                )
                 self._ping()
             except Exception:
                 # A chart that can't be drawn must not end all drawing, or the training.
@@ -208,7 +221,7 @@ class Publisher:
             if not (self._wanted and self.visible):
                 self._condition.wait()
                 continue
-            if len(self._in_flight) < self.most_in_flight:
+            if len(self._in_flight) < self._window:
                 return
             interval = UNHEARD_INTERVAL if self._unheard else PATIENCE
             left = self._last_sent + interval - time.monotonic()

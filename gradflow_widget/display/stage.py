@@ -21,6 +21,7 @@ Speed = int | Literal["max"]
 SPEEDS: tuple[Speed, ...] = (1, 2, 5, 20, "max")
 _REMEMBERED = 10
 _UNSEEN_INTERVAL = 0.25
+_TOGETHER_AT_MAX = 4
 
 
 class Spoken(Protocol):
@@ -99,7 +100,9 @@ class Stage:
         """
         publisher = self.publisher
         self._asked += 1
-        if self.speed == "max" and not must:
+        free = self.speed == "max" and not must
+        publisher.confirmed_together = _TOGETHER_AT_MAX if free else 1
+        if free:
             if publisher.visible:
                 return publisher.room_without_waiting(FASTEST_INTERVAL)
             now = time.monotonic()

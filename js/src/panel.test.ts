@@ -178,3 +178,26 @@ it("two pages on one kernel speak under names of their own", () => {
   expect(here).not.toBe(there);
   leave();
 });
+
+it("frames that may wait are confirmed with the next one that may not", async () => {
+  addView();
+  for (const [number, at_once] of [
+    [1, false],
+    [2, false],
+    [3, true],
+  ]) {
+    model.receive({ type: "frame", number, at_once, updates: [{ target: "bars", state: {} }] });
+    await animationFrame();
+  }
+  expect(bars.set).toHaveBeenCalledTimes(3);
+  expect(model.sentOf("confirm")).toMatchObject([{ frame: 3, earlier: [1, 2], animation_frame: 3 }]);
+});
+
+it("a page that is hidden confirms at once the frames that it had shown", async () => {
+  addView();
+  model.receive({ type: "frame", number: 1, at_once: false, updates: [] });
+  await animationFrame();
+  model.receive({ type: "frame", number: 2, at_once: false, updates: [] });
+  hideBrowserTab(true);
+  expect(model.sentOf("confirm")).toMatchObject([{ frame: 2, earlier: [1], dropped: true }]);
+});

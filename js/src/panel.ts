@@ -34,7 +34,7 @@ export interface PanelState {
 }
 
 /** What the kernel sends. */
-type Message = ({ type: "frame" } & Frame) | { type: "ping"; id: number | string };
+type Message = ({ type: "frame"; at_once?: boolean } & Frame) | { type: "ping"; id: number | string };
 
 function stateOf(model: AnyModel<PanelState>): PanelState {
   return {
@@ -71,7 +71,18 @@ export default () => {
         for (const root of roots) removeLeftovers(root);
       },
     };
-    const queue = new FrameQueue(drawing, stage, (confirmation) => model.send({ ...confirmation, page }));
+    // While training runs free its frames are confirmed together: every message to the kernel has
+    // JupyterLab show it as busy and idle again, which costs more than a frame.
+    const mayWait = new Set<number>();
+    let held: number[] = [];
+    const queue = new FrameQueue(drawing, stage, (confirmation) => {
+      if (mayWait.delete(confirmation.frame) && !("dropped" in confirmation)) {
+        held.push(confirmation.frame);
+        return;
+      }
+      model.send({ ...confirmation, earlier: held, page });
+      held = [];
+    });
     const watched = new Visibility((now) => {
       visible = now;
       queue.visible = now;
@@ -81,7 +92,10 @@ export default () => {
     const onTargets = () => targets.assign(model.get("frame_targets"));
     const onMessage = (message: Message, buffers: DataView[]) => {
       if (message.type === "ping") model.send({ type: "pong", id: message.id });
-      if (message.type === "frame") queue.push(decodeFrame(message, buffers));
+      if (message.type === "frame") {
+        if (message.at_once === false) mayWait.add(message.number);
+        queue.push(decodeFrame(message, buffers));
+      }
     };
 
     visibility = watched;
