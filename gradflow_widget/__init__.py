@@ -16,26 +16,49 @@ if TYPE_CHECKING:
     from .measurement.reading import Reading
     from .measurement.single import take_reading
     from .training.settings import Settings
+    from .tweaks.activation import with_activation
+    from .tweaks.depth import depth_of, with_depth
+    from .tweaks.errors import CannotTweak
+    from .tweaks.initialization import with_initialization
+    from .tweaks.normalization import with_normalization
+    from .tweaks.orthogonality import with_orthogonality
+    from .tweaks.skips import with_skips
     from .widget import GradientFlow
 
 _HOMES = {
+    "CannotTweak": "tweaks.errors",
     "GradientFlow": "widget",
     "GradientProbe": "measurement.probe",
     "History": "measurement.history",
     "Layer": "measurement.layers",
     "Reading": "measurement.reading",
     "Settings": "training.settings",
+    "depth_of": "tweaks.depth",
     "take_reading": "measurement.single",
+    "with_activation": "tweaks.activation",
+    "with_depth": "tweaks.depth",
+    "with_initialization": "tweaks.initialization",
+    "with_normalization": "tweaks.normalization",
+    "with_orthogonality": "tweaks.orthogonality",
+    "with_skips": "tweaks.skips",
 }
 
 __all__ = [
+    "CannotTweak",
     "GradientFlow",
     "GradientProbe",
     "History",
     "Layer",
     "Reading",
     "Settings",
+    "depth_of",
     "take_reading",
+    "with_activation",
+    "with_depth",
+    "with_initialization",
+    "with_normalization",
+    "with_orthogonality",
+    "with_skips",
 ]
 
 

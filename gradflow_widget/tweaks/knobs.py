@@ -33,14 +33,11 @@ class ColdKnob:
 
 def knobs_of_module() -> dict[str, ColdKnob]:
     """Return the knobs of a model that is given ready made: none can be turned yet."""
-    return {
-        name: ColdKnob(
-            name,
-            reason=f"This model was given ready made: give a factory, def build({name}=…), "
-            f"to turn its {name}.",
-        )
-        for name in COLD_KNOBS
-    }
+    reason = (
+        "This model was given ready made: give a function that makes it, "
+        "def build(depth=…, activation=…), to turn these knobs."
+    )
+    return {name: ColdKnob(name, reason=reason) for name in COLD_KNOBS}
 
 
 def knobs_of_factory(factory: Callable[..., Any]) -> dict[str, ColdKnob]:
