@@ -283,7 +283,7 @@ def test_a_factory_that_names_only_depth_offers_only_depth(make_flow: Any) -> No
 def test_a_ready_made_model_says_why_its_depth_can_t_be_turned(make_flow: Any) -> None:
     model = plain_network()
     flow = make_flow(model, sgd, CROSS_ENTROPY, samples())
-    with pytest.raises(ValueError, match=r"depth can't be changed: .*factory.*\.$"):
+    with pytest.raises(ValueError, match=r"depth can't be changed: .*function that makes it.*\.$"):
         flow.depth = 4
     assert flow.depth is None
     assert flow._controls.depth_slider.disabled
