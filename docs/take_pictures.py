@@ -10,21 +10,26 @@ from tests.browser.jupyterlab import Notebook, Theme, running_jupyterlab
 FOLDER = Path(__file__).parent
 WIDGET = """
 from gradflow_widget import GradientFlow
-flow = GradientFlow.playground(depth=14, activation="tanh", learning_rate=0.2)
+flow = GradientFlow.playground(depth=8, activation="sigmoid", learning_rate=0.2)
 flow
 """
-# First a tanh network as the run to compare with, then ReLU, faster, and clipped.
+# First sigmoids, as the run to compare with; then tanh, faster, and clipped. On a thread, so
+# that the kernel hears the page.
 STORY = """
-flow.speed = 2
-flow.play(); flow.wait(steps=300)
-flow.activation = "relu"
-flow.wait(steps=200)
-flow.learning_rate = 0.3
-flow.wait(steps=150)
-flow.clip_norm = 0.5
-flow.wait(steps=150)
-flow.pause()
-flow.speed = 1
+import threading
+
+def story():
+    flow.play(); flow.wait(steps=150)
+    flow.activation = "tanh"
+    flow.wait(steps=140)
+    flow.learning_rate = 0.4
+    flow.wait(steps=60)
+    flow.clip_norm = 0.5
+    flow.wait(steps=80)
+    flow.pause()
+
+teller = threading.Thread(target=story)
+teller.start()
 """
 
 
@@ -34,8 +39,8 @@ def main() -> None:
         notebook = lab.open_notebook([WIDGET], width=1180, height=1000)
         notebook.run_all_cells()
         notebook.kernel.wait_until("flow._stage.publisher.visible")
-        notebook.kernel.execute(STORY, timeout=120)
-        notebook.kernel.execute("flow.step(2)")
+        notebook.kernel.execute(STORY)
+        notebook.kernel.wait_until("not teller.is_alive()", timeout=120)
         for theme in ("light", "dark"):
             _take(notebook, theme)
 
