@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import bqplot as bq
 import numpy as np
 from numpy.typing import NDArray
 
-from .frame import FrameFed, FrameWriter
+from .chart import DEAF, Axis, Bars, Label, LinearScale, Lines, OrdinalScale, chart
+from .frame import FrameWriter
 from .held_range import HeldRange, decade_ticks
 
 if TYPE_CHECKING:
@@ -36,30 +36,6 @@ _FLOW_GLYPHS = {"vanishing": "▼", "exploding": "▲", "severed": "✕"}
 STATE_GLYPHS = {"zero": "0", "none": "∅", "frozen": "∥", "nan": "NaN", "inf": "∞"}
 
 
-class _Bars(FrameFed, bq.Bars):
-    pass
-
-
-class _Lines(FrameFed, bq.Lines):
-    pass
-
-
-class _Label(FrameFed, bq.Label):
-    pass
-
-
-class _OrdinalScale(FrameFed, bq.OrdinalScale):
-    pass
-
-
-class _LinearScale(FrameFed, bq.LinearScale):
-    pass
-
-
-class _Axis(FrameFed, bq.Axis):
-    pass
-
-
 def measured(reading: Reading, measure: Measure, *, clipped: bool = True) -> FloatArray:
     """Return the numbers behind the bars, shape (layers,); NaN where there is none."""
     if measure == "weight gradient":
@@ -76,11 +52,10 @@ class FlowChart:
         self.relative = False
         self._range = HeldRange(grain=1.0, least=2.0, headroom=0.2)
         self._ghost: Reading | None = None
-        x = _OrdinalScale(domain=[1], allow_padding=False)
-        y = _LinearScale(min=-4.0, max=0.0, allow_padding=False)
+        x = OrdinalScale(domain=[1], allow_padding=False)
+        y = LinearScale(min=-4.0, max=0.0, allow_padding=False)
         scales = {"x": x, "y": y}
-        quiet: dict[str, Any] = {"interactions": {}, "enable_hover": False}
-        bars = _Bars(
+        bars = Bars(
             x=[1],
             y=[-4.0],
             scales=scales,
@@ -89,9 +64,9 @@ class FlowChart:
             stroke_width=0,
             colors=["var(--gradflow-ghost)"],
             preserve_domain={"x": True, "y": True},
-            **quiet,
+            **DEAF,
         )
-        outline = _Bars(
+        outline = Bars(
             x=[1],
             y=[-4.0],
             scales=scales,
@@ -102,9 +77,9 @@ class FlowChart:
             stroke_width=1.5,
             visible=False,
             preserve_domain={"x": True, "y": True},
-            **quiet,
+            **DEAF,
         )
-        ghost = _Lines(
+        ghost = Lines(
             x=[1],
             y=[-4.0],
             scales=scales,
@@ -115,9 +90,9 @@ class FlowChart:
             marker_size=16,
             visible=False,
             preserve_domain={"x": True, "y": True},
-            **quiet,
+            **DEAF,
         )
-        glyphs = _Label(
+        glyphs = Label(
             x=[1],
             y=[-4.0],
             text=[""],
@@ -129,27 +104,18 @@ class FlowChart:
             font_weight="bold",
             visible=False,
             preserve_domain={"x": True, "y": True},
-            **quiet,
+            **DEAF,
         )
-        x_axis = _Axis(
+        x_axis = Axis(
             scale=x,
             label="layer, input → output",
             label_offset="2.4em",
             grid_lines="none",
         )
-        y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
-        self.figure = bq.Figure(
-            title="Gradient flow",
-            marks=[bars, outline, ghost, glyphs],
-            axes=[x_axis, y_axis],
-            fig_margin={"top": 34, "bottom": 40, "left": 56, "right": 12},
-            animation_duration=0,
-            display_toolbar=False,
-            padding_x=0.0,
-            padding_y=0.0,
-            background_style={"fill": "transparent"},
+        y_axis = Axis(scale=y, side="left", grid_lines="solid", label="")
+        self.figure = chart(
+            "Gradient flow", "bars", [bars, outline, ghost, glyphs], [x_axis, y_axis]
         )
-        self.figure.add_class("gradflow-chart-bars")
         # In the order in which a frame sets them. Scales before marks, so that no mark is ever
         # placed on a domain that is already out of date. Axes before scales, and labels before
         # values: bqplot redraws an axis in d3 transitions, each of which writes the labels that

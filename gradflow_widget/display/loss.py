@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import bqplot as bq
 import numpy as np
 from numpy.typing import NDArray
 
-from .frame import FrameFed, FrameWriter
+from .chart import DEAF, Axis, Label, LinearScale, Lines, chart
+from .frame import FrameWriter
 from .held_range import HeldRange, linear_labels, linear_ticks, log_ticks, step_labels
 from .loss_curve import LossCurve
 
@@ -17,22 +15,6 @@ _MOST_MARKERS = 60
 # of the least width.
 _LABEL_ROOM = 0.045
 _LABEL_LENGTH = 38
-
-
-class _Lines(FrameFed, bq.Lines):
-    pass
-
-
-class _Label(FrameFed, bq.Label):
-    pass
-
-
-class _LinearScale(FrameFed, bq.LinearScale):
-    pass
-
-
-class _Axis(FrameFed, bq.Axis):
-    pass
 
 
 class LossChart:
@@ -47,20 +29,19 @@ class LossChart:
         self._y_linear = HeldRange(grain=0.1, least=0.1, loose=0.3, patience=200)
         self._x_end = 20.0
         x, y = (
-            _LinearScale(min=low, max=high, allow_padding=False)
+            LinearScale(min=low, max=high, allow_padding=False)
             for low, high in ((0.0, 20.0), (-1.0, 1.0))
         )
         scales = {"x": x, "y": y}
-        quiet: dict[str, Any] = {"interactions": {}, "enable_hover": False}
-        line = _Lines(
+        line = Lines(
             x=[0.0, 0.0],
             y=[0.0, 0.0],
             scales=scales,
             stroke_width=2,
             colors=["var(--gradflow-text)"],
-            **quiet,
+            **DEAF,
         )
-        ghost = _Lines(
+        ghost = Lines(
             x=[0.0, 0.0],
             y=[0.0, 0.0],
             scales=scales,
@@ -68,9 +49,9 @@ class LossChart:
             line_style="dashed",
             colors=["var(--gradflow-ghost)"],
             visible=False,
-            **quiet,
+            **DEAF,
         )
-        rules = _Lines(
+        rules = Lines(
             x=np.zeros((1, 2)),
             y=np.zeros((1, 2)),
             scales=scales,
@@ -78,9 +59,9 @@ class LossChart:
             colors=["var(--gradflow-ghost)"],
             opacities=[0.6],
             visible=False,
-            **quiet,
+            **DEAF,
         )
-        labels = _Label(
+        labels = Label(
             x=[0.0],
             y=[0.0],
             text=[""],
@@ -92,9 +73,9 @@ class LossChart:
             rotate_angle=-90.0,
             x_offset=-7,
             visible=False,
-            **quiet,
+            **DEAF,
         )
-        wrong = _Label(
+        wrong = Label(
             x=[0.0],
             y=[0.0],
             text=[""],
@@ -105,23 +86,13 @@ class LossChart:
             align="start",
             y_offset=12,
             visible=False,
-            **quiet,
+            **DEAF,
         )
-        x_axis = _Axis(scale=x, label="step", label_offset="2.4em", grid_lines="none")
-        y_axis = _Axis(scale=y, side="left", grid_lines="solid", label="")
-        self.figure = bq.Figure(
-            title="Loss",
-            # The line lies over the labels, whose halo would hide it.
-            marks=[ghost, rules, labels, line, wrong],
-            axes=[x_axis, y_axis],
-            fig_margin={"top": 34, "bottom": 40, "left": 56, "right": 16},
-            animation_duration=0,
-            display_toolbar=False,
-            padding_x=0.0,
-            padding_y=0.0,
-            background_style={"fill": "transparent"},
-        )
-        self.figure.add_class("gradflow-chart-loss")
+        x_axis = Axis(scale=x, label="step", label_offset="2.4em", grid_lines="none")
+        y_axis = Axis(scale=y, side="left", grid_lines="solid", label="")
+        # The line lies over the labels, whose halo would hide it.
+        marks = [ghost, rules, labels, line, wrong]
+        self.figure = chart("Loss", "loss", marks, [x_axis, y_axis])
         # As in the other chart: axes first, then scales, then marks.
         self.targets = {
             "loss_x_axis": x_axis,

@@ -93,6 +93,11 @@ class Drawn:
         return 0 if found is None else int(found[1].replace(",", ""))
 
 
+_FIVE_FRAMES = """async () => {
+    for (let i = 0; i < 5; i++) await new Promise(requestAnimationFrame);
+}"""
+
+
 class FlowPage:
     """One widget in a page."""
 
@@ -138,6 +143,21 @@ class FlowPage:
                 raise TimeoutError(f"Still not so after {timeout} s: {drawn}")
             self.notebook.page.wait_for_timeout(20)
         return drawn
+
+    def at_rest(self) -> Drawn:
+        """Return what is drawn once it stands still.
+
+        bqplot finishes a drawing in transitions that end an animation frame or two after the
+        frame was confirmed. A page that goes on drawing never rests, and this times out.
+        """
+        seen: list[Drawn] = []
+
+        def stands_still(drawn: Drawn) -> bool:
+            seen.append(drawn)
+            self.notebook.page.evaluate(_FIVE_FRAMES)
+            return len(seen) > 1 and seen[-2] == drawn
+
+        return self.wait_for(stands_still)
 
     def resize(self, width: int) -> None:
         """Give the window another width, and the height of the whole widget."""

@@ -89,7 +89,7 @@ def test_a_hidden_tab_is_not_drawn_into_and_catches_up_when_shown(cell: FlowCell
 
     cell.notebook.set_hidden(True)
     cell.kernel.wait_until("not flow._stage.publisher.visible")
-    hidden = page.drawn()
+    hidden = page.at_rest()
     step = cell.kernel.evaluate("flow.step_number")
     cell.kernel.wait_until(f"flow.step_number > {step + 50}")
     assert page.drawn() == hidden

@@ -29,7 +29,8 @@ def test_play_moves_bars_and_loss_and_pause_holds_them(cell: FlowCell) -> None:
     assert len(later.bars) == 6
 
     page.pause()
-    held = page.wait_for(lambda drawn: drawn.steps_drawn == drawn.step)
+    page.wait_for(lambda drawn: drawn.steps_drawn == drawn.step)
+    held = page.at_rest()
     assert cell.kernel.evaluate("flow.playing") is False
     assert page.drawn() == held
 
