@@ -199,8 +199,6 @@ class Publisher:
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
                 at_once = not draws_step or number % self.confirmed_together == 0
-                # Who waits for room may have it already, long before this frame is confirmed.
-                self._condition.notify_all()
             self._last_sent = time.monotonic()
             try:
                 updates, buffers = self._compose(whole)

@@ -288,20 +288,3 @@ def test_closed_its_thread_has_ended_and_nothing_is_sent(looking: FakePage) -> N
     assert len(looking.frames) == sent
     assert looking.publisher.wait_for_room() is False
     assert not any(t.name == "gradflow-publisher" for t in threading.enumerate())
-
-
-def test_training_goes_on_when_its_frame_was_taken_and_there_is_room_for_another(
-    page: FakePage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 20.0)
-    page.show()
-    page.wait_for_frames(1)
-    page.confirm_all()
-
-    # The lock keeps the frame from being taken before the wait for room has begun.
-    with page.publisher._condition:
-        page.publisher.draw(step=True)
-        waited = seconds(page.publisher.wait_for_room)
-
-    assert waited < 10
-    assert len(page.publisher._in_flight) == 1  # not yet confirmed
