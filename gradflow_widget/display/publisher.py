@@ -11,7 +11,6 @@ reading is drawn, never a backlog.
 from __future__ import annotations
 
 import logging
-import statistics
 import threading
 import time
 from collections import deque
@@ -25,6 +24,8 @@ FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
 FASTEST_INTERVAL = 1 / 30
 PING_INTERVAL = 1.0
+FIRST_PING_INTERVAL = 0.1
+_ENOUGH_PINGS = 5
 
 Send = Callable[[dict[str, Any], list[memoryview]], None]
 Compose = Callable[[bool], tuple[list[dict[str, Any]], list[memoryview]]]
@@ -66,13 +67,17 @@ class Publisher:
 
     @property
     def most_in_flight(self) -> int:
-        """How many frames may be unconfirmed, by the round trip measured."""
+        """How many frames may be unconfirmed, by the round trip measured.
+
+        The shortest of late is the way there and back; the longer ones found the page busy,
+        and further frames would only wait there.
+        """
         if not self._round_trips:
             return 2
-        round_trip = statistics.median(self._round_trips)
-        if round_trip < 0.020:
+        round_trip = min(self._round_trips)
+        if round_trip < 0.035:
             return 2
-        return 3 if round_trip < 0.050 else 4
+        return 3 if round_trip < 0.060 else 4
 
     def has_room(self) -> bool:
         """Whether a frame asked for now would go out at once and be shown."""
@@ -199,6 +204,8 @@ class Publisher:
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
                 at_once = not draws_step or number % self.confirmed_together == 0
+                # Who waits for room may have it already, long before this frame is confirmed.
+                self._condition.notify_all()
             self._last_sent = time.monotonic()
             try:
                 updates, buffers = self._compose(whole)
@@ -231,7 +238,8 @@ class Publisher:
 
     def _ping(self) -> None:
         now = time.monotonic()
-        if now - self._last_ping < PING_INTERVAL:
+        known = len(self._round_trips) >= _ENOUGH_PINGS
+        if now - self._last_ping < (PING_INTERVAL if known else FIRST_PING_INTERVAL):
             return
         self._last_ping = now
         self._pings = {self._number: now}

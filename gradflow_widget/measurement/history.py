@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,20 @@ _BUDGET_BYTES = 200_000_000
 _ROWS_PER_STEP = 1 + 4 / 4
 # So many parts, of which the oldest is thinned at a time, have the single steps.
 _PARTS = 32
+
+
+class Rows(NamedTuple):
+    """Steps of which nothing was clipped and only the gradients were measured, as columns.
+
+    Attributes:
+        loss, learning_rate, total_norm: shape (steps,).
+        weight_grad_norm: shape (steps, layers).
+    """
+
+    loss: FloatArray
+    learning_rate: FloatArray
+    total_norm: FloatArray
+    weight_grad_norm: FloatArray
 
 
 class History:
@@ -106,13 +120,8 @@ class History:
             ValueError: its layers are others than those recorded so far.
         """
         with self._lock:
-            if reading.described is not self._described:
-                self._take_layers(reading)
-            if self._length == len(self._rows):
-                if self._length < self._most:
-                    self._grow(min(2 * self._length, self._most))
-                else:
-                    self._thin()
+            self._take_layers(reading.described)
+            self._make_room()
             row = self._rows[(self._start + self._length) % len(self._rows)]
             count = len(self._described)
             first, second, third = _FIRST, _FIRST + count, _FIRST + 2 * count
@@ -138,13 +147,51 @@ class History:
             self.steps_recorded += 1
             self.latest = reading
 
-    def _take_layers(self, reading: Reading) -> None:
-        if self._most:
-            if reading.layers != self.layers:
-                raise ValueError("a History holds one network: the reading's layers are others.")
-            self._described = reading.described
+    def append_rows(self, described: tuple[Layer, ...], first_step: int, steps: Rows) -> None:
+        """Record steps that were not read in full, the first of them number ``first_step``.
+
+        Raises:
+            ValueError: their layers are others than those recorded so far.
+        """
+        with self._lock:
+            self._take_layers(described)
+            count, done = len(described), 0
+            first, second, third = _FIRST, _FIRST + count, _FIRST + 2 * count
+            while done < len(steps.loss):
+                self._make_room()
+                start = (self._start + self._length) % len(self._rows)
+                room = min(len(self._rows) - self._length, len(self._rows) - start)
+                now = slice(done, done + room)
+                norms = steps.weight_grad_norm[now]
+                rows = self._rows[start : start + len(norms)]
+                rows[:, 0] = np.arange(len(norms)) + first_step + done
+                rows[:, 1] = steps.loss[now]
+                rows[:, 2] = steps.learning_rate[now]
+                rows[:, 3] = steps.total_norm[now]
+                rows[:, 4] = 1.0
+                rows[:, _EVERY_STEP[0] : first] = np.nan
+                rows[:, first:second] = rows[:, second:third] = norms
+                rows[:, third:] = np.nan
+                self._length += len(norms)
+                done += len(norms)
+            self.steps_recorded += done
+
+    def _make_room(self) -> None:
+        if self._length == len(self._rows):
+            if self._length < self._most:
+                self._grow(min(2 * self._length, self._most))
+            else:
+                self._thin()
+
+    def _take_layers(self, described: tuple[Layer, ...]) -> None:
+        if described is self._described:
             return
-        self._described = reading.described
+        if self._most:
+            if tuple(layer.name for layer in described) != self.layers:
+                raise ValueError("a History holds one network: the reading's layers are others.")
+            self._described = described
+            return
+        self._described = described
         width = _FIRST + len(LAYER_COLUMNS) * len(self._described)
         rows = np.clip(self._budget / (_ROWS_PER_STEP * 8 * width), 2 * _PARTS, 100_000)
         self._part = 2 ** int(np.log2(rows / _PARTS))  # a power of two, as blocks are

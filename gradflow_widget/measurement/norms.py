@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -74,11 +75,19 @@ class NormPlan:
         for index, tensor in enumerate(tensors):
             if 0 < tensor.numel() <= _SMALL:
                 by_shape.setdefault(tensor.shape, []).append(index)
-        self._stacks = [group for group in by_shape.values() if len(group) > 2]
-        stacked_ones = {index for group in self._stacks for index in group}
+        groups = [group for group in by_shape.values() if len(group) > 2]
+        stacked_ones = {index for group in groups for index in group}
         self._single = [index for index in range(len(tensors)) if index not in stacked_ones]
-        order = [*self._single, *(index for group in self._stacks for index in group)]
+        order = [*self._single, *(index for group in groups for index in group)]
         self._back = np.argsort(order)
+        self._values = torch.empty(len(tensors))
+        self._stacks: list[_Stack] = []
+        if self._fast:
+            ends = np.cumsum([len(self._single), *map(len, groups)]).tolist()
+            self._stacks = [
+                _Stack(group, tensors[group[0]].shape, self._values[start:end])
+                for group, start, end in zip(groups, ends, ends[1:], strict=False)
+            ]
 
     def norms(self, tensors: list[torch.Tensor]) -> torch.Tensor | FloatArray:
         """Return the L2 norms, shape (tensors,): on the CPU as numbers that can be trusted.
@@ -92,7 +101,8 @@ class NormPlan:
         if self._uniform:
             try:
                 if self._fast:
-                    return self._fast_norms(tensors)
+                    with torch.no_grad():  # gradients of create_graph=True have a graph
+                        return self._fast_norms(tensors)
                 norms = torch.stack(torch._foreach_norm(tensors, 2, wide(first)))
             except (NotImplementedError, RuntimeError):
                 # Sparse gradients where no module told of them, such as F.embedding's.
@@ -114,10 +124,11 @@ class NormPlan:
         """Return the largest magnitude of each tensor; NaN where one holds a NaN."""
         if not (self._fast and self._stacks and len(tensors) == self._count):
             return stacked(largest_magnitudes(tensors))
-        pieces = [
-            torch.stack([tensors[index] for index in group]).flatten(1).abs().amax(1)
-            for group in self._stacks
-        ]
+        with torch.no_grad():
+            return self._fast_largest(tensors)
+
+    def _fast_largest(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        pieces = [stack.filled(tensors).abs().amax(1) for stack in self._stacks]
         if self._single:
             single = [tensors[index] for index in self._single]
             pieces.insert(0, torch.stack(largest_magnitudes(single)))
@@ -125,15 +136,14 @@ class NormPlan:
 
     def _fast_norms(self, tensors: list[torch.Tensor]) -> FloatArray:
         if len(tensors) == self._count and self._stacks:
-            pieces = [
-                torch.linalg.vector_norm(
-                    torch.stack([tensors[index] for index in group]).flatten(1), dim=1
-                ).numpy()
-                for group in self._stacks
-            ]
+            for stack in self._stacks:
+                torch.linalg.vector_norm(stack.filled(tensors), dim=1, out=stack.norms)
             if self._single:
-                pieces.insert(0, _one_by_one([tensors[index] for index in self._single]))
-            values = np.concatenate(pieces, dtype=np.float64)[self._back]
+                torch.stack(
+                    [torch.linalg.vector_norm(tensors[index]) for index in self._single],
+                    out=self._values[: len(self._single)],
+                )
+            values = self._values.numpy().astype(np.float64)[self._back]
         else:
             values = _one_by_one(tensors).astype(np.float64)
         low, high = _TRUSTED
@@ -143,6 +153,21 @@ class NormPlan:
             for index in np.flatnonzero(~((values >= low) & (values <= high))).tolist():
                 values[index] = float(exact_norms([tensors[index]])[0])
         return values
+
+
+class _Stack:
+    """Small tensors of one shape, copied side by side into memory that is allocated once."""
+
+    def __init__(self, group: Sequence[int], shape: torch.Size, norms: torch.Tensor) -> None:
+        self.norms = norms
+        self._choose = itemgetter(*group)
+        self._stacked = torch.empty(len(group), *shape)
+        self._flat = self._stacked.view(len(group), -1)
+
+    def filled(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """Return the group's tensors, shape (group, elements); good until the next call."""
+        torch.stack(self._choose(tensors), out=self._stacked)
+        return self._flat
 
 
 def _one_by_one(tensors: list[torch.Tensor]) -> NDArray[np.float32]:

@@ -44,18 +44,39 @@ beforeEach(() => {
 });
 
 describe("a visible page", () => {
-  it("applies exactly one frame in each animation frame and confirms it from there", () => {
+  it("applies a frame ahead of its animation frame and confirms it from there", () => {
     for (const number of [1, 2, 3]) queue.push(frame(number));
-    expect(targets.applied).toEqual([]);
-    stage.animate();
     expect(targets.applied).toEqual([1]);
+    expect(confirmed).toEqual([]);
+    stage.animate();
     expect(confirmed).toEqual([
       { type: "confirm", frame: 1, animation_frame: 1, applied_at: 16, painted: null },
     ]);
+    expect(targets.applied).toEqual([1, 2]);
     stage.animate();
     stage.animate();
     expect(targets.applied).toEqual([1, 2, 3]);
     expect(confirmed.map((each) => each.frame)).toEqual([1, 2, 3]);
+  });
+
+  it("applies no frame between another's animation frame and its paint", () => {
+    const appliedBeforePaint: number[][] = [];
+    queue = new FrameQueue(targets, stage, () => appliedBeforePaint.push([...targets.applied]));
+    queue.visible = true;
+    for (const number of [1, 2]) queue.push(frame(number));
+    stage.animate();
+    stage.animate();
+    expect(appliedBeforePaint).toEqual([[1], [1, 2]]);
+  });
+
+  it("asks for its animation frame after what applying has asked for", () => {
+    const order: string[] = [];
+    targets.apply = () => void stage.requestFrame(() => order.push("transition"));
+    queue = new FrameQueue(targets, stage, () => order.push("confirmation"));
+    queue.visible = true;
+    queue.push(frame(1));
+    stage.animate();
+    expect(order).toEqual(["transition", "confirmation"]);
   });
 
   it("counts only the animation frames in which a frame was applied", () => {
@@ -74,21 +95,20 @@ describe("a visible page", () => {
     expect(stage.framesRequested).toBe(0);
   });
 
-  it("times a frame's paint one animation frame later, when bqplot's transition has run", () => {
+  it("times a frame's paint in its own animation frame, and tells with the next", () => {
     queue.push(frame(1));
-    stage.animate();
     stage.animate();
     stage.animate();
     queue.push(frame(2));
     stage.animate();
-    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: [1, 32] });
+    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: [1, 16] });
   });
 
   it("reports the paint of every frame once, in order", () => {
-    for (let number = 1; number <= 6; number += 1) queue.push(frame(number));
-    for (let times = 0; times < 6; times += 1) stage.animate();
+    for (let number = 1; number <= 5; number += 1) queue.push(frame(number));
+    for (let times = 0; times < 5; times += 1) stage.animate();
     const painted = confirmed.map((each) => ("painted" in each ? each.painted : null));
-    expect(painted).toEqual([null, null, [1, 32], [2, 48], [3, 64], [4, 80]]);
+    expect(painted).toEqual([null, [1, 16], [2, 32], [3, 48], [4, 64]]);
   });
 });
 
@@ -150,8 +170,9 @@ describe("a hidden page", () => {
 
 it("a closed queue applies and confirms nothing more", () => {
   queue.push(frame(1));
+  queue.push(frame(2));
   queue.close();
   stage.animate();
-  expect(targets.applied).toEqual([]);
+  expect(targets.applied).toEqual([1]);
   expect(confirmed).toEqual([]);
 });

@@ -17,7 +17,7 @@ export type Confirmation =
     }
   | { type: "confirm"; frame: number; dropped: true };
 
-/** Frames that wait for the page: one is applied in each animation frame, and confirmed from it. */
+/** Frames that wait for the page: each is painted in, and confirmed from, an animation frame of its own. */
 export class FrameQueue {
   #targets: Pick<Targets, "settled" | "whenSettled" | "apply">;
   #stage: Stage;
@@ -60,41 +60,32 @@ export class FrameQueue {
   #schedule(): void {
     const next = this.#waiting[0];
     if (next === undefined || this.#handle !== null) return;
-    if (this.#targets.settled(next.updates)) {
-      this.#handle = this.#stage.requestFrame(() => this.#apply());
-    } else {
+    if (!this.#targets.settled(next.updates)) {
       void this.#targets.whenSettled(next.updates).then(() => this.#schedule());
+      return;
     }
+    // Ahead of the animation frame, not in it: bqplot moves bars and lines in a d3 transition,
+    // which even with a duration of 0 sets the attributes in the animation frame after the one
+    // that started it. d3 asks for that one first, so it has run when ours comes.
+    this.#targets.apply(next.updates);
+    this.#handle = this.#stage.requestFrame(() => this.#shown(next.number));
   }
 
-  #apply(): void {
+  #shown(frame: number): void {
     this.#handle = null;
-    const frame = this.#waiting[0];
-    if (frame === undefined) return;
-    if (this.#targets.settled(frame.updates)) {
-      this.#waiting.shift();
-      this.#animationFrames += 1;
-      this.#targets.apply(frame.updates);
-      this.#confirm({
-        type: "confirm",
-        frame: frame.number,
-        animation_frame: this.#animationFrames,
-        applied_at: this.#stage.now(),
-        painted: this.#painted.shift() ?? null,
-      });
-      this.#timePaint(frame.number);
-    }
-    this.#schedule();
-  }
-
-  #timePaint(frame: number): void {
+    this.#waiting.shift();
+    this.#animationFrames += 1;
+    this.#confirm({
+      type: "confirm",
+      frame,
+      animation_frame: this.#animationFrames,
+      applied_at: this.#stage.now(),
+      painted: this.#painted.shift() ?? null,
+    });
     const absences = this.#absences;
-    // bqplot moves bars and lines in a d3 transition, which even with a duration of 0 sets the
-    // attributes in the animation frame after the one that started it.
-    this.#stage.requestFrame(() => {
-      this.#stage.afterPaint(() => {
-        if (absences === this.#absences) this.#painted.push([frame, this.#stage.now()]);
-      });
+    this.#stage.afterPaint(() => {
+      if (absences === this.#absences) this.#painted.push([frame, this.#stage.now()]);
+      this.#schedule();
     });
   }
 

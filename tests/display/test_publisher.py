@@ -245,7 +245,7 @@ def test_hidden_again_a_waiting_step_is_let_go(page: FakePage) -> None:
     assert not waiting.is_alive()
 
 
-@pytest.mark.parametrize(("round_trip", "frames"), [(0.002, 2), (0.030, 3), (0.200, 4)])
+@pytest.mark.parametrize(("round_trip", "frames"), [(0.002, 2), (0.045, 3), (0.200, 4)])
 def test_the_farther_the_page_the_more_frames_are_in_flight(
     page: FakePage, monkeypatch: pytest.MonkeyPatch, round_trip: float, frames: int
 ) -> None:
@@ -256,6 +256,20 @@ def test_the_farther_the_page_the_more_frames_are_in_flight(
     page.answer_pings()
 
     assert page.publisher.most_in_flight == frames
+
+
+def test_a_page_that_is_busy_is_not_taken_for_one_that_is_far_away(
+    page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    for round_trip in (0.150, 0.004, 0.080):
+        clock[0] += module.PING_INTERVAL
+        page.publisher._ping()
+        clock[0] += round_trip
+        page.answer_pings()
+
+    assert page.publisher.most_in_flight == 2
 
 
 def test_a_chart_that_can_not_be_drawn_ends_neither_drawing_nor_training(
@@ -288,3 +302,20 @@ def test_closed_its_thread_has_ended_and_nothing_is_sent(looking: FakePage) -> N
     assert len(looking.frames) == sent
     assert looking.publisher.wait_for_room() is False
     assert not any(t.name == "gradflow-publisher" for t in threading.enumerate())
+
+
+def test_training_goes_on_when_its_frame_was_taken_and_there_is_room_for_another(
+    page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 20.0)
+    page.show()
+    page.wait_for_frames(1)
+    page.confirm_all()
+
+    # The lock keeps the frame from being taken before the wait for room has begun.
+    with page.publisher._condition:
+        page.publisher.draw(step=True)
+        waited = seconds(page.publisher.wait_for_room)
+
+    assert waited < 10
+    assert len(page.publisher._in_flight) == 1  # not yet confirmed

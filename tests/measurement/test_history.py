@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from gradflow_widget import History, Layer, Reading
-from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
+from gradflow_widget import GradientProbe, History, Layer, Reading
+from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS, Rows
 
 FULL_ONLY = LAYER_COLUMNS[2:]
 
@@ -230,3 +233,53 @@ def test_to_dataframe_has_a_series_for_steps_and_a_frame_for_layers():
     assert list(frame["weight_grad_norm"].columns) == ["fc0", "fc1", "fc2"]
     np.testing.assert_array_equal(frame["weight_grad_norm"].to_numpy(), history.weight_grad_norm)
     np.testing.assert_array_equal(frame["update_ratio"].to_numpy(), history.update_ratio)
+
+
+def test_steps_recorded_together_are_those_recorded_one_by_one():
+    def recorded(*, one_by_one):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        inputs = torch.randn(16, 4)
+        with GradientProbe(model, optimizer) as probe:
+            if one_by_one:
+                probe.on_reading = lambda reading: None
+            for step in range(700):
+                optimizer.zero_grad()
+                loss = model(inputs).square().mean()
+                loss.backward()
+                if step == 300:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+                optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
+                optimizer.step()
+                if step in (5, 130):
+                    assert probe.steps == len(probe.history) == step + 1
+                    assert probe.history.latest is not None
+                    assert probe.history.latest.loss == loss.item()
+            return probe.history
+
+    together, alone = recorded(one_by_one=False), recorded(one_by_one=True)
+    assert together.steps_recorded == alone.steps_recorded == 700
+    for name in (*STEP_COLUMNS, *LAYER_COLUMNS):
+        np.testing.assert_array_equal(together.column(name), alone.column(name), err_msg=name)
+    assert np.flatnonzero(together.clip_scale != 1).tolist() == [300]
+
+
+def test_rows_are_thinned_as_readings_are():
+    described, budget = layers(2), 50_000  # few rows, so that there are blocks
+    alone, together = History(budget_bytes=budget), History(budget_bytes=budget)
+    norms = np.arange(2000.0).reshape(1000, 2)
+    totals = np.sqrt(np.arange(1000.0))
+    for step in range(1000):
+        numbers = {"loss": -step, "total_norm": totals[step], "unclipped_grad_norm": norms[step]}
+        alone.append(replace(reading(step + 1, described, norm=norms[step]), **numbers))
+    for first in range(0, 1000, 300):
+        now = slice(first, first + 300)
+        rows = Rows(-np.arange(1000.0)[now], np.full(1000, 0.1)[now], totals[now], norms[now])
+        together.append_rows(described, first + 1, rows)
+    assert len(alone) == len(together) < 1000
+    for name in (*STEP_COLUMNS, *LAYER_COLUMNS):
+        for statistic in ("min", "mean", "max"):
+            np.testing.assert_array_equal(
+                together.column(name, statistic), alone.column(name, statistic), err_msg=name
+            )
