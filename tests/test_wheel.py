@@ -44,10 +44,11 @@ def metadata(wheel: ZipFile) -> Message:
 def test_it_carries_every_module_and_the_marker_of_its_types(wheel: ZipFile) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("gradflow_widget/**/*.py")}
 
-    assert modules | {"gradflow_widget/py.typed"} <= set(wheel.namelist())
+    sound = "gradflow_widget/playground/data/spoken_digits.npz"
+    assert modules | {"gradflow_widget/py.typed", sound} <= set(wheel.namelist())
 
 
-@pytest.mark.parametrize("name", ["panel.js", "table.js", "panel.css"])
+@pytest.mark.parametrize("name", ["panel.js", "table.js", "folds.js", "panel.css"])
 def test_it_carries_the_front_end_as_it_was_built(wheel: ZipFile, name: str) -> None:
     assert wheel.read(f"{STATIC}/{name}") == (ROOT / STATIC / name).read_bytes() != b""
 
@@ -64,7 +65,7 @@ def test_it_carries_nothing_else(wheel: ZipFile) -> None:
     assert {name.split("/")[0] for name in wheel.namelist()} == TOP
     assert not [name for name in names if name.endswith((".ts", ".ipynb", ".pyc"))]
     assert not [name for name in names if "test" in name or "node_modules" in name]
-    assert [name for name in names if "/data/" in name] == [
+    assert [name for name in names if ".data/data/" in name] == [
         f"gradflow_widget-0.1.0.data/data/{SERVER_CONFIG}"
     ]
 

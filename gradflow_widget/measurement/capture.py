@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from .activations import Flatness, activations_between, dead_and_saturated
 from .layers import LayerParts, first_tensor
 from .norms import wide
+from .through_time import FusedCall, ThroughTime, is_cell, is_fused
 
 FloatArray = NDArray[np.float64]
 
@@ -23,14 +24,24 @@ _ONLY_RELU = Flatness(dead_below=0.0)
 class _Call:
     """One call of one layer: 0-d tensors on the device, and what to divide them by."""
 
-    __slots__ = ("activation", "counts", "number", "part", "recomputed", "samples", "signals")
+    __slots__ = (
+        "activation",
+        "counts",
+        "number",
+        "part",
+        "recomputed",
+        "rows",
+        "samples",
+        "signals",
+    )
 
     def __init__(
-        self, part: LayerParts, activation: torch.Tensor, number: int, samples: int
+        self, part: LayerParts, activation: torch.Tensor, output: torch.Tensor, samples: int
     ) -> None:
         self.part = part
         self.activation = activation
-        self.number = number
+        self.number = output.numel()
+        self.rows = int(output.shape[0]) if output.dim() > 1 else 1
         self.samples = samples
         # Checkpointing runs a block again within the backward pass; where the first run was
         # seen, no gradient comes to the second.
@@ -57,6 +68,7 @@ class _Pass:
     def __init__(self, samples: int | None) -> None:
         self.samples = samples
         self.calls: list[_Call] = []
+        self.fused: list[tuple[LayerParts, FusedCall]] = []
         self.hooks: list[RemovableHandle] = []
         # Whether a backward pass that counts went through it; if none did, it was an
         # evaluation with autograd left on.
@@ -76,9 +88,24 @@ class _Pass:
 
     def close(self) -> None:
         self.let_go()
+        for _, fused in self.fused:
+            fused.let_go()
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
+
+    def through_time(self, calls: Sequence[_Call], into: ThroughTime) -> None:
+        """Add what the recurrent layers have shown; ``calls`` are those that count."""
+        loops: dict[LayerParts, list[_Call]] = {}
+        for call in calls:
+            if is_cell(call.part.module):
+                loops.setdefault(call.part, []).append(call)
+        for part, loop in loops.items():
+            # Blocks that are run again come in the order in which the backward pass asks.
+            if not any(call.recomputed for call in loop):
+                into.add_cell(part.layer.name, [call.signals for call in loop], loop[0].rows)
+        for part, fused in self.fused:
+            into.add_fused(part.layer.name, fused)
 
 
 class Capture:
@@ -88,9 +115,13 @@ class Capture:
     ∂L/∂h; no graph and no output outlives the pass. A layer called several times (shared,
     recurrent, micro-batches) counts every call: squares and samples are added up. Forward
     passes through which no backward pass came are left out.
+
+    Attributes:
+        paused: take no notice of forward passes.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[LayerParts]) -> None:
+        self.paused = False
         self._passes: list[_Pass] = []
         self._open: _Pass | None = None
         # What came in the backward pass under way, and what came outside of any.
@@ -101,6 +132,11 @@ class Capture:
             model.register_forward_hook(self._end, always_call=True),
         ]
         self._handles += [part.module.register_forward_hook(self._after(part)) for part in parts]
+        self._handles += [
+            part.module.register_forward_hook(self._after_fused(part), with_kwargs=True)
+            for part in parts
+            if is_fused(part.module)
+        ]
 
     def close(self) -> None:
         """Take every hook off and let go of everything but what was measured."""
@@ -127,6 +163,8 @@ class Capture:
                 each.used = False
                 for call in each.calls:
                     call.signals.clear()
+                for _, fused in each.fused:
+                    fused.norms = {}
             if each.has_graph:
                 kept.append(each)
             else:
@@ -145,6 +183,8 @@ class Capture:
         if counts:
             self._take_arrived()
         for each in self._passes:
+            for _, fused in each.fused:
+                fused.end_backward(counts=counts)
             each.let_go()
         self._arrived.clear()
 
@@ -159,19 +199,17 @@ class Capture:
             self._take_arrived()  # gradients of torch.autograd.grad, set by hand
         place = {id(part): index for index, part in enumerate(parts)}
         any_used = any(each.used for each in self._passes)
-        return Collected(
-            [
-                (place[id(call.part)], call)
-                for each in self._passes
-                if each.used or not any_used
-                for call in each.calls
-                if call.signals or not call.recomputed
-            ],
-            len(place),
-        )
+        collected: list[tuple[int, _Call]] = []
+        through_time = ThroughTime()
+        for each in self._passes:
+            if each.used or not any_used:
+                calls = [call for call in each.calls if call.signals or not call.recomputed]
+                collected += [(place[id(call.part)], call) for call in calls]
+                each.through_time(calls, through_time)
+        return Collected(collected, len(place), through_time)
 
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
             return
         # Drop the evaluations of which nothing is left.
         for each in [p for p in self._passes if not p.used and not p.has_graph]:
@@ -189,7 +227,9 @@ class Capture:
         return self._open
 
     def _end(self, _: nn.Module, __: Any, result: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self._open is None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
+            return
+        if self._open is None:
             return
         output = first_tensor(result)
         if output is not None and output.grad_fn is not None:
@@ -214,7 +254,7 @@ class Capture:
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:
-            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
                 return
             output = first_tensor(result)
             if output is None:
@@ -222,7 +262,7 @@ class Capture:
             current = self._open or self._start(None)
             samples = current.samples or (int(output.shape[0]) if output.dim() else 1)
             values = output.detach()
-            call = _Call(part, _norm(values), values.numel(), samples)
+            call = _Call(part, _norm(values), values, samples)
             current.calls.append(call)
             if not output.requires_grad:
                 return
@@ -239,6 +279,18 @@ class Capture:
 
         return hook
 
+    def _after_fused(self, part: LayerParts) -> Callable[..., None]:
+        def hook(module: Any, args: Any, kwargs: Any, result: Any) -> None:
+            if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
+                return
+            current = self._open or self._start(None)
+            call = FusedCall.of(module, args, kwargs, result)
+            if call is not None:
+                current.fused.append((part, call))
+                current.hooks += call.hooks
+
+        return hook
+
 
 def _norm(values: torch.Tensor) -> torch.Tensor:
     norm: torch.Tensor = torch.linalg.vector_norm(values, dtype=wide(values))
@@ -251,10 +303,14 @@ class Collected:
     Attributes:
         norms: L2 norms, 0-d tensors of one dtype: signals, then activations.
         counts: counts, 0-d integer tensors: dead and saturated in turn, where any can be.
+        through_time: of the recurrent layers.
     """
 
-    def __init__(self, calls: Sequence[tuple[int, _Call]], layers: int) -> None:
+    def __init__(
+        self, calls: Sequence[tuple[int, _Call]], layers: int, through_time: ThroughTime
+    ) -> None:
         self._layers = layers
+        self.through_time = through_time
         signals = [(layer, call, s) for layer, call in calls for s in call.signals]
         counted = [(layer, count) for layer, call in calls for count in call.counts]
         self.norms = [s for _, _, s in signals] + [call.activation for _, call in calls]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
@@ -21,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from . import loss_watch
 from .capture import Capture
 from .history import History
+from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
 from .norms import dense, stacked
 from .reading import Reading
@@ -28,6 +30,11 @@ from .step import Step, Watched, same
 
 FloatArray = NDArray[np.float64]
 _version_of = attrgetter("_version")
+# Gradients that look unchanged are looked at in turn, one in so many steps.
+_LOOK_AROUND_EVERY = 4
+# Steps that nobody waits for are made into rows so many at a time.
+_TOGETHER = 64
+_NOT_YET = object()
 
 
 def _on_device(rate: object) -> bool:
@@ -59,7 +66,7 @@ class GradientProbe:
         model: the module to watch; it is not changed.
         optimizer: the optimizer that steps over the model's parameters.
         full: read every step in full.
-        history: where to record; a new one by default.
+        history: where to record, and whose steps to go on counting; a new one by default.
 
     Raises:
         TypeError: ``model`` or ``optimizer`` is something else.
@@ -88,12 +95,17 @@ class GradientProbe:
             )
         self.model = model
         self.optimizer = optimizer
-        self.on_reading: Callable[[Reading], None] | None = None
+        self._on_reading: Callable[[Reading], None] | None = None
         self.settings: object | None = None
-        self.steps = 0
+        self._looks = 0
+        # Whoever gave a history of his own may look at it at any time.
+        self._at_once = history is not None
         self._history = history if history is not None else History()
+        self._steps = self._history.steps_recorded
         self._full = False
+        self._looks_away = False
         self._capture: Capture | None = None
+        self._notes: NoteTaker | None = None
         self._pending: deque[Step] = deque()
         self._delivering = threading.Lock()
         self._step: Step | None = None
@@ -137,6 +149,22 @@ class GradientProbe:
         return tuple(layer.name for layer in self.described)
 
     @property
+    def steps(self) -> int:
+        """How many steps were recorded; those still on their way from the device not yet."""
+        self._deliver(wait=False)
+        return self._steps
+
+    @property
+    def on_reading(self) -> Callable[[Reading], None] | None:
+        """Who is told of each step's reading as soon as it is there."""
+        return self._on_reading
+
+    @on_reading.setter
+    def on_reading(self, listener: Callable[[Reading], None] | None) -> None:
+        self._deliver(wait=False)
+        self._on_reading = listener
+
+    @property
     def full(self) -> bool:
         """Whether the next steps are read in full."""
         return self._full
@@ -146,9 +174,34 @@ class GradientProbe:
         self._full = value
         if value and self._capture is None:
             self._capture = Capture(self.model, self._watched.parts)
+            self._notes = NoteTaker(self.model, self._watched.parts)
+            self._capture.paused = self._notes.paused = self._looks_away
         elif not value and self._capture is not None:
             self._capture.close()
             self._capture = None
+            if self._notes is not None:
+                self._notes.close()
+                self._notes = None
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """Leave passes of the model out of the step that they come in, inside the ``with``.
+
+        For whoever uses the model beside its training, on the thread that trains: a
+        validation, or the search for an adversarial input.
+        """
+        before = self._looks_away
+        self._look_away(True)
+        try:
+            yield
+        finally:
+            self._look_away(before)
+
+    def _look_away(self, value: bool) -> None:
+        self._looks_away = value
+        for part in (self._capture, self._notes):
+            if part is not None:
+                part.paused = value
 
     def close(self) -> None:
         """Take every hook off; what was recorded stays."""
@@ -207,8 +260,9 @@ class GradientProbe:
     # -- layers ----------------------------------------------------------------------
 
     def _note_call(self, module: nn.Module, _: Any) -> None:
-        if not torch.compiler.is_compiling() and self._called is not None:
-            self._called[module] = None
+        if torch.compiler.is_compiling() or self._called is None or self._looks_away:
+            return
+        self._called[module] = None
 
     def _settle_order(self) -> None:
         """Sort the layers by the first forward pass, once, before anything is measured."""
@@ -254,6 +308,8 @@ class GradientProbe:
         Gradients may only be looked at in a thread that trains this model: while another
         thread's backward pass writes them, that would crash.
         """
+        if self._looks_away:
+            return False
         return not self._forward_threads or threading.get_ident() in self._forward_threads
 
     def before_backward(self, root: loss_watch.Root) -> None:
@@ -349,8 +405,8 @@ class GradientProbe:
         """Whether gradients of the same identity and version may count as unchanged.
 
         GradScaler.unscale_ and whatever goes through ``.data`` change them without a new
-        version. On the CPU two are measured again: the one with the largest elements,
-        which a clip would touch first, and each in its turn. One difference, and this
+        version. On the CPU the one with the largest elements, which a clip would touch
+        first, is measured again, and now and then another in its turn. One difference, and this
         loop's gradients are always measured twice. On a device looking would stall it.
         """
         norms = last.norms
@@ -358,8 +414,15 @@ class GradientProbe:
             return False
         if self._loss_scale is not None:
             return False
-        largest = int((norms * self._watched.per_element[last.present]).argmax())
-        for place in (largest, self.steps % len(gradients)):
+        per_element = self._watched.per_element
+        if len(gradients) < len(per_element):
+            per_element = per_element[last.present]
+        largest = int((norms * per_element).argmax())
+        self._looks += 1
+        places = [largest]
+        if self._looks % _LOOK_AROUND_EVERY == 0:
+            places.append(self._looks // _LOOK_AROUND_EVERY % len(gradients))
+        for place in places:
             again = self._watched.plan.norm(gradients[place])
             if not (same(float(norms[place]), again) or math.isnan(again)):
                 self._edits_are_hidden = True
@@ -401,6 +464,11 @@ class GradientProbe:
                 step.add("largest", self._watched.plan.largest(gradients))
         if len(step.present) < len(self._watched.parameters):
             step.requires_grad = [parameter.requires_grad for parameter in self._watched.parameters]
+        if step.full and self._notes is not None:
+            step.notes = self._notes.take(self._watched.parts)
+            vector = None if step.notes is None else step.notes.vector()
+            if vector is not None:
+                step.add("notes", vector)
         self._read_loss(step)
         # A fused optimizer unscales by itself, and skips the step by itself.
         for name in ("grad_scale", "found_inf"):
@@ -441,7 +509,13 @@ class GradientProbe:
         self._sum_is_done = True
         step.send()
         self._pending.append(step)
-        self._deliver(wait=step.transfer is None)
+        if (
+            self._at_once
+            or self._on_reading is not None
+            or step.transfer is not None
+            or len(self._pending) >= _TOGETHER
+        ):
+            self._deliver(wait=step.transfer is None)
 
     def _read_change(self, step: Step) -> None:
         kept = self._weights_before
@@ -457,6 +531,8 @@ class GradientProbe:
             step.add("norms", stacked(collected.norms))
         if collected.counts:
             step.add("counts", stacked(collected.counts))
+        if collected.through_time.vectors:
+            step.add("through_time", torch.cat(collected.through_time.vectors))
         if self._loss_scale is not None:
             step.add("signal_scale", self._loss_scale.reshape(1))
         capture.forget()
@@ -464,11 +540,30 @@ class GradientProbe:
     def _deliver(self, *, wait: bool) -> None:
         while self._pending:
             with self._delivering:
-                if not self._pending or not (wait or self._pending[0].arrived()):
+                reading = self._record_next(wait)
+                if reading is _NOT_YET:
                     return
-                reading = self._watched.reading(self._pending.popleft(), self.steps + 1)
-                if reading is not None:
-                    self.steps += 1
-                    self._history.append(reading)
-            if reading is not None and self.on_reading is not None:
-                self.on_reading(reading)
+            if isinstance(reading, Reading) and self._on_reading is not None:
+                self._on_reading(reading)
+
+    def _record_next(self, wait: bool) -> object:
+        """Record the step that has waited longest, or all at once where nobody hears of each."""
+        pending = self._pending
+        if not pending or not (wait or pending[0].arrived()):
+            return _NOT_YET
+        plain = 0
+        if self._on_reading is None and len(pending) > 2:
+            for step in pending:
+                if not self._watched.is_plain(step):
+                    break
+                plain += 1
+        if plain > 2:
+            # The last of them has its Reading made: it is the latest.
+            rows = self._watched.rows([pending.popleft() for _ in range(plain - 1)])
+            self._history.append_rows(self._watched.described, self._steps + 1, rows)
+            self._steps += plain - 1
+        reading = self._watched.reading(pending.popleft(), self._steps + 1)
+        if reading is not None:
+            self._steps += 1
+            self._history.append(reading)
+        return reading

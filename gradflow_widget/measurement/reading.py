@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import flow
+from .layer_notes import LayerNotes
 from .layers import Layer
 
 FloatArray = NDArray[np.float64]
@@ -47,6 +49,13 @@ class Reading:
         dead_fraction: share of units on the flat zero of a ReLU for the whole batch.
         saturated_fraction: share of outputs where the activation that follows has less
             than a twentieth of its steepest slope.
+        signal_grad_through_time: ‖∂L/∂h_t‖ at each time step of recurrent layers, by name,
+            arrays of shape (T,), normed as ``signal_grad_norm``; the total derivative, by way
+            of all later steps too. An nn.RNN, nn.LSTM or nn.GRU of several layers or
+            directions has ``name.l0``, ``name.l0_reverse``, … None where there are none.
+        layer_notes: for each layer pairs of a name and the mean, lowest and highest value over
+            its units, or None: of norms what ``layer_notes.py`` lists, of skips their scale.
+            None as a whole where no layer has any.
     """
 
     step: int
@@ -69,6 +78,8 @@ class Reading:
     activation_rms: FloatArray | None = None
     dead_fraction: FloatArray | None = None
     saturated_fraction: FloatArray | None = None
+    signal_grad_through_time: Mapping[str, FloatArray] | None = None
+    layer_notes: LayerNotes | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:

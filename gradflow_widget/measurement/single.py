@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .capture import Capture
+from .layer_notes import NotePlan, NoteTaker
 from .layers import find_layers, in_forward_order
 from .norms import exact_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
@@ -130,7 +131,7 @@ def read_objective(
         part.module.register_forward_pre_hook(lambda module, _: called.setdefault(module))
         for part in parts
     ]
-    capture = Capture(model, parts)
+    capture, notes = Capture(model, parts), NoteTaker(model, parts)
     try:
         with torch.inference_mode(False), torch.enable_grad(), everything_kept(model):
             loss = checked_loss(objective(model, batch), origin)
@@ -139,10 +140,12 @@ def read_objective(
             capture.end_backward(counts=True)
         ordered = in_forward_order(parts, called)
         collected = capture.collect(ordered)
+        noted = notes.take(ordered)
     finally:
         for handle in order:
             handle.remove()
         capture.close()
+        notes.close()
 
     gradient_of = {id(p): g for p, g in zip(asking, gradients, strict=True)}
     count = len(ordered)
@@ -158,6 +161,7 @@ def read_objective(
             largest[index] = max((float(m) for m in largest_magnitudes(here)), key=_nan_first)
     every = [g for g in gradients if g is not None]
     columns = collected.columns(_on_cpu(collected.norms), _on_cpu(collected.counts))
+    through_time = [norm for norms in collected.through_time.vectors for norm in norms]
     return Reading(
         step=0,
         loss=float(loss.detach()),
@@ -176,11 +180,18 @@ def read_objective(
         activation_rms=columns[1],
         dead_fraction=columns[2],
         saturated_fraction=columns[3],
+        signal_grad_through_time=collected.through_time.arrays(_on_cpu(through_time)),
+        layer_notes=None if noted is None else noted.arranged(_notes_on_cpu(noted)),
     )
 
 
 def _on_cpu(scalars: list[torch.Tensor]) -> FloatArray:
     return stacked(scalars).cpu().numpy().astype(np.float64) if scalars else np.zeros(0)
+
+
+def _notes_on_cpu(plan: NotePlan) -> FloatArray:
+    vector = plan.vector()
+    return np.zeros(0) if vector is None else vector.cpu().numpy().astype(np.float64)
 
 
 def _joined(norms: list[torch.Tensor]) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .capture import Collected
+from .history import Rows
+from .layer_notes import NotePlan
 from .layers import LayerParts
 from .norms import NormPlan
 from .reading import Reading
+from .through_time import ThroughTime
 from .transfer import Transfer
 
 FloatArray = NDArray[np.float64]
@@ -55,6 +60,7 @@ class Step:
     clip_norm: float | None = None
     clipped_parameters: NDArray[np.bool_] | None = None
     collected: Collected | None = None
+    notes: NotePlan | None = None
     # Already on the CPU, and what is to go there in one transfer, by name and length.
     known: dict[str, FloatArray] = field(default_factory=dict)
     sections: list[tuple[str, int]] = field(default_factory=list)
@@ -122,10 +128,12 @@ class Watched:
         self.weight_plan = NormPlan(self.weights)
 
     def _per_layer(self, per_weight: FloatArray) -> FloatArray:
-        """Join the L2 norms of each layer's weights, shape (weights,) to (layers,)."""
+        """Join the L2 norms of each layer's weights, shape (..., weights) to (..., layers)."""
         if self._one_weight_each:
             return per_weight
-        result: FloatArray = np.sqrt(np.add.reduceat(np.square(per_weight), self._weight_starts))
+        result: FloatArray = np.sqrt(
+            np.add.reduceat(np.square(per_weight), self._weight_starts, axis=-1)
+        )
         return result
 
     def _spread(self, norms: FloatArray, present: list[int]) -> FloatArray:
@@ -135,6 +143,26 @@ class Watched:
         spread = np.zeros(len(self.parameters))
         spread[present] = norms
         return spread
+
+    def is_plain(self, step: Step) -> bool:
+        """Whether nothing but loss, rates and every gradient's norm is known of a step."""
+        return (
+            not step.full
+            and step.clip_norm is None
+            and step.transfer is None
+            and len(step.present) == len(self.parameters)
+            and list(step.known) == ["used"]
+        )
+
+    def rows(self, steps: Sequence[Step]) -> Rows:
+        """Return plain steps as columns: what :meth:`reading` says of each, all at once."""
+        norms = np.array([step.known["used"] for step in steps])
+        return Rows(
+            np.array([step.loss for step in steps]),
+            np.array([(step.learning_rates or (math.nan,))[0] for step in steps]),
+            np.array([_norm(each) for each in norms]),
+            self._per_layer(norms[:, self._weight_index]),
+        )
 
     def reading(self, step: Step, number: int) -> Reading | None:
         """Return the reading; None where the optimizer skipped the step for an inf."""
@@ -182,9 +210,11 @@ class Watched:
         if step.requires_grad is not None:
             missing, frozen = self._missing(step.present, step.requires_grad)
         weight_grad_norm = self._layer_norms(used, missing)
-        full: dict[str, FloatArray] = {}
+        full: dict[str, Any] = {}
         if step.full:
             full = self._full_columns(values, step, largest, missing)
+            if step.notes is not None:
+                full["layer_notes"] = step.notes.arranged(values.get("notes", nothing))
         return Reading(
             step=number,
             loss=step.loss + float(values["loss"].sum()) if "loss" in values else step.loss,
@@ -229,25 +259,28 @@ class Watched:
         step: Step,
         largest: FloatArray | None,
         missing: NDArray[np.bool_],
-    ) -> dict[str, FloatArray]:
+    ) -> dict[str, Any]:
         weight_norm = self._per_layer(values["weight_norm"])
         change = self._per_layer(values["change"])
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(weight_norm > 0, change / weight_norm, np.nan)
-        columns = {"weight_norm": weight_norm, "update_ratio": ratio}
+        columns: dict[str, Any] = {"weight_norm": weight_norm, "update_ratio": ratio}
         if largest is None:
             largest = np.zeros(len(self.parameters))
         grad_max = np.maximum.reduceat(largest[self._weight_index], self._weight_starts)
         columns["weight_grad_max"] = np.where(missing, np.nan, grad_max)
         nothing = np.zeros(0)
-        collected = step.collected or Collected([], len(self.parts))
+        collected = step.collected or Collected([], len(self.parts), ThroughTime())
         signals, activation, dead, saturated = collected.columns(
             values.get("norms", nothing), values.get("counts", nothing)
         )
+        through_time = values.get("through_time", nothing)
         if "signal_scale" in values:
             signals = signals / values["signal_scale"][0]
+            through_time = through_time / values["signal_scale"][0]
         columns["signal_grad_norm"] = signals
         columns["activation_rms"] = activation
         columns["dead_fraction"] = dead
         columns["saturated_fraction"] = saturated
+        columns["signal_grad_through_time"] = collected.through_time.arrays(through_time)
         return columns

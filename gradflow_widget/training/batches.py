@@ -16,6 +16,10 @@ class NoBatchError(ValueError):
     """A pass over the data gave no batch at all."""
 
 
+class PictureError(TypeError):
+    """A Dataset gives pictures, which no batch can hold before they are tensors."""
+
+
 class Batches(Protocol):
     """Where a session's batches come from.
 
@@ -35,11 +39,19 @@ class Batches(Protocol):
         """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
 
 
+class IndexedBatches(Batches, Protocol):
+    """Batches of samples that can be told apart by their index."""
+
+    def rows(self, indices: torch.Tensor) -> Any:
+        """Return the samples at ``indices``, shape (batch,), as a batch."""
+
+
 class _Order:
     """A new seeded permutation for each epoch, handed out in pieces of any size.
 
     A piece that runs over the end of an epoch goes on in the next one, so that no batch is
-    smaller than was asked for.
+    smaller than was asked for. A piece of the whole size is a whole epoch, each sample once:
+    what was left of the one before is passed by.
     """
 
     def __init__(self, size: int, seed: int = 0) -> None:
@@ -53,6 +65,8 @@ class _Order:
         self._position = 0
 
     def take(self, count: int) -> torch.Tensor:
+        if count == self._size and self._position:
+            self._position = self._size
         stop = self._position + count
         if stop <= self._size:
             taken = self._permutation[self._position : stop]
@@ -69,7 +83,7 @@ class TensorBatches:
 
     def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         self.size: int | None = len(inputs)
-        self._inputs, self._targets = inputs, targets
+        self.inputs, self.targets = inputs, targets
         self._order = _Order(len(inputs))
 
     def restart(self, seed: int) -> None:
@@ -78,17 +92,18 @@ class TensorBatches:
 
     def next(self, batch_size: int | None) -> Any:
         """Return the next batch: a pair of tensors."""
-        return self._rows(self._order.take(batch_size or DEFAULT_BATCH_SIZE))
+        return self.rows(self._order.take(batch_size or DEFAULT_BATCH_SIZE))
 
     def first(self, seed: int, batch_size: int | None) -> Any:
         """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
-        order = _Order(len(self._inputs), seed)
-        return self._rows(order.take(batch_size or DEFAULT_BATCH_SIZE))
+        order = _Order(len(self.inputs), seed)
+        return self.rows(order.take(batch_size or DEFAULT_BATCH_SIZE))
 
-    def _rows(self, rows: torch.Tensor) -> Any:
+    def rows(self, indices: torch.Tensor) -> Any:
+        """Return the samples at ``indices`` as a pair of tensors."""
         return (
-            self._inputs[rows.to(self._inputs.device)],
-            self._targets[rows.to(self._targets.device)],
+            self.inputs[indices.to(self.inputs.device)],
+            self.targets[indices.to(self.targets.device)],
         )
 
 
@@ -98,7 +113,7 @@ class DatasetBatches:
     def __init__(self, dataset: Dataset[Any], size: int) -> None:
         self.size: int | None = size
         self._size = size
-        self._dataset = dataset
+        self.dataset = dataset
         self._order = _Order(size)
 
     def restart(self, seed: int) -> None:
@@ -107,14 +122,24 @@ class DatasetBatches:
 
     def next(self, batch_size: int | None) -> Any:
         """Return the next batch, collated as a DataLoader does."""
-        return self._items(self._order.take(batch_size or DEFAULT_BATCH_SIZE))
+        return self.rows(self._order.take(batch_size or DEFAULT_BATCH_SIZE))
 
     def first(self, seed: int, batch_size: int | None) -> Any:
         """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
-        return self._items(_Order(self._size, seed).take(batch_size or DEFAULT_BATCH_SIZE))
+        return self.rows(_Order(self._size, seed).take(batch_size or DEFAULT_BATCH_SIZE))
 
-    def _items(self, rows: torch.Tensor) -> Any:
-        return default_collate([self._dataset[row] for row in rows.tolist()])
+    def rows(self, indices: torch.Tensor) -> Any:
+        """Return the items at ``indices``, collated as a DataLoader does."""
+        items = [self.dataset[index] for index in indices.tolist()]
+        try:
+            return default_collate(items)
+        except TypeError:
+            if _holds_picture(items[0]):
+                raise PictureError(
+                    "data gives PIL images, which no batch can hold: give the dataset "
+                    "transform=torchvision.transforms.ToTensor()."
+                ) from None
+            raise
 
 
 class IterableBatches:
@@ -168,6 +193,13 @@ class IterableBatches:
         finally:
             for generator, state in zip(self._generators, present, strict=True):
                 generator.set_state(state)
+
+
+def _holds_picture(item: Any) -> bool:
+    """Whether an item is, or has among its parts, one of Pillow's images."""
+    parts = item.values() if isinstance(item, Mapping) else item
+    parts = parts if isinstance(item, (Mapping, tuple, list)) else (item,)
+    return any(parent.__module__ == "PIL.Image" for part in parts for parent in type(part).__mro__)
 
 
 _END = object()

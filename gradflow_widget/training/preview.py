@@ -9,9 +9,10 @@ from torch import nn
 
 from ..measurement.reading import Reading
 from ..measurement.single import read_objective
-from .batches import Batches, NoBatchError, on_device
+from .batches import Batches, NoBatchError, PictureError, on_device
 from .failure import FirstBatchError, came_from, described
 from .objective import NoPairError, Objective
+from .penalty import whole_objective
 from .randomness import RandomStream, python_and_numpy_state
 from .settings import Settings
 
@@ -59,13 +60,14 @@ def preview(
         except Exception as error:
             raise failed("model" if came_from(error, model) else origin, error) from error
         draws_elsewhere = python_and_numpy_state() != before
-        return loss
+        whole: torch.Tensor = whole_objective(model, loss, origin)
+        return whole
 
     with RandomStream(settings.seed, every_source=True)():
         try:
             batch = batches.first(settings.seed, settings.batch_size)
             batch = on_device(batch, next(model.parameters()).device)
-        except NoBatchError:
+        except (NoBatchError, PictureError):
             raise
         except Exception as error:
             raise failed("data", error) from error

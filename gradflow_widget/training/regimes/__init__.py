@@ -1,0 +1,1 @@
+"""Regimes: switches that change how data or gradients reach the model."""
