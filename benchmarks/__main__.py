@@ -1,17 +1,22 @@
-"""Prints every table; ``headless``, ``live``, ``soak`` choose some of them."""
+"""Prints every table; ``headless``, ``live``, ``tweaks``, ``soak`` choose some of them."""
 
 from __future__ import annotations
 
 import sys
 
-from . import headless, live, soak
+from . import headless, live, soak, tweaks
 
-TABLES = {"headless": headless.main, "live": live.main, "soak": soak.main}
+TABLES = {
+    "headless": headless.main,
+    "live": live.main,
+    "tweaks": tweaks.main,
+    "soak": soak.main,
+}
 
 
 def main() -> None:
     """Run the chosen tables; all but the long soak by default."""
-    chosen = sys.argv[1:] or ["headless", "live"]
+    chosen = sys.argv[1:] or ["headless", "live", "tweaks"]
     sys.argv[1:] = []
     for name in chosen:
         if name not in TABLES:

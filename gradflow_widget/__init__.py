@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .measurement.probe import GradientProbe
     from .measurement.reading import Reading
     from .measurement.single import take_reading
+    from .source_code.recipe import recipe
     from .training.settings import Settings
     from .tweaks.activation import with_activation
     from .tweaks.depth import depth_of, with_depth
@@ -34,6 +35,7 @@ _HOMES = {
     "Reading": "measurement.reading",
     "Settings": "training.settings",
     "depth_of": "tweaks.depth",
+    "recipe": "source_code.recipe",
     "take_reading": "measurement.single",
     "with_activation": "tweaks.activation",
     "with_depth": "tweaks.depth",
@@ -52,6 +54,7 @@ __all__ = [
     "Reading",
     "Settings",
     "depth_of",
+    "recipe",
     "take_reading",
     "with_activation",
     "with_depth",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .diagnosis.rules import UNDECIDED, Verdict, judge, layer_problems
+from .tweaks.knobs import AS_GIVEN
 
 if TYPE_CHECKING:
     from .display.stage import Stage
@@ -108,7 +109,7 @@ class Backstage:
             return self._notice, True
         if session.foreign_loop:
             return "Your loop is running in a cell: the controls apply when the cell ends.", False
-        return "", False
+        return " ".join(tweak.sentence for tweak in session.tweaks), False
 
     def is_playing(self) -> bool:
         """Say whether steps follow one another now."""
@@ -162,4 +163,10 @@ def _markers(before: Settings | None, after: Settings | None) -> list[str]:
             texts.append("clip off")
     if after.batch_size != before.batch_size:
         texts.append(f"batch {after.batch_size}")
+    if after.optimizer_kind != before.optimizer_kind:
+        is_given = after.optimizer_kind == AS_GIVEN
+        texts.append("optimizer as given" if is_given else after.optimizer_kind)
+    if after.weight_decay != before.weight_decay:
+        own = after.weight_decay is None
+        texts.append(f"weight decay {'as given' if own else format(after.weight_decay, '.3g')}")
     return texts

@@ -16,28 +16,23 @@ from .cells import CellRegistry, after_each_cell
 from .display.closing import close_tree
 from .display.controls import Actions, Controls, Offer, legend
 from .display.stage import SPEEDS, Speed, Stage
+from .knob_traits import Knob, KnobTraits
 from .measurement.history import History
 from .measurement.reading import Reading
 from .playground.assembly import assemble
 from .training.batches import DEFAULT_BATCH_SIZE, as_batches
 from .training.construction import Construction, ModelSource, OptimizerSource
 from .training.objective import Objective, as_objective
+from .training.optimizers import KINDS
 from .training.run import check_unwatched
 from .training.session import TrainingSession
 from .training.settings import Settings, checked_count
-from .training.steering import learning_rate_of
-from .tweaks.activation import ACTIVATIONS
 from .tweaks.depth import DEEPEST, SHALLOWEST
-from .tweaks.knobs import COLD_KNOBS
+from .tweaks.knobs import AS_GIVEN, COLD_KNOBS
+from .tweaks.record import Tweak
 
 _cells = CellRegistry()
-
-
-class _Knob(traitlets.Any):
-    """A value that its validator checks; traitlets would let None pass unseen."""
-
-    def _validate(self, obj: Any, value: Any) -> Any:
-        return value if obj._cross_validation_lock else self._cross_validate(obj, value)
+_LOSS = "Loss of the latest step: the whole of what is minimised, a penalty among it."
 
 
 class _FreshStatus(traitlets.Unicode[str, str]):
@@ -49,7 +44,7 @@ class _FreshStatus(traitlets.Unicode[str, str]):
         return super().get(obj, cls)
 
 
-class GradientFlow(widgets.VBox):
+class GradientFlow(KnobTraits, widgets.VBox):
     """Shows live how the error signal flows back through every layer of a model.
 
     Args:
@@ -69,16 +64,10 @@ class GradientFlow(widgets.VBox):
         RuntimeError: the model failed on the first batch.
     """
 
-    learning_rate = _Knob(help="Of the first parameter group; others keep their ratio.")
-    clip_norm = _Knob(None, help="Global L2 norm to clip to; None is off.")
-    clip_value = _Knob(None, help="Magnitude to clip every element to; None is off.")
-    batch_size = _Knob(None, help="Samples a step; None where data come in batches.")
-    depth = _Knob(None, help="Cold knob, 1 to 64; None where the model has none.")
-    activation = _Knob(None, help="Cold knob, by name; None where the model has none.")
-    speed = _Knob(1, help="Every how many steps one is drawn, or 'max'.")
+    speed = Knob(1, help="Every how many steps one is drawn, or 'max'.")
     playing = traitlets.Bool(False, help="Whether steps follow one another.")
     step_number = traitlets.Int(0, read_only=True, help="Steps done in the present run.")
-    loss = traitlets.Float(math.nan, read_only=True, help="Loss of the latest step.")
+    loss = traitlets.Float(math.nan, read_only=True, help=_LOSS)
     status = _FreshStatus("", read_only=True, help="The status line.")
 
     def __init__(
@@ -93,7 +82,8 @@ class GradientFlow(widgets.VBox):
         seed: int = 0,
     ) -> None:
         self._closed = self._ready = False
-        self._construction = construction = Construction(model, optimizer)
+        self._construction = Construction(model, optimizer)
+        self._loss_fn, self._objective = loss_fn, objective
         objective, origin = as_objective(loss_fn, objective, data)
         batches = as_batches(data) if data is not None else None
         samples = batches.size if batches is not None else None
@@ -101,7 +91,6 @@ class GradientFlow(widgets.VBox):
             clip_norm=clip_norm,
             batch_size=None if samples is None else min(DEFAULT_BATCH_SIZE, samples),
             seed=seed,
-            **{name: knob.value for name, knob in construction.knobs.items() if knob.offered},
         )
         # An earlier run of this cell may be training the very same model.
         _cells.replace_earlier()
@@ -113,10 +102,10 @@ class GradientFlow(widgets.VBox):
         self._stop_listening: Callable[[], None] = lambda: None
         try:
             self._session = TrainingSession(
-                construction, objective, batches, settings, self._backstage, origin=origin
+                self._construction, objective, batches, settings, self._backstage, origin=origin
             )
             self._backstage.session = self._session
-            self._adopt(settings)
+            self._adopt()
             self._controls = self._make_controls(samples)
             super().__init__(self._children(self._controls))
         except BaseException:
@@ -139,6 +128,7 @@ class GradientFlow(widgets.VBox):
             data: "digits".
             seed: of weights and batch order.
             **knobs: first values of the knobs: ``depth``, ``activation``,
+                ``initialization``, ``normalization``, ``skips``, ``orthogonality``,
                 ``learning_rate``, ``clip_norm``, ``clip_value``, ``batch_size``, ``speed``.
 
         Raises:
@@ -148,8 +138,9 @@ class GradientFlow(widgets.VBox):
         if "learning_rate" in knobs:
             Settings(learning_rate=knobs["learning_rate"])
         flow = cls(parts.build, parts.optimize, parts.loss_fn, parts.data, seed=seed)
+        tweaked = {name: knobs[name] for name in COLD_KNOBS[2:] if name in knobs}
         try:
-            for name, value in parts.hot.items():
+            for name, value in {**tweaked, **parts.hot}.items():
                 setattr(flow, name, value)
         except BaseException:
             flow.close()
@@ -177,6 +168,11 @@ class GradientFlow(widgets.VBox):
     def history(self) -> History:
         """All readings of the present run."""
         return self._training.history
+
+    @property
+    def tweaks(self) -> tuple[Tweak, ...]:
+        """What has been changed in the model as it now stands: knob, sentence and value."""
+        return self._training.tweaks
 
     # -- training --------------------------------------------------------------------
 
@@ -264,6 +260,8 @@ class GradientFlow(widgets.VBox):
         try:
             if self._session is not None:
                 self._session.stop()
+                # A thread that waited for its turn has not told that it plays no more.
+                self._backstage.state_changed()
         finally:
             if self._controls is not None:
                 self._controls.close()
@@ -278,40 +276,6 @@ class GradientFlow(widgets.VBox):
 
     # -- traits ----------------------------------------------------------------------
 
-    def _adopt(self, settings: Settings) -> None:
-        """Give the traits their first values."""
-        self.learning_rate = learning_rate_of(self.optimizer)
-        for name in ("clip_norm", "clip_value", "batch_size", *COLD_KNOBS):
-            setattr(self, name, getattr(settings, name))
-
-    @traitlets.validate("learning_rate", "clip_norm", "clip_value", "batch_size", *COLD_KNOBS)
-    def _check_knob(self, proposal: Any) -> Any:
-        name, value = proposal["trait"].name, proposal["value"]
-        if not self._ready:
-            return value
-        if value is None and name not in ("clip_norm", "clip_value"):
-            raise ValueError(f"{name} can't be set to None: {self._refusal(name) or 'give one.'}")
-        refusal = self._refusal(name)
-        if refusal:
-            raise ValueError(f"{name} can't be changed: {refusal}")
-        return getattr(self._training.check(**self._with_other_clip_off(name, value)), name)
-
-    def _refusal(self, name: str) -> str:
-        """Return why a knob can't be turned; "" where it can."""
-        if name in COLD_KNOBS:
-            return self._construction.knobs[name].reason
-        if name == "learning_rate" and learning_rate_of(self.optimizer) is None:
-            return "the optimizer has no learning rate."
-        if name == "batch_size" and self._training.settings.batch_size is None:
-            return "the data come in batches of their own, so change it where they are made."
-        return ""
-
-    @staticmethod
-    def _with_other_clip_off(name: str, value: Any) -> dict[str, Any]:
-        """Return the changes that a turn of one knob makes: one clipping at a time."""
-        other = {"clip_norm": "clip_value", "clip_value": "clip_norm"}.get(name)
-        return {name: value} if other is None or value is None else {name: value, other: None}
-
     @traitlets.validate("speed")
     def _check_speed(self, proposal: Any) -> Speed:
         value: Any = proposal["value"]
@@ -324,31 +288,6 @@ class GradientFlow(widgets.VBox):
                 f"speed must be a whole number of at least 1 or 'max', not {value!r}; "
                 f"the menu offers {', '.join(map(str, SPEEDS))}."
             ) from None
-
-    @traitlets.observe("learning_rate", "clip_norm", "clip_value", "batch_size")
-    def _turn_hot(self, change: Any) -> None:
-        if not self._ready:
-            return
-        name, value = change["name"], change["new"]
-        if getattr(self._training.settings, name) == value:
-            return
-        changes = self._with_other_clip_off(name, value)
-        self._training.turn(**changes)
-        for other, off in changes.items():
-            if other != name:
-                setattr(self, other, off)
-
-    @traitlets.observe(*COLD_KNOBS)
-    def _turn_cold(self, change: Any) -> None:
-        name, value = change["name"], change["new"]
-        if not self._ready or getattr(self._training.settings, name) == value:
-            return
-        try:
-            self._training.turn(**{name: value})
-        except BaseException:
-            # The old model goes on, and so does its knob.
-            setattr(self, name, getattr(self._training.settings, name))
-            raise
 
     @traitlets.observe("speed")
     def _turn_speed(self, change: Any) -> None:
@@ -385,8 +324,20 @@ class GradientFlow(widgets.VBox):
                 look_at=self._stage.look_at,
                 failed=self._backstage.say_error,
             ),
-            cold={name: Offer(knob.value, knob.reason) for name, knob in knobs.items()},
-            activations=list(ACTIVATIONS),
+            cold={
+                name: Offer(knob.value, knob.reason, knob.options) for name, knob in knobs.items()
+            },
+            hot={
+                "optimizer_kind": Offer(
+                    AS_GIVEN,
+                    _sentence(session.why_no_other_optimizer()),
+                    (
+                        (f"as given ({type(self.optimizer).__name__})", AS_GIVEN),
+                        *((kind, kind) for kind in KINDS),
+                    ),
+                ),
+                "weight_decay": Offer(self.weight_decay, _sentence(self._refusal("weight_decay"))),
+            },
             depths=(SHALLOWEST, DEEPEST),
             samples=samples,
             can_train=session.can_train,
@@ -425,3 +376,7 @@ class GradientFlow(widgets.VBox):
         if self._training.foreign_loop:
             self._training.loop_has_ended()
             self._backstage.say()
+
+
+def _sentence(clause: str) -> str:
+    return clause[:1].upper() + clause[1:]

@@ -9,6 +9,7 @@ import anywidget
 import pytest
 import traitlets
 
+from gradflow_widget.display.folds import Folds
 from gradflow_widget.display.panel import LayerTable, Panel
 
 SOURCES = Path(__file__).parents[1] / "js" / "src"
@@ -40,7 +41,11 @@ def synced(widget: type[anywidget.AnyWidget]) -> dict[str, traitlets.TraitType]:
 
 @pytest.mark.parametrize(
     ("widget", "interface", "source"),
-    [(Panel, "PanelState", "panel.ts"), (LayerTable, "LayerTableState", "table.ts")],
+    [
+        (Panel, "PanelState", "panel.ts"),
+        (LayerTable, "LayerTableState", "table.ts"),
+        (Folds, "FoldsState", "folds.ts"),
+    ],
 )
 def test_synced_traits_are_the_fields_that_the_page_knows(
     widget: type[anywidget.AnyWidget], interface: str, source: str
@@ -50,7 +55,11 @@ def test_synced_traits_are_the_fields_that_the_page_knows(
 
 @pytest.mark.parametrize(
     ("widget", "interface", "source"),
-    [(Panel, "PanelState", "panel.ts"), (LayerTable, "LayerTableState", "table.ts")],
+    [
+        (Panel, "PanelState", "panel.ts"),
+        (LayerTable, "LayerTableState", "table.ts"),
+        (Folds, "FoldsState", "folds.ts"),
+    ],
 )
 def test_their_types_agree(widget: type[anywidget.AnyWidget], interface: str, source: str) -> None:
     written = fields(interface, source)

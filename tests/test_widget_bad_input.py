@@ -232,9 +232,9 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "activation 'Tanh' is unknown: choose one of identity, sigmoid, tanh, relu",
     ),
     "playground network": (
-        lambda: GradientFlow.playground("cnn"),
+        lambda: GradientFlow.playground("perceptron"),
         ValueError,
-        "network 'cnn' is unknown: choose one of mlp",
+        "network 'perceptron' is unknown: choose one of mlp",
     ),
     "playground data": (
         lambda: GradientFlow.playground(data="mnist"),
@@ -244,7 +244,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "playground knob": (
         lambda: GradientFlow.playground(lr=0.1),
         ValueError,
-        "knob 'lr' is unknown: choose among depth, activation, learning_rate",
+        "knob 'lr' is unknown: choose among depth, activation, initialization",
     ),
     "playground depth": (lambda: GradientFlow.playground(depth=0), ValueError, "depth must"),
     "playground activation": (
@@ -265,7 +265,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "playground batch": (
         lambda: GradientFlow.playground(batch_size=1798),
         ValueError,
-        "batch_size is 1798 but data has only 1797 samples",
+        "batch_size is 1798 but data has only",
     ),
     "playground speed": (lambda: GradientFlow.playground(speed=0), ValueError, "speed must be"),
     "playground clips": (

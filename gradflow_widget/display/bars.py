@@ -1,4 +1,4 @@
-"""The gradient-flow chart: a bar for each layer, from input to output, in decades."""
+"""The gradient-flow chart: a bar for each layer, or each time step, in decades."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from ..measurement.reading import Reading
 
 FloatArray = NDArray[np.float64]
-Measure = Literal["weight gradient", "signal gradient", "update ratio"]
+Measure = Literal["weight gradient", "signal gradient", "update ratio", "through time"]
 MEASURES: dict[Measure, str] = {
     "weight gradient": "‖∂L/∂W‖",
     "signal gradient": "‖∂L/∂h‖ per sample",
     "update ratio": "‖ΔW‖ / ‖W‖",
+    "through time": "‖∂L/∂h‖ at each time step",
 }
 # Beyond this many layers, glyphs stand only at the ends of a run of equal ones.
 _CROWDED = 48
 _TICKS = 20
+_LONGEST_NAME = 28
+_LAYERS, _TIME_STEPS = "layer, input → output", "time step, first → last"
 _COLOURS = {
     "": "var(--gradflow-ghost)",
     "healthy": "var(--gradflow-healthy)",
@@ -37,7 +40,12 @@ STATE_GLYPHS = {"zero": "0", "none": "∅", "frozen": "∥", "nan": "NaN", "inf"
 
 
 def measured(reading: Reading, measure: Measure, *, clipped: bool = True) -> FloatArray:
-    """Return the numbers behind the bars, shape (layers,); NaN where there is none."""
+    """Return the numbers behind the bars; NaN where there is none.
+
+    Their shape is (layers,), or (time steps,) for "through time".
+    """
+    if measure == "through time":
+        return next(iter((reading.signal_grad_through_time or {}).values()), np.empty(0))
     if measure == "weight gradient":
         return reading.weight_grad_norm if clipped else reading.unclipped_grad_norm
     values = reading.signal_grad_norm if measure == "signal gradient" else reading.update_ratio
@@ -108,7 +116,7 @@ class FlowChart:
         )
         x_axis = Axis(
             scale=x,
-            label="layer, input → output",
+            label=_LAYERS,
             label_offset="2.4em",
             grid_lines="none",
         )
@@ -142,18 +150,29 @@ class FlowChart:
         """Fit the axis anew: another quantity is shown."""
         self._range.forget()
 
+    def shown(self, reading: Reading) -> Measure:
+        """Return what the bars show of ``reading``: layers where it has no steps in time."""
+        if self.measure == "through time" and not reading.signal_grad_through_time:
+            return "signal gradient"
+        return self.measure
+
     def draw(self, writer: FrameWriter, reading: Reading, problems: Sequence[str]) -> None:
         """Write the bars of ``reading`` into the next frame.
 
         ``problems`` holds each layer's own verdict, which colours its bar.
         """
-        values = self._in_decades(measured(reading, self.measure), reading)
-        unclipped = self._in_decades(measured(reading, self.measure, clipped=False), reading)
+        measure = self.shown(reading)
+        values = self._in_decades(measured(reading, measure), reading, measure)
+        unclipped = self._in_decades(measured(reading, measure, clipped=False), reading, measure)
         ghost = self._ghost
         old = (
-            np.empty(0) if ghost is None else self._in_decades(measured(ghost, self.measure), ghost)
+            np.empty(0)
+            if ghost is None
+            else self._in_decades(measured(ghost, measure), ghost, measure)
         )
-        bound = self.measure == "weight gradient" and reading.clip_scale != 1.0
+        bound = measure == "weight gradient" and reading.clip_scale != 1.0
+        if measure == "through time":
+            problems = [""] * len(values)  # verdicts are of layers
         everything = np.concatenate([values, old, unclipped if bound else np.empty(0)])
         finite = everything[np.isfinite(everything)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (-2.0, 0.0)
@@ -162,11 +181,12 @@ class FlowChart:
 
         count, columns = len(values), max(len(values), len(old))
         places = np.arange(1, count + 1)
-        writer.set("bars_figure", title=self._title())
+        writer.set("bars_figure", title=self._title(reading))
         ticks, names = decade_ticks(floor, top)
         writer.set("bars_y_axis", tick_labels=names, tick_values=np.array(ticks))
         writer.set("bars_y", min=floor, max=top)
-        writer.set("bars_x_axis", tick_labels=_layer_labels(columns))
+        along = _TIME_STEPS if measure == "through time" else _LAYERS
+        writer.set("bars_x_axis", label=along, tick_labels=_layer_labels(columns))
         writer.set("bars_x", domain=list(range(1, columns + 1)))
         writer.set(
             "bars",
@@ -189,20 +209,30 @@ class FlowChart:
             writer.set("bars_ghost", x=np.arange(1, len(old) + 1)[shown], y=old[shown])
         self._draw_glyphs(writer, reading, values, problems, (floor, top))
 
-    def _title(self) -> str:
-        shown = f"{self.measure} {MEASURES[self.measure]}"
+    def _title(self, reading: Reading) -> str:
+        measure = self.shown(reading)
+        if measure == "through time":
+            name, *others = reading.signal_grad_through_time or {}
+            if len(name) > _LONGEST_NAME:
+                name = f"…{name[1 - _LONGEST_NAME :]}"
+            of = f" (first of {len(others) + 1})" if others else ""
+            last = ", relative to last" if self.relative else ""
+            return f"Signal gradient through time · {name}{of}{last}"
+        shown = f"{measure} {MEASURES[measure]}"
         if self.relative:  # what fits in the least width
             return f"{shown[0].upper()}{shown[1:]}, relative to last"
         return f"Gradient flow · {shown}"
 
-    def _in_decades(self, values: FloatArray, reading: Reading) -> FloatArray:
+    def _in_decades(self, values: FloatArray, reading: Reading, measure: Measure) -> FloatArray:
         """Return log10 of the values, or of their ratio to the last layer's."""
         with np.errstate(divide="ignore", invalid="ignore"):
             decades = np.log10(values)
         decades[~np.isfinite(decades)] = np.nan
         if self.relative:
-            weights = [i for i, layer in enumerate(reading.described) if layer.is_weight_layer]
-            usable = [i for i in weights if np.isfinite(decades[i])]
+            compared: Sequence[int] = range(len(decades))
+            if measure != "through time":
+                compared = [i for i, d in enumerate(reading.described) if d.is_weight_layer]
+            usable = [i for i in compared if np.isfinite(decades[i])]
             if usable:
                 decades = decades - decades[usable[-1]]
         return decades
@@ -241,10 +271,14 @@ class FlowChart:
 
     def state_of(self, reading: Reading, index: int) -> str:
         """Return what stands in for the bar of a layer: "" where it has a number."""
-        state = reading.gradient_states[index]
-        if self.measure == "weight gradient" or state in ("none", "frozen"):
-            return state
-        value = measured(reading, self.measure)[index]
+        measure = self.shown(reading)
+        value = measured(reading, measure)[index]
+        if measure == "through time":
+            state: str = "nan" if np.isnan(value) else ""
+        else:
+            state = reading.gradient_states[index]
+            if measure == "weight gradient" or state in ("none", "frozen"):
+                return state
         if np.isnan(value):
             return state or "none"
         if np.isinf(value):

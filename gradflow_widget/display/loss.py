@@ -1,4 +1,4 @@
-"""The loss chart: the curve, the previous run's ghost, and a marker at each turn of a knob."""
+"""The loss chart: the curve, the previous run's ghost, turns of knobs, validation accuracy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .chart import DEAF, Axis, Label, LinearScale, Lines, chart
 from .frame import FrameWriter
 from .held_range import HeldRange, linear_labels, linear_ticks, log_ticks, step_labels
 from .loss_curve import LossCurve
+from .validation import ValidationCurve
 
 _MOST_MARKERS = 60
 # Shares of the axis: labels of markers that stand closer would lie on each other, on a chart
@@ -91,12 +92,15 @@ class LossChart:
         x_axis = Axis(scale=x, label="step", label_offset="2.4em", grid_lines="none")
         y_axis = Axis(scale=y, side="left", grid_lines="solid", label="")
         # The line lies over the labels, whose halo would hide it.
-        marks = [ghost, rules, labels, line, wrong]
-        self.figure = chart("Loss", "loss", marks, [x_axis, y_axis])
+        self.validation = validation = ValidationCurve(x)
+        marks = [ghost, rules, labels, line, wrong, *validation.marks]
+        self.figure = chart("Loss", "loss", marks, [x_axis, y_axis, validation.axis])
+        self._margin = dict(self.figure.fig_margin)
         # As in the other chart: axes first, then scales, then marks.
         self.targets = {
             "loss_x_axis": x_axis,
             "loss_y_axis": y_axis,
+            **validation.axes,
             "loss_x": x,
             "loss_y": y,
             "loss": line,
@@ -104,6 +108,8 @@ class LossChart:
             "loss_rules": rules,
             "loss_labels": labels,
             "loss_wrong": wrong,
+            **validation.targets,
+            "loss_figure": self.figure,
         }
 
     def begin_run(self) -> None:
@@ -112,6 +118,7 @@ class LossChart:
         if len(steps):
             self._ghost = steps, losses
         self.curve.clear()
+        self.validation.clear()
         self._markers = []
         self._x_end = 20.0
 
@@ -139,6 +146,8 @@ class LossChart:
         _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses)
         self._draw_markers(writer, bottom, top)
         self._draw_wrong(writer, top)
+        self.validation.draw(writer, self._x_end)
+        writer.set("loss_figure", fig_margin={**self._margin, **self.validation.margin()})
 
     def _limits(self, shown: NDArray[np.float64], logarithmic: bool) -> tuple[float, float]:
         if not len(shown):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import numpy as np
 import traitlets
+from numpy.typing import NDArray
 
+from .bars import Measure
 from .frame import FrameFed, FrameWriter
 
 if TYPE_CHECKING:
@@ -40,10 +43,15 @@ class Panel(FrameFed, anywidget.AnyWidget):
     verdict_severity = traitlets.Unicode().tag(sync=True)
     notice = traitlets.Unicode().tag(sync=True)
     notice_is_error = traitlets.Bool(False).tag(sync=True)
+    changes: traitlets.List[str] = traitlets.List().tag(sync=True)
 
 
 class LayerTable(FrameFed, anywidget.AnyWidget):
-    """The bars as a table, for keyboards and screen readers (js/src/table.ts)."""
+    """The bars' numbers, as a table and as tooltips (js/src/table.ts).
+
+    A layer's notes are quantities of its own, such as BatchNorm's: their names, and for each
+    of them mean, lowest and highest value in a row of ``note_values``.
+    """
 
     _esm = STATIC / "table.js"
 
@@ -51,10 +59,18 @@ class LayerTable(FrameFed, anywidget.AnyWidget):
     columns: traitlets.List[str] = traitlets.List().tag(sync=True)
     values = traitlets.Bytes().tag(sync=True)
     marks: traitlets.List[str] = traitlets.List().tag(sync=True)
+    note_names: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    note_values = traitlets.Bytes().tag(sync=True)
+    bars_show = traitlets.Unicode("layers").tag(sync=True)
+    time_layers: traitlets.List[str] = traitlets.List().tag(sync=True)
+    time_values = traitlets.Bytes().tag(sync=True)
 
 
-def draw_table(writer: FrameWriter, reading: Reading) -> None:
-    """Write a reading's numbers, layer by layer, into the next frame."""
+def draw_table(writer: FrameWriter, reading: Reading, measure: Measure = "weight gradient") -> None:
+    """Write a reading's numbers, by layer and by time step, into the next frame.
+
+    ``measure`` is what the bars show, so that a tooltip tells of what stands under it.
+    """
     nothing = np.full(len(reading.described), np.nan)
     columns = (
         reading.weight_grad_norm,
@@ -67,6 +83,8 @@ def draw_table(writer: FrameWriter, reading: Reading) -> None:
         reading.saturated_fraction,
     )
     values = np.stack([nothing if column is None else column for column in columns], axis=1)
+    notes = [of_layer or () for of_layer in _notes(reading)]
+    through_time = reading.signal_grad_through_time or {}
     writer.set(
         "table",
         layers=[
@@ -74,6 +92,27 @@ def draw_table(writer: FrameWriter, reading: Reading) -> None:
             for d in reading.described
         ],
         columns=TABLE_COLUMNS,
-        values=values.astype("<f8").tobytes(),
+        values=_as_bytes(values),
         marks=list(reading.gradient_states),
+        note_names=[[name for name, _ in of_layer] for of_layer in notes],
+        note_values=_as_bytes(np.array([v for of_layer in notes for _, v in of_layer])),
+        bars_show="time steps" if measure == "through time" else "layers",
+        time_layers=list(through_time),
+        time_values=_as_bytes(_side_by_side(list(through_time.values()))),
     )
+
+
+def _notes(reading: Reading) -> Sequence[Any]:
+    return getattr(reading, "layer_notes", None) or ()
+
+
+def _as_bytes(values: NDArray[np.float64]) -> bytes:
+    return values.astype("<f8").tobytes()
+
+
+def _side_by_side(columns: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return arrays of any lengths as columns, NaN where one has ended."""
+    joined = np.full((max(map(len, columns), default=0), len(columns)), np.nan)
+    for number, column in enumerate(columns):
+        joined[: len(column), number] = column
+    return joined

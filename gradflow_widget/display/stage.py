@@ -135,6 +135,23 @@ class Stage:
             # Paused while this step was under way: the status line tells its number.
             self.publisher.draw(step=False)
 
+    def validation(self, step: int, accuracy: float) -> None:
+        """Take in the accuracy on validation data, a share from 0 to 1, after ``step``.
+
+        Raises:
+            ValueError: it is no such share.
+        """
+        with self._lock:
+            self.loss.validation.append(step, accuracy)
+        if not self._director.is_playing():  # else the next step's frame shows it
+            self.publisher.draw(step=False)
+
+    def changes_told(self, sentences: Sequence[str]) -> None:
+        """Say under the controls what was changed in the model; nothing where it is as given."""
+        with self._lock:
+            self._writer.set("panel", changes=list(sentences))
+        self.publisher.draw(step=False)
+
     def begin_run(self, preview: Reading | None) -> None:
         """Turn the present run into the ghost and show the new network."""
         with self._lock:
@@ -217,7 +234,7 @@ class Stage:
         reading = self._shown
         if reading is not None:
             self.bars.draw(self._writer, reading, self._director.layer_problems(reading))
-            draw_table(self._writer, reading)
+            draw_table(self._writer, reading, self.bars.shown(reading))
         self.loss.draw(self._writer)
         return self._speak()
 
@@ -244,6 +261,9 @@ class Stage:
         parts = [f"step {step:,}"]
         if self._loss_seen:
             parts.append(f"loss {self._last_loss:.4g}")
+        accuracy = self.loss.validation.latest
+        if accuracy is not None:
+            parts.append(f"validation {accuracy:.1f} %")
         if self._director.is_playing():
             rate = self._rate()
             if rate:

@@ -1,24 +1,50 @@
-"""How a run's model and optimizer are made: given ready made, or by factories."""
+"""How a run's model and optimizer are made: given ready made, or by factories; then tweaked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ..measurement.layers import find_layers
-from ..tweaks.knobs import ColdKnob, knobs_of_factory, knobs_of_module
+from ..tweaks.copying import NO_ROOM
+from ..tweaks.errors import CannotTweak
+from ..tweaks.knobs import (
+    AS_GIVEN,
+    ColdKnob,
+    completed,
+    knobs_of_factory,
+    knobs_of_module,
+    without_training,
+)
+from ..tweaks.optimizer import rebuilt_optimizer
 from .randomness import RandomStream
 from .settings import Settings
+from .snapshot import Snapshot
+from .tweaking import InputsOf, changed_copy
 
 ModelSource = nn.Module | Callable[..., nn.Module]
 OptimizerSource = Optimizer | Callable[..., Optimizer]
 
 
+class Built(NamedTuple):
+    """A model and its optimizer, and how both are at first."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    beginning: Snapshot
+
+
 class Construction:
     """Makes the model and the optimizer for given settings.
+
+    A module that was given is never restructured: what the knobs ask for is done to a copy
+    of it as it was at first. Where they ask for nothing, the module itself trains again, from
+    its beginning. A factory is called with the knobs that it names, and its product is
+    tweaked for the others.
 
     Args:
         model: a module, or a factory called with the cold knobs that it names.
@@ -47,37 +73,133 @@ class Construction:
                 "parameters, such as lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
             )
         self._model, self._optimizer = model, optimizer
+        self._given: Built | None = None
         self.knobs: dict[str, ColdKnob] = (
-            knobs_of_module() if isinstance(model, nn.Module) else knobs_of_factory(model)
+            {} if isinstance(model, nn.Module) else knobs_of_factory(model)
         )
 
-    def build(self, settings: Settings) -> tuple[nn.Module, Optimizer]:
-        """Return the model and its optimizer; a factory starts from the settings' seed.
+    # -- what the knobs may say ------------------------------------------------------
+
+    def first_settings(self, settings: Settings) -> Settings:
+        """Return ``settings`` with what a factory's own knobs say before anybody turns them."""
+        return _with_first_values(settings, self.knobs)
+
+    def look_at(self, model: nn.Module, settings: Settings, *, trains: bool) -> Settings:
+        """Find the knobs of the model that :meth:`build` made first; return their settings.
+
+        ``trains``: whether there is something to train a changed copy with.
+        """
+        knobs = completed(self.knobs, model) if self.is_factory else knobs_of_module(model)
+        self.knobs = knobs if trains else without_training(knobs)
+        return _with_first_values(settings, self.knobs)
+
+    def meant(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``changes`` with what a knob began with in the place of "as given"."""
+        return {
+            name: self.knobs[name].value
+            if name in self.knobs and self.knobs[name].offered and _is_as_given(value)
+            else value
+            for name, value in changes.items()
+        }
+
+    def turned(self, settings: Settings) -> dict[str, Any]:
+        """Return the knobs that the model is tweaked for, and their values."""
+        return {
+            name: getattr(settings, name)
+            for name, knob in self.knobs.items()
+            if knob.offered and not knob.is_named and getattr(settings, name) != knob.value
+        }
+
+    def depends_on_seed(self, settings: Settings) -> bool:
+        """Whether another seed makes another model."""
+        return self.is_factory or bool(self.turned(settings))
+
+    # -- building --------------------------------------------------------------------
+
+    def build(self, settings: Settings, inputs_of: InputsOf | None = None) -> Built:
+        """Return the model and its optimizer; what is drawn comes from the settings' seed.
+
+        Args:
+            settings: what the knobs say.
+            inputs_of: what a model is called with in the first step.
 
         Raises:
             TypeError: a factory returned something else.
             ValueError: the model has no parameters, or lazy ones.
+            CannotTweak: the model can't be changed so; one sentence says why.
             Exception: what a factory raised.
         """
         with RandomStream(settings.seed, every_source=True)():
-            return self._build(settings)
+            if self.is_factory:
+                return self._from_factory(settings, inputs_of)
+            if self._given is None:
+                model: Any = self._model
+                find_layers(model)  # an optimizer would complain in its own words
+                optimizer = self._optimizer_for(model)
+                self._given = Built(model, optimizer, Snapshot(model, optimizer))
+                return self._given
+            changes = self.turned(settings)
+            if changes:
+                return self._from_given(self._given, changes, settings.seed, inputs_of)
+            self._given.beginning.restore(self._given.model, self._given.optimizer)
+            return self._given
 
-    def _build(self, settings: Settings) -> tuple[nn.Module, Optimizer]:
-        model: Any = self._model
-        if self.is_factory:
-            model = model(**settings.cold)
-            if not isinstance(model, nn.Module):
-                raise TypeError(
-                    f"model is a factory that returned {type(model).__name__}: "
-                    "it must return a torch.nn.Module."
-                )
-        find_layers(model)  # an optimizer would complain of the parameters in its own words
+    def _from_factory(self, settings: Settings, inputs_of: InputsOf | None) -> Built:
+        factory: Any = self._model
+        model = factory(**self._arguments(settings))
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model is a factory that returned {type(model).__name__}: "
+                "it must return a torch.nn.Module."
+            )
+        find_layers(model)
+        changes = self.turned(settings)
+        if changes:
+            # A copy of it too, for a factory may return one and the same module each time.
+            model = changed_copy(model, None, changes, settings.seed, inputs_of)
+        optimizer = self._optimizer_for(model)
+        return Built(model, optimizer, Snapshot(model, optimizer))
+
+    def _from_given(
+        self, given: Built, changes: dict[str, Any], seed: int, inputs_of: InputsOf | None
+    ) -> Built:
+        model = changed_copy(given.model, given.beginning, changes, seed, inputs_of)
+        try:
+            if isinstance(self._optimizer, Optimizer):
+                before = given.beginning.optimizer_as_it_was(self._optimizer)
+                optimizer = rebuilt_optimizer(before, given.model, model)
+            else:
+                optimizer = self._optimizer_for(model)
+            return Built(model, optimizer, Snapshot(model, optimizer))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise CannotTweak(NO_ROOM) from error
+
+    def _arguments(self, settings: Settings) -> dict[str, Any]:
+        """Return what a factory is called with."""
+        arguments = {}
+        for name, knob in self.knobs.items():
+            if knob.is_named:
+                value = getattr(settings, name)
+                arguments[name] = knob.argument if value == knob.value else value
+        return arguments
+
+    def _optimizer_for(self, model: nn.Module) -> Optimizer:
         optimizer: Any = self._optimizer
+        if isinstance(optimizer, Optimizer):
+            return optimizer
+        optimizer = optimizer(model.parameters())
         if not isinstance(optimizer, Optimizer):
-            optimizer = optimizer(model.parameters())
-            if not isinstance(optimizer, Optimizer):
-                raise TypeError(
-                    f"optimizer is a factory that returned {type(optimizer).__name__}: "
-                    "it must return a torch.optim.Optimizer."
-                )
-        return model, optimizer
+            raise TypeError(
+                f"optimizer is a factory that returned {type(optimizer).__name__}: "
+                "it must return a torch.optim.Optimizer."
+            )
+        return optimizer
+
+
+def _with_first_values(settings: Settings, knobs: Mapping[str, ColdKnob]) -> Settings:
+    offered = {name: knob.value for name, knob in knobs.items() if knob.offered}
+    return settings.replaced(**offered)
+
+
+def _is_as_given(value: object) -> bool:
+    return isinstance(value, str) and value == AS_GIVEN

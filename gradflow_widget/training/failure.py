@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
 from torch import nn
 
 _LONGEST = 200
@@ -31,3 +33,30 @@ def came_from(error: BaseException, model: nn.Module) -> bool:
             return True
         traceback = traceback.tb_next
     return False
+
+
+class LastFailure:
+    """What stopped the training, kept to be told and raised again."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+
+    def keep(self, error: BaseException) -> None:
+        """Remember what has just been raised."""
+        self._error, self._traceback = error, error.__traceback__
+
+    def clear(self) -> None:
+        """Forget it: training goes on, or anew."""
+        self._error = self._traceback = None
+
+    @property
+    def text(self) -> str:
+        """It in one line without a full stop; "" where nothing failed."""
+        return "" if self._error is None else described(self._error)
+
+    def raise_again(self) -> None:
+        """Raise it, where there is something."""
+        if self._error is not None:
+            # Raising adds to a traceback; each time it begins where the user's code raised.
+            raise self._error.with_traceback(self._traceback)

@@ -11,7 +11,10 @@ from torch.optim import Optimizer
 
 from ..measurement.probe import GradientProbe
 from ..measurement.reading import Reading
+from ..tweaks.copying import copied
+from ..tweaks.knobs import AS_GIVEN
 from .first_fault import FirstFault
+from .optimizers import of_kind
 from .settings import Settings
 from .snapshot import Snapshot
 from .steering import Steering
@@ -35,7 +38,9 @@ class Run:
     Args:
         model: what is trained.
         optimizer: what trains it.
+        beginning: how both were at first.
         settings_of_step: the settings of the step under way.
+        kind: the kind of optimizer that takes the place of ``optimizer``, or "as given".
         on_reading: takes a step's reading.
         before_step: called before an optimizer step, ahead of all reading of it.
         after_step: called when an optimizer step is over and read.
@@ -52,35 +57,46 @@ class Run:
         self,
         model: nn.Module,
         optimizer: Optimizer,
+        beginning: Snapshot,
         settings_of_step: Callable[[], Settings],
         *,
+        kind: str = AS_GIVEN,
         on_reading: Callable[[Reading], None],
         before_step: Callable[..., None],
         after_step: Callable[..., None],
     ) -> None:
         check_unwatched(optimizer)
-        self.model, self.optimizer = model, optimizer
+        self.model, self.given_optimizer = model, optimizer
+        self.optimizer = of_kind(kind, optimizer)
+        self._kind, self._snapshot = kind, beginning
         self._settings_of_step = settings_of_step
         self._on_reading = on_reading
         self._before_step, self._after_step = before_step, after_step
         # Its device is the model's, wherever that is moved.
         self.a_parameter = next(model.parameters())
-        self._snapshot = Snapshot(model, optimizer)
         self._handles: list[Any] = []
-        self._watch()
+        self._watch(None)
         _watched[optimizer] = weakref.ref(self)
 
-    def _watch(self) -> None:
+    def _watch(self, earlier: GradientProbe | None) -> None:
+        """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
         steering = Steering(self.optimizer, self._settings_of_step)
         try:
-            probe = GradientProbe(self.model, self.optimizer)
+            probe = GradientProbe(
+                self.model,
+                self.optimizer,
+                history=None if earlier is None else earlier.history,
+            )
         except BaseException:
             steering.close()
             raise
+        if earlier is not None:
+            probe.set_order(earlier.layers)
         steering.follow(probe)
         probe.on_reading = self._on_reading
         self.probe, self.steering = probe, steering
-        self.fault = FirstFault(self.model)
+        if earlier is None:
+            self.fault = FirstFault(self.model)
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -89,19 +105,42 @@ class Run:
     def _unwatch(self) -> None:
         self.probe.close()
         self.steering.close()
-        self.fault.close()
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
-    def rewind(self) -> None:
-        """Go back to the beginning: weights, buffers, optimizer; with an empty history."""
+    def use(self, kind: str) -> None:
+        """Go on with an optimizer of another kind; weights and history stay.
+
+        It begins without state; the one that was given has again what it had when it left.
+        """
+        full = self.probe.full
         self._unwatch()
-        self._snapshot.restore(self.model, self.optimizer)
-        self._watch()
+        self.optimizer, self._kind = of_kind(kind, self.given_optimizer), kind
+        self._watch(self.probe)
+        self.probe.full = full
+
+    def at_the_beginning(self) -> nn.Module:
+        """Return a copy of the model with the weights, buffers and modes that it began with."""
+        twin = copied(self.model)
+        self._snapshot.write_into(twin)
+        return twin
+
+    def rewind(self) -> None:
+        """Go back to the beginning: weights, buffers, optimizer; with an empty history.
+
+        An optimizer of another kind than the given one begins anew.
+        """
+        self._unwatch()
+        self.fault.close()
+        self._snapshot.restore(self.model, self.given_optimizer)
+        self.optimizer = of_kind(self._kind, self.given_optimizer)
+        self._watch(None)
 
     def close(self) -> None:
         """Take every hook off; what was recorded stays."""
         self._unwatch()
-        if (holder := _watched.get(self.optimizer)) is not None and holder() is self:
-            del _watched[self.optimizer]
+        self.fault.close()
+        holder = _watched.get(self.given_optimizer)
+        if holder is not None and holder() is self:
+            del _watched[self.given_optimizer]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
-from ..tweaks.knobs import COLD_KNOBS, checked_knob
+from ..tweaks.knobs import AS_GIVEN, CAN_BE_OFF, COLD_KNOBS, checked_knob
+from .optimizers import checked_kind
 
 
 def checked_positive(name: str, value: object) -> float:
@@ -21,6 +22,19 @@ def checked_positive(name: str, value: object) -> float:
         if math.isfinite(number) and number > 0:
             return number
     raise ValueError(f"{name} must be a positive, finite number, not {value!r}.")
+
+
+def checked_decay(value: object) -> float:
+    """Return ``value`` as a float if it is a finite number from 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and number >= 0:
+            return number
+    raise ValueError(f"weight_decay must be a finite number from 0, not {value!r}.")
 
 
 def _whole(value: object) -> int | None:
@@ -62,8 +76,16 @@ class Settings:
         clip_norm: clip to this global L2 norm; None is off.
         clip_value: clip every element to this magnitude; None is off.
         batch_size: samples a step; None where the data come in batches of their own.
+        optimizer_kind: "as given", or a name out of ``optimizers.KINDS``.
+        weight_decay: of the parameter groups that have most of it, the others keep their
+            ratio to it; None leaves the optimizer's own.
         seed: of weights, batch order and dropout.
         depth, activation: cold knobs; None where the model does not offer them.
+        initialization: a cold knob: "as given" or a scheme.
+        normalization: a cold knob: "as given", None for off, or a kind.
+        skips: a cold knob: None for off, a positive number, "1/sqrt(2L)" or "learned".
+        orthogonality: a cold knob: None for off, a positive strength of the penalty that is
+            added to the loss, or "hard".
 
     Raises:
         ValueError: a value is out of range; the sentence names it and what would do.
@@ -73,9 +95,15 @@ class Settings:
     clip_norm: float | None = None
     clip_value: float | None = None
     batch_size: int | None = None
+    optimizer_kind: str = AS_GIVEN
+    weight_decay: float | None = None
     seed: int = 0
     depth: int | None = None
     activation: str | None = None
+    initialization: str = AS_GIVEN
+    normalization: str | None = AS_GIVEN
+    skips: float | str | None = None
+    orthogonality: float | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm", "clip_value"):
@@ -88,10 +116,13 @@ class Settings:
             )
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", checked_count("batch_size", self.batch_size))
+        checked_kind(self.optimizer_kind)
+        if self.weight_decay is not None:
+            object.__setattr__(self, "weight_decay", checked_decay(self.weight_decay))
         object.__setattr__(self, "seed", checked_seed(self.seed))
         for name in COLD_KNOBS:
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name not in (*CAN_BE_OFF, "depth", "activation"):
                 object.__setattr__(self, name, checked_knob(name, value))
 
     def replaced(self, **changes: Any) -> Settings:
@@ -100,5 +131,5 @@ class Settings:
 
     @property
     def cold(self) -> dict[str, Any]:
-        """The cold knobs that the model offers."""
-        return {name: v for name in COLD_KNOBS if (v := getattr(self, name)) is not None}
+        """What all cold knobs say."""
+        return {name: getattr(self, name) for name in COLD_KNOBS}

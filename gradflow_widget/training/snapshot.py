@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -45,3 +46,44 @@ class Snapshot:
                     buffer, values = kept
                     module._buffers[name] = buffer.copy_(values)
         optimizer.load_state_dict(copy.deepcopy(self._optimizer))
+
+    def write_into(self, twin: nn.Module) -> None:
+        """Give a copy of the model, made since, what the model began with."""
+        with torch.no_grad():
+            for parameter, saved in zip(twin.parameters(), self._parameters, strict=True):
+                parameter.copy_(saved)
+            for module, mode, buffers in zip(
+                twin.modules(), self._modes, self._buffers, strict=True
+            ):
+                module.training = mode
+                present = dict(module._buffers)
+                module._buffers.clear()
+                for name, kept in buffers.items():
+                    module._buffers[name] = (
+                        None if kept is None else _set_to(present.get(name), kept[1])
+                    )
+
+    def optimizer_as_it_was(self, optimizer: Optimizer) -> Optimizer:
+        """Return a stand-in for ``optimizer`` with the options and state that it began with.
+
+        It is there to be read, and holds the same parameters.
+        """
+        stand_in: Optimizer = type(optimizer).__new__(type(optimizer))
+        stand_in.__dict__.update(optimizer.__dict__)
+        saved = self._optimizer
+        stand_in.param_groups = [
+            {**group, **then, "params": group["params"]}
+            for group, then in zip(optimizer.param_groups, saved["param_groups"], strict=True)
+        ]
+        parameters = [one for group in stand_in.param_groups for one in group["params"]]
+        stand_in.state = defaultdict(
+            dict, {parameters[place]: state for place, state in saved["state"].items()}
+        )
+        return stand_in
+
+
+def _set_to(buffer: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor:
+    # In place where that is possible: a buffer may be one with another module's.
+    if buffer is not None and (buffer.shape, buffer.dtype) == (values.shape, values.dtype):
+        return buffer.copy_(values)
+    return values.clone() if buffer is None else values.to(buffer.device, copy=True)

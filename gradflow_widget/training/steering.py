@@ -1,14 +1,16 @@
-"""Steering: learning rate and clipping, applied through the optimizer's own hooks."""
+"""Steering: learning rate, weight decay and clipping, through the optimizer's own hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from ..measurement.probe import GradientProbe
+from .optimizers import decays_of, set_weight_decay
 from .settings import Settings
 
 
@@ -17,7 +19,7 @@ class Steering:
 
     The hooks surround the probe's: the learning rate is set before the probe reads it,
     and clipping acts after the probe has read the gradients, so after any clipping of
-    the user's own.
+    the user's own. The optimizer's own weight decay comes back on closing.
     """
 
     def __init__(self, optimizer: Optimizer, settings_of_step: Callable[[], Settings]) -> None:
@@ -26,6 +28,8 @@ class Steering:
         self._settings = settings_of_step()
         self._applied: float | None = None
         self._ratios = _ratios(optimizer)
+        self._own_decays = decays_of(optimizer)
+        self._applied_decay: float | None = None
         self._probe: GradientProbe | None = None
         self._handles = [optimizer.register_step_pre_hook(self._begin)]
 
@@ -34,8 +38,32 @@ class Steering:
         self._probe = probe
         self._handles.append(self._optimizer.register_step_pre_hook(self._clip_before_step))
 
+    @property
+    def own_weight_decay(self) -> float | None:
+        """The greatest weight decay that a group has of its own; None where none has one."""
+        return max((float(one) for one in self._own_decays if one is not None), default=None)
+
+    def coming(self) -> list[dict[str, Any]]:
+        """Return each group's learning rate and weight decay as the next step will have them."""
+        settings = self._settings_of_step()
+        groups = [
+            {key: float(group[key]) for key in ("lr", "weight_decay") if key in group}
+            for group in self._optimizer.param_groups
+        ]
+        stand_in: Any = SimpleNamespace(param_groups=groups)
+        if settings.learning_rate is not None and settings.learning_rate != self._applied:
+            set_learning_rate(stand_in, settings.learning_rate, self._ratios)
+        if settings.weight_decay is not None:
+            set_weight_decay(stand_in, settings.weight_decay, self._own_decays)
+        else:
+            for group, own in zip(groups, self._own_decays, strict=False):
+                if own is not None:
+                    group["weight_decay"] = float(own)
+        return groups
+
     def close(self) -> None:
         """Take the hooks off."""
+        self._decay_by(None)
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -49,6 +77,18 @@ class Steering:
         if wanted is not None and wanted != self._applied:
             set_learning_rate(self._optimizer, wanted, self._ratios)
             self._applied = wanted
+        self._decay_by(settings.weight_decay)
+
+    def _decay_by(self, wanted: float | None) -> None:
+        if wanted == self._applied_decay:
+            return
+        if wanted is not None:
+            set_weight_decay(self._optimizer, wanted, self._own_decays)
+        else:
+            for group, own in zip(self._optimizer.param_groups, self._own_decays, strict=False):
+                if own is not None:
+                    group["weight_decay"] = own
+        self._applied_decay = wanted
 
     def _clip_before_step(
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

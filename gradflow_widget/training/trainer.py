@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,9 @@ from torch.optim import LBFGS
 from ..measurement.reading import Reading
 from ..measurement.single import checked_loss
 from .batches import Batches, TensorBatches, on_device
+from .first_inputs import first_inputs
 from .objective import Objective
+from .penalty import whole_objective
 from .preview import preview
 from .randomness import RandomStream
 from .run import Run
@@ -46,6 +49,12 @@ class Trainer:
         self._random.every_source |= shown.draws_elsewhere
         return shown.reading
 
+    def first_inputs(self, model: nn.Module, settings: Settings) -> Any:
+        """Return what ``model`` is called with in the first step; see :func:`first_inputs`."""
+        batch = self._batches.first(settings.seed, settings.batch_size)
+        batch = on_device(batch, next(model.parameters()).device)
+        return first_inputs(model, self._objective, batch)
+
     def restart(self, seed: int) -> None:
         """Go back to the first batch and the first random number of ``seed``.
 
@@ -70,7 +79,8 @@ class Trainer:
             def closure() -> torch.Tensor:
                 optimizer.zero_grad(set_to_none=True)
                 begins_at = torch.get_rng_state()
-                loss = checked_loss(forward(), self._origin)
+                loss = whole_objective(model, forward(), self._origin)
+                loss = checked_loss(loss, self._origin)
                 if loss.device.type == "cpu" and not math.isfinite(loss.item()):
 
                     def repeated() -> object:

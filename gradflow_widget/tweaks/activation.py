@@ -14,7 +14,7 @@ from .errors import CannotTweak
 from .hidden import Hidden, activation_name, find_hidden
 from .lineage import carry_lineage
 from .nonlinearities import function_name
-from .record import forget, record, tweaks_of
+from .record import forget, record, value_of
 from .rewriting import restore, rewrite
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -103,10 +103,7 @@ def take_off_activation(model: nn.Module) -> str | None:
     Raises:
         CannotTweak: the class of a module has been changed since.
     """
-    taken_off = None
-    for tweak in tweaks_of(model):
-        if tweak.knob == "activation":
-            taken_off = str(tweak.value)
+    taken_off: str | None = value_of(model, "activation")
     for module in list(model.modules()):
         restore(module)
         for key, value in module.__dict__.pop(_ORIGINAL_ATTRIBUTES, {}).items():
@@ -127,13 +124,8 @@ def put_on_activation(model: nn.Module, target: str | None) -> nn.Module:
     Raises:
         CannotTweak: as ``with_activation`` does.
     """
-    hidden = find_hidden(model)
+    hidden = changeable_activations(model)
     names = hidden.names
-    if not names:
-        raise CannotTweak(
-            "The model has no activation between its layers to change (output activations and "
-            "the gates of nn.LSTM and nn.GRU stay as they are)."
-        )
     if target is None:
         return model
     if hidden.recurrent and target not in _RECURRENT:
@@ -147,11 +139,26 @@ def put_on_activation(model: nn.Module, target: str | None) -> nn.Module:
     return record(model, "activation", sentence, target)
 
 
+def changeable_activations(model: nn.Module) -> Hidden:
+    """Return the hidden activations that ``with_activation`` would swap.
+
+    Raises:
+        CannotTweak: there is none, or one can't be followed.
+    """
+    hidden = find_hidden(model)
+    if not hidden.names:
+        raise CannotTweak(
+            "The model has no activation between its layers to change (output activations and "
+            "the gates of nn.LSTM and nn.GRU stay as they are)."
+        )
+    return hidden
+
+
 def activation_of(model: nn.Module) -> str | None:
     """Return the name of the hidden activation in use, or None where it is mixed or none."""
-    for tweak in tweaks_of(model):
-        if tweak.knob == "activation":
-            return str(tweak.value)
+    swapped: str | None = value_of(model, "activation")
+    if swapped is not None:
+        return swapped
     try:
         names = set(find_hidden(model).names)
     except CannotTweak:

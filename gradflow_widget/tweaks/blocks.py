@@ -81,6 +81,12 @@ class KeptRun:
     aside: list[AsideBlock] = field(default_factory=list)
 
 
+def shown_path(path: str) -> str:
+    """Return a module's name as the user knows it; "" for the model itself."""
+    # torch.compile puts the user's model one step down.
+    return path.removeprefix("_orig_mod").lstrip(".")
+
+
 def find_runs(model: nn.Module) -> list[Run]:
     """Return the runs of repeated blocks in ``model``, the one with most parameters first.
 
@@ -126,26 +132,6 @@ def shift_runs(container: nn.Module, changed: KeptRun, blocks: int) -> None:
         kept.length = len(container._modules)
         if kept.start > changed.start:
             kept.start += blocks * changed.period
-
-
-def blocks_aside(model: nn.Module) -> list[dict[str, nn.Module]]:
-    """Return the blocks that ``with_depth`` took off and keeps: no part of ``modules()``.
-
-    Each maps names to modules, and may be changed: a tweak that means every block applies to
-    these too, so that they fit when they come back. Their activations are the model's own:
-    ``with_depth`` takes a swapped one off while it works.
-    """
-    return [
-        block.modules
-        for container in model.modules()
-        for kept in kept_runs(container)
-        for block in kept.aside
-    ]
-
-
-def modules_aside(model: nn.Module) -> list[nn.Module]:
-    """Return the modules of ``blocks_aside``."""
-    return [module for block in blocks_aside(model) for module in block.values()]
 
 
 def structure(module: nn.Module) -> Hashable:

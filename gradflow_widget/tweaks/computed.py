@@ -6,7 +6,8 @@ has been trained since, putting on and taking off bring back the other bit for b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ _KINDS = {
     "_Orthogonal": "orthogonal",
     "OrthogonalKernel": "orthogonal",
 }
+# As many as torch's own spectral norm takes when it is put on.
+_SPECTRAL_START = 15
 
 
 @dataclass
@@ -67,20 +70,19 @@ def compute(module: nn.Module, kind: str, register: Callable[[], object], name: 
         CannotTweak: the weight can't be computed so, in its dtype or shape.
     """
     weight = module.get_parameter(name).detach().clone()
-    order = list(module._parameters)
+    order, plain = list(module._parameters), type(module).__name__
     give_own_class(module)
     try:
-        with torch.random.fork_rng(devices=[]):
-            # Spectral norm starts its power iteration from random vectors.
-            torch.default_generator.manual_seed(0)
+        with _from_seed_0():
             register()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise CannotTweak(
-            f"The {name} of a {type(module).__name__} of dtype {weight.dtype} can't be computed "
+            f"The {name} of a {plain} of dtype {weight.dtype} can't be computed "
             f"as {kind} ({first})."
         ) from error
     behind = module.get_submodule(f"parametrizations.{name}")
+    _start_anew(behind, weight)
     pair = _kept(module).get(name)
     if pair is not None and pair.kind == kind and torch.equal(pair.weight.to(weight), weight):
         behind.load_state_dict(pair.state)
@@ -113,25 +115,44 @@ def uncompute(module: nn.Module, name: str = "weight") -> bool:
 
 
 def put_computed(module: nn.Module, name: str, value: Tensor) -> None:
-    """Set what is behind a computed weight so that it becomes ``value``, or its projection."""
-    with torch.no_grad():
-        if computed_as(module, name) != "spectral":
+    """Set what is behind a computed weight so that it becomes ``value``, or its projection.
+
+    Raises:
+        CannotTweak: a parametrization has no way back from a weight to what is behind it.
+    """
+    try:
+        with torch.no_grad(), _from_seed_0():
             setattr(module, name, value)
-            return
-        # Spectral norm goes on from the old weight's largest singular value; anew it starts
-        # from the new one's.
-        step: Any = module.get_submodule(f"parametrizations.{name}.0")
-        settings = {"n_power_iterations": step.n_power_iterations, "eps": step.eps, "dim": step.dim}
-        ours = uncompute(module, name)
-        module.get_parameter(name).copy_(value)
-        del _kept(module)[name]
-        compute(
-            module,
-            "spectral",
-            lambda: parametrizations.spectral_norm(module, name, **settings),
-            name,
-        )
-        _kept(module)[name].ours = ours
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise CannotTweak(
+            f"The parametrization of {name} in a {type(module).__bases__[0].__name__} takes no "
+            "weight that was drawn anew."
+        ) from error
+    _start_anew(module.get_submodule(f"parametrizations.{name}"), value)
+
+
+def _start_anew(steps: nn.Module, weight: Tensor) -> None:
+    """Make spectral norm look for a new weight's largest singular value from the start.
+
+    Torch's own start goes on by one step whenever the weight is looked at, so that it would
+    depend on how the norm was put on.
+    """
+    spectral: Any
+    for spectral in steps.children():
+        if _KINDS.get(type(spectral).__name__) == "spectral":
+            with torch.no_grad(), _from_seed_0():
+                for vector in (spectral._u, spectral._v):
+                    vector.copy_(nn.functional.normalize(torch.randn_like(vector), dim=0))
+                spectral._power_method(spectral._reshape_weight_to_matrix(weight), _SPECTRAL_START)
+
+
+@contextmanager
+def _from_seed_0() -> Iterator[None]:
+    # Spectral norm starts from random vectors, and a wide orthogonal matrix is completed by
+    # some: what is drawn next must not depend on it.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
 
 
 def _put_in_order(module: nn.Module, order: list[str]) -> None:

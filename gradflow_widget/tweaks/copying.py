@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .errors import CannotTweak
 from .lineage import mark_lineage
 from .record import carry_record
 
 HOOKS = tuple(name for name in nn.Module().__dict__ if name.endswith("_hooks") or "_hooks_" in name)
+NO_ROOM = "There is no room in memory for a changed copy of the model, so it stays as it is."
+_in_hand: ContextVar[nn.Module | None] = ContextVar("_in_hand", default=None)
+
+
+@contextmanager
+def changed_in_place(twin: nn.Module) -> Iterator[None]:
+    """Let tweaks change ``twin``, a copy already, itself: several then cost one copy."""
+    token = _in_hand.set(twin)
+    try:
+        yield
+    finally:
+        _in_hand.reset(token)
 
 
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of ``model`` without gradients.
+
+    What :func:`changed_in_place` has in hand is a copy already, and returned itself.
 
     Tied weights stay tied, frozen ones frozen; buffers, modes, dtypes and devices are as
     before. Hooks are copied too (old-style weight and spectral norm live in them), but not
@@ -25,6 +44,9 @@ def copied(model: nn.Module) -> nn.Module:
     Raises:
         CannotTweak: the model can't be copied, or the copy does not fit in memory.
     """
+    if _in_hand.get() is model:
+        mark_lineage(model)
+        return model
     memo: dict[int, Any] = {}
     for module in model.modules():
         for name in HOOKS:
@@ -38,15 +60,31 @@ def copied(model: nn.Module) -> nn.Module:
             memo[id(parameter.grad)] = None
     try:
         twin = copy.deepcopy(model, memo)
-    except (RuntimeError, TypeError, MemoryError) as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise CannotTweak(NO_ROOM) from error
+    except (RuntimeError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".:")
         raise CannotTweak(
-            f"The model can't be copied ({type(error).__name__}: {str(error).splitlines()[0]})."
+            f"The model can't be copied ({type(error).__name__}: {reason})."
         ) from error
     for parameter in twin.parameters():
         parameter.grad = None
     mark_lineage(twin)
     carry_record(model, twin)
     return twin
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse a model with layers whose shapes are not known yet.
+
+    Raises:
+        CannotTweak: there is one.
+    """
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise CannotTweak(
+            "The model has lazy layers whose shapes are not known yet: run one batch through it "
+            "before changing it."
+        )
 
 
 def _is_ours(hook: object) -> bool:

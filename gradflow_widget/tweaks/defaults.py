@@ -1,19 +1,15 @@
-"""Initialisation as a model's own classes do it."""
+"""Initialisation of a whole model as its own classes do it."""
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .computed import give_own_class, put_computed
-from .norms import is_norm
+from .resetting import drawn_on_the_cpu, initializer_of, reset
 
 
 def reset_as_built(model: nn.Module, seed: int) -> list[str]:
@@ -25,7 +21,7 @@ def reset_as_built(model: nn.Module, seed: int) -> list[str]:
     ``seed`` fixes the weights on every device; the global random state is untouched.
     """
     drawn: set[int] = set()
-    with _drawn_on_the_cpu(model, seed):
+    with drawn_on_the_cpu([*model.parameters(), *model.buffers()], seed):
         for layer, initializer in _built(model, None, set()):
             own = {id(parameter) for parameter in layer.parameters(recurse=False)}
             before = [
@@ -34,7 +30,7 @@ def reset_as_built(model: nn.Module, seed: int) -> list[str]:
                 else (p, p._version, None)
                 for p in layer.parameters()
             ]
-            _reset(layer)
+            reset(layer)
             if initializer is not None:
                 with torch.no_grad():
                     initializer(layer)
@@ -47,77 +43,14 @@ def reset_as_built(model: nn.Module, seed: int) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) not in drawn]
 
 
-@contextmanager
-def _drawn_on_the_cpu(model: nn.Module, seed: int) -> Iterator[None]:
-    # An accelerator's generator gives other numbers for the same seed, and half precision
-    # lacks what some initialisations need.
-    homes = [(t, t.device, t.dtype) for t in (*model.parameters(), *model.buffers())]
-    for tensor, _, dtype in homes:
-        half = dtype in (torch.bfloat16, torch.float16)
-        tensor.data = tensor.data.to("cpu", torch.float32 if half else dtype)
-    state = torch.get_rng_state()
-    # torch.manual_seed would seed the accelerators too.
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-        for tensor, device, dtype in homes:
-            tensor.data = tensor.data.to(device, dtype)
-
-
 def _built(
     module: nn.Module, around: Callable[[nn.Module], Any] | None, seen: set[int]
 ) -> Iterator[tuple[nn.Module, Callable[[nn.Module], Any] | None]]:
     if id(module) in seen:
         return
     seen.add(id(module))
-    initializer = _initializer(module) or around
+    initializer = initializer_of(module) or around
     if not parametrize.is_parametrized(module):
         for child in module.children():
             yield from _built(child, initializer, seen)
     yield module, initializer
-
-
-def _initializer(module: nn.Module) -> Callable[[nn.Module], Any] | None:
-    method = getattr(module, "_init_weights", None)
-    if not callable(method):
-        return None
-    required = [
-        parameter
-        for parameter in inspect.signature(method).parameters.values()
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    ]
-    return method if len(required) == 1 else None
-
-
-def _reset(layer: nn.Module) -> None:
-    if parametrize.is_parametrized(layer):
-        _reset_parametrized(layer)
-        return
-    for name in ("reset_parameters", "_reset_parameters"):
-        method = getattr(layer, name, None)
-        if callable(method):
-            method()
-            return
-    if is_norm(layer):
-        with torch.no_grad():
-            for name, parameter in layer.named_parameters(recurse=False):
-                parameter.fill_(1.0 if name == "weight" else 0.0)
-
-
-def _reset_parametrized(layer: nn.Module) -> None:
-    # reset_parameters would write into the computed weight, which is thrown away.
-    plain = copy.deepcopy(layer)
-    give_own_class(plain)
-    names = list(plain.get_submodule("parametrizations")._modules)
-    for name in names:
-        parametrize.remove_parametrizations(plain, name)
-    _reset(plain)
-    with torch.no_grad():
-        for name, tensor in plain.named_parameters(recurse=False):
-            if name in names:
-                put_computed(layer, name, tensor.detach())
-            else:
-                layer.get_parameter(name).copy_(tensor)

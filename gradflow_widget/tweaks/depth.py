@@ -20,6 +20,7 @@ from .blocks import (
     keep_run,
     kept_run,
     shift_runs,
+    shown_path,
     structure,
 )
 from .copying import copied
@@ -31,6 +32,7 @@ from .record import forget, record
 from .recurrent import original_layers, set_layers
 from .sequence import walked_with
 from .shapes import change_of_shape
+from .skips import rescale_skips
 
 SHALLOWEST, DEEPEST = 1, 64
 
@@ -83,8 +85,10 @@ def with_depth(model: nn.Module, n: int, *, at: str | None = None, seed: int = 0
     ``find_runs``), or of the layers of an nn.RNN, nn.LSTM or nn.GRU, or of what stands at
     ``at``, one of ``depth_of(model).others``. New blocks are initialised as their classes do
     it, from ``seed``; the global random state is untouched. Blocks that were removed are kept
-    aside, outside ``state_dict``, and come back with their weights. Attributes that count or
-    number the blocks are kept right.
+    aside, outside ``state_dict``, and come back with their weights, unless the others have been
+    rebuilt since (norms put in, say): take that back first. Attributes that count or
+    number the blocks are kept right, and so is a skip's scale of 1/√(2L). A scheme that
+    ``with_initialization`` drew by does not reach new blocks: to have it on all, use it last.
 
     Raises:
         ValueError: ``n`` is no whole number from 1 to 64.
@@ -100,6 +104,7 @@ def with_depth(model: nn.Module, n: int, *, at: str | None = None, seed: int = 0
         _resize(twin, chosen.target, n, seed)
     elif n != chosen.count:
         set_layers(chosen.target, n, seed, chosen.at)
+    rescale_skips(twin)
     if activation is not None:
         put_on_activation(twin, activation)
     if n == chosen.original:
@@ -120,7 +125,7 @@ class _Candidate:
 
     @property
     def place(self) -> str:
-        return _shown(self.at) or "The model"
+        return shown_path(self.at) or "The model"
 
     @property
     def noun(self) -> str:
@@ -132,14 +137,11 @@ class _Candidate:
             block = ", ".join(type(module).__name__ for module in self.target.blocks[0])
             return (
                 f"Repeats or removes the last of the {self.count} blocks ({block}) of "
-                f"{_shown(self.at) or 'the model'}."
+                f"{shown_path(self.at) or 'the model'}."
             )
-        return f"Sets the number of layers of {_shown(self.at) or 'the model'}, {self.count} now."
-
-
-def _shown(path: str) -> str:
-    # torch.compile puts the user's model one step down.
-    return path.removeprefix("_orig_mod").lstrip(".")
+        return (
+            f"Sets the number of layers of {shown_path(self.at) or 'the model'}, {self.count} now."
+        )
 
 
 def _candidates(model: nn.Module) -> list[_Candidate]:
@@ -182,8 +184,8 @@ def _chosen(candidates: list[_Candidate], at: str | None) -> _Candidate:
         return fitting[0]
     if candidates:
         raise CannotTweak(
-            f"The blocks of {_shown(candidates[0].at) or 'the model'} change their input's shape "
-            f"({candidates[0].misfit}), so one more or fewer would not fit."
+            f"The blocks of {shown_path(candidates[0].at) or 'the model'} change their input's "
+            f"shape ({candidates[0].misfit}), so one more or fewer would not fit."
         )
     raise CannotTweak(
         "The model repeats no block: its depth can be changed where a Sequential or ModuleList has "

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NoReturn
 from zlib import crc32
 
 import torch
@@ -16,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from .errors import CannotTweak
 from .lineage import descend
+from .resetting import drawn_on_the_cpu, initializer_of, reset
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), tuple, type)
 
@@ -46,15 +45,17 @@ def fresh_copy(
     pairs = [
         (old, new)
         for old_root, new_root in zip(block, fresh, strict=True)
-        for old, new in zip(_bottom_up(old_root), _bottom_up(new_root), strict=True)
+        for old, new in zip(_as_built(old_root), _as_built(new_root), strict=True)
         if old is not new
     ]
     new_layers = [new for _, new in pairs]
-    homes = _to_float32_on_cpu(new_layers)
-    with seeded(seed, place), torch.no_grad():
+    tensors = [
+        tensor
+        for layer in new_layers
+        for tensor in (*layer._parameters.values(), *layer._buffers.values())
+    ]
+    with drawn_on_the_cpu(tensors, seed_of(seed, place)), torch.no_grad():
         _initialize(new_layers, ancestors)
-    for tensor, device, dtype in homes:
-        tensor.data = tensor.data.to(device=device, dtype=dtype)
     for old, new in pairs:
         for name, tied in old._parameters.items():
             if id(tied) in shared:
@@ -63,26 +64,19 @@ def fresh_copy(
     return fresh
 
 
-@contextmanager
-def seeded(seed: int, place: str) -> Iterator[None]:
-    """Draw the CPU's random numbers from ``seed`` within; afterwards all is as before."""
-    state = torch.get_rng_state()
-    # torch.manual_seed would seed the accelerators too.
-    # Its generator takes 32 bits of a seed.
-    torch.default_generator.manual_seed(crc32(f"{seed} {place}".encode()))
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
+def seed_of(seed: int, place: str) -> int:
+    """Return a seed of its own for what is drawn at ``place``, in the 32 bits a seed has."""
+    return crc32(f"{seed} {place}".encode())
 
 
 def _initialize(layers: list[nn.Module], ancestors: list[nn.Module]) -> None:
-    own = _initializer(ancestors)
+    own = next((one for module in reversed(ancestors) if (one := initializer_of(module))), None)
     # The tensors of a parametrization are computed from its layer's weight.
     plain = [layer for layer in layers if not isinstance(layer, parametrize.ParametrizationList)]
     _unset(plain)
     for layer in plain:
-        _reset(layer)
+        for name in reset(layer):
+            _refuse(layer, name)
         if own is not None and not parametrize.is_parametrized(layer):
             own(layer)
     if any(isinstance(ancestor, nn.Transformer) for ancestor in ancestors):
@@ -104,98 +98,30 @@ def _check_set(layers: list[nn.Module]) -> None:
     for layer in layers:
         for name, parameter in layer._parameters.items():
             if parameter is not None and not parameter.is_meta and parameter.isnan().any():
-                raise CannotTweak(
-                    f"A new block needs fresh weights, but {_class_name(layer)} does not say how "
-                    f"to initialise its {name}: give the class a method reset_parameters()."
-                )
+                _refuse(layer, name)
 
 
-def _class_name(layer: nn.Module) -> str:
+def _refuse(layer: nn.Module, name: str) -> NoReturn:
     cls = type(layer)
-    return (cls.__mro__[1] if parametrize.is_parametrized(layer) else cls).__name__
+    shown = (cls.__mro__[1] if parametrize.is_parametrized(layer) else cls).__name__
+    raise CannotTweak(
+        f"A new block needs fresh weights, but {shown} does not say how to initialise its {name}: "
+        "give the class a method reset_parameters()."
+    )
 
 
-def _reset(layer: nn.Module) -> None:
-    if parametrize.is_parametrized(layer):
-        _reset_parametrized(layer)
+def _as_built(module: nn.Module, seen: set[int] | None = None) -> Iterator[nn.Module]:
+    """Yield children before their parents, in the order in which they were registered.
+
+    A skip around a block, or a norm in it, must not change the order in which it is drawn.
+    """
+    seen = set() if seen is None else seen
+    if id(module) in seen:
         return
-    for name in ("reset_parameters", "_reset_parameters"):
-        method = getattr(layer, name, None)
-        if callable(method):
-            method()
-            return
-
-
-def _reset_parametrized(layer: nn.Module) -> None:
-    # remove_parametrizations would take the property off a class that the model's own layers
-    # share with this copy.
-    lists = dict(layer.parametrizations.items())  # type: ignore[union-attr, operator]
-    plain: nn.Module = object.__new__(type(layer).__mro__[1])
-    plain.__dict__.update(layer.__dict__)
-    mode, layer.training = layer.training, False
-    weights = {name: nn.Parameter(getattr(layer, name).detach().clone()) for name in lists}
-    layer.training = mode
-    plain.__dict__["_parameters"] = {**layer._parameters, **weights}
-    plain.__dict__["_modules"] = {
-        name: module for name, module in layer._modules.items() if name != "parametrizations"
-    }
-    _unset([plain])
-    _reset(plain)
-    _check_set([plain])
-    for name, steps in lists.items():
-        weight = plain._parameters[name]
-        assert weight is not None
-        try:
-            setattr(layer, name, weight.detach())
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            raise CannotTweak(
-                f"A new block needs fresh weights, but the parametrization of {name} in "
-                f"{_class_name(layer)} takes none."
-            ) from error
-        for step in steps:
-            if hasattr(step, "_power_method"):
-                # Spectral norm knows the singular vectors of the weight that was copied.
-                step._power_method(step._reshape_weight_to_matrix(weight), 15)
-
-
-def _initializer(ancestors: list[nn.Module]) -> Callable[[nn.Module], Any] | None:
-    for ancestor in reversed(ancestors):
-        method: Callable[[nn.Module], Any] | None = getattr(ancestor, "_init_weights", None)
-        if callable(method) and _takes_one_argument(method):
-            return method
-    return None
-
-
-def _takes_one_argument(method: Callable[..., Any]) -> bool:
-    required = [
-        parameter
-        for parameter in inspect.signature(method).parameters.values()
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    ]
-    return len(required) == 1
-
-
-def _to_float32_on_cpu(
-    layers: list[nn.Module],
-) -> list[tuple[torch.Tensor, torch.device, torch.dtype]]:
-    # On the CPU and in float32 the same seed gives the same weights everywhere, and what has no
-    # half-precision kernel (orthogonal's QR) works.
-    homes = []
-    for layer in layers:
-        for tensor in [*layer._parameters.values(), *layer._buffers.values()]:
-            if tensor is None or tensor.is_meta:
-                continue
-            homes.append((tensor, tensor.device, tensor.dtype))
-            tensor.data = tensor.data.to("cpu")
-            if tensor.dtype in (torch.bfloat16, torch.float16):
-                tensor.data = tensor.data.to(torch.float32)
-    return homes
-
-
-def _bottom_up(module: nn.Module) -> Iterator[nn.Module]:
-    found = [*module.modules()]
-    return reversed(found)
+    seen.add(id(module))
+    for child in module.children():
+        yield from _as_built(child, seen)
+    yield module
 
 
 def _seen_outside(model: nn.Module, block: list[nn.Module]) -> dict[int, Any]:

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from .copying import copied
+from .copying import copied, refuse_lazy
 from .defaults import reset_as_built
 from .errors import CannotTweak
 from .following import Following, following
@@ -48,6 +47,10 @@ _OPTIONS: dict[str, dict[str, float | None]] = {
     "critical": {"sigma_b": None},
 }
 _WITH_GAIN = ("xavier", "he", "lecun", "orthogonal", "lsuv")
+_NOTHING_TO_DRAW = (
+    "The model has no weight matrix that a scheme knows how to draw: that takes a linear, "
+    "convolutional, attention or recurrent layer."
+)
 _TITLES = {
     "default": "as the classes do it",
     "zeros": "zeros",
@@ -113,12 +116,8 @@ def with_initialization(
     values = _checked_options(scheme, gain, seed, options)
     if scheme == "lsuv" and batch is None:
         raise ValueError("LSUV is driven by a batch: give batch=, the inputs of the model.")
+    refuse_lazy(model)
     twin = copied(model)
-    if any(is_lazy(parameter) for parameter in twin.parameters()):
-        raise CannotTweak(
-            "The model has lazy layers whose shapes are not known yet: run one batch through it "
-            "before changing it."
-        )
     frozen = [(p, p.detach().clone()) for p in twin.parameters() if not p.requires_grad]
     # What follows what is read off the twin before its weights change: PReLU's slope is one.
     behind = following(twin) if scheme != "default" else {}
@@ -142,6 +141,17 @@ def with_initialization(
         notes.append(f"kept, for their class does not say how to draw them: {_listed(left)}")
     sentence = f"Initialisation {_TITLES[scheme]}: {'; '.join([*notes, f'seed {seed}'])}."
     return record(twin, "initialization", sentence, scheme)
+
+
+def check_initializable(model: nn.Module) -> None:
+    """Raise where ``with_initialization`` would find nothing to draw; ``model`` is untouched.
+
+    Raises:
+        CannotTweak: as ``with_initialization`` does by every scheme but "default".
+    """
+    refuse_lazy(model)
+    if not any(True for module in model.modules() for _ in weights_of(module)):
+        raise CannotTweak(_NOTHING_TO_DRAW)
 
 
 def checked_scheme(scheme: object) -> str:
@@ -201,10 +211,7 @@ class _Drawing:
             for weight in weights_of(module):
                 self._draw(weight)
         if not self._used:
-            raise CannotTweak(
-                f"The model has no weight matrix that {_TITLES[scheme.name]} initialisation "
-                "knows how to draw: it draws linear, convolutional, attention and recurrent layers."
-            )
+            raise CannotTweak(_NOTHING_TO_DRAW)
         self.names = {name for name, p in model.named_parameters() if id(p) in self._done}
         self.notes = [f"{count} × {what}" for what, count in self._used.items()]
 

@@ -1,43 +1,235 @@
-"""Which cold knobs a model factory offers, and with what values it starts."""
+"""Which cold knobs a model or a factory offers, with what values they start, and which they take.
+
+A knob stands at first on what the model has. Of the values that two knobs share, ``"as given"``
+is what the model came with where that has no name, and None is off.
+"""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
-from .activation import checked_activation
-from .depth import checked_depth
+from torch import nn
 
-COLD_KNOBS = ("depth", "activation")
+from .activation import ACTIVATIONS, activation_of, checked_activation, put_on_activation
+from .depth import DEEPEST, checked_depth, depth_of
+from .errors import CannotTweak
+from .initialization import SCHEMES, checked_scheme
+from .normalization import KINDS, check_normalizable, has_normalization
+from .orthogonality import HARD
+from .record import tweaks_of
+from .skips import DEPTH_SCALE, LEARNED, check_skippable
+
+COLD_KNOBS = (
+    "depth",
+    "activation",
+    "initialization",
+    "normalization",
+    "skips",
+    "orthogonality",
+)
+CAN_BE_OFF = ("normalization", "skips", "orthogonality")
+"""The knobs for which None is a value; for the others it means that there is none."""
+
+AS_GIVEN = "as given"
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+Option = tuple[str, Any]
+
+
+def _checked_activation(value: object) -> str:
+    return AS_GIVEN if value == AS_GIVEN else checked_activation(value)
+
+
+def _checked_initialization(value: object) -> str:
+    return AS_GIVEN if value == AS_GIVEN else checked_scheme(value)
+
+
+def _checked_normalization(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value in (AS_GIVEN, *KINDS)):
+        return value
+    raise ValueError(
+        f"normalization {value!r} is unknown: choose one of {', '.join(KINDS)}, or None for off."
+    )
+
+
+def _checked_skips(value: object) -> float | str | None:
+    if value is None or (isinstance(value, str) and value in (DEPTH_SCALE, LEARNED)):
+        return value
+    if _is_positive(value):
+        return float(value)  # type: ignore[arg-type]
+    raise ValueError(
+        f"skips {value!r} is unknown: give a positive number, {DEPTH_SCALE!r}, {LEARNED!r}, "
+        "or None for off."
+    )
+
+
+def _checked_orthogonality(value: object) -> float | str | None:
+    if value is None or (isinstance(value, str) and value == HARD):
+        return value
+    if _is_positive(value):
+        return float(value)  # type: ignore[arg-type]
+    raise ValueError(
+        f"orthogonality {value!r} is unknown: give a positive number, {HARD!r}, or None for off."
+    )
+
+
+def _is_positive(value: object) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
+
+
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "depth": checked_depth,
-    "activation": checked_activation,
+    "activation": _checked_activation,
+    "initialization": _checked_initialization,
+    "normalization": _checked_normalization,
+    "skips": _checked_skips,
+    "orthogonality": _checked_orthogonality,
 }
+
+
+def checked_knob(name: str, value: object) -> Any:
+    """Return the value of a cold knob if it is in range.
+
+    Raises:
+        ValueError: it is not, or is unknown; the message says what would do.
+    """
+    return _CHECKS[name](value)
 
 
 @dataclass(frozen=True)
 class ColdKnob:
-    """A knob that rebuilds the model: its value, or the reason why it can't be turned."""
+    """A knob that rebuilds the model: its first value, or the reason why it can't be turned.
+
+    Attributes:
+        name: one of ``COLD_KNOBS``.
+        value: what is there before anybody turns it.
+        reason: a sentence where the knob is not offered; else "".
+        argument: what a factory that names the knob gets for ``value``.
+        is_named: whether a factory gets it, where otherwise the model is tweaked.
+    """
 
     name: str
     value: Any = None
     reason: str = ""
+    argument: Any = None
+    is_named: bool = False
 
     @property
     def offered(self) -> bool:
         """Whether the knob can be turned."""
         return not self.reason
 
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """Pairs of label and value for a menu; where one is neutral, it stands first."""
+        listed = _options(self.name)
+        first = (AS_GIVEN, AS_GIVEN) if self.value == AS_GIVEN else None
+        if first is None and self.name in CAN_BE_OFF:
+            first = next((option for option in listed if option[1] == self.value), None)
+        if first is None:
+            return listed
+        return (first, *(option for option in listed if option != first))
 
-def knobs_of_module() -> dict[str, ColdKnob]:
-    """Return the knobs of a model that is given ready made: none can be turned yet."""
-    reason = (
-        "This model was given ready made: give a function that makes it, "
-        "def build(depth=…, activation=…), to turn these knobs."
-    )
-    return {name: ColdKnob(name, reason=reason) for name in COLD_KNOBS}
+
+def _options(name: str) -> tuple[Option, ...]:
+    off: Option = ("off", None)
+    if name == "activation":
+        return tuple((one, one) for one in ACTIVATIONS)
+    if name == "initialization":
+        return tuple((one, one) for one in SCHEMES)
+    if name == "normalization":
+        return (off, *((kind, kind) for kind in KINDS))
+    if name == "skips":
+        return (off, ("1", 1.0), ("1/√(2L)", DEPTH_SCALE), ("learned", LEARNED))
+    if name == "orthogonality":
+        return (off, *((f"{strength:g}", strength) for strength in _STRENGTHS), (HARD, HARD))
+    return ()
+
+
+# -- a model that is there ---------------------------------------------------------------
+
+
+def knobs_of_module(model: nn.Module, *, any_depth: bool = False) -> dict[str, ColdKnob]:
+    """Return what the tweaks can change in ``model``, which is left as it is.
+
+    What can't be known without a copy is found when the knob is turned.
+
+    Args:
+        model: the model.
+        any_depth: its depth may change by other means, so that what it lacks may come.
+    """
+    found = {}
+    for name in COLD_KNOBS:
+        try:
+            found[name] = ColdKnob(name, _FIRST_VALUES[name](model, any_depth))
+        except CannotTweak as error:
+            found[name] = ColdKnob(name, reason=str(error))
+        except Exception as error:
+            # The rest of the widget must work on whatever a model may be.
+            reason = f"This model can't be looked into for it ({type(error).__name__})."
+            found[name] = ColdKnob(name, reason=reason)
+    return found
+
+
+def _recorded(model: nn.Module, knob: str) -> Any:
+    return next((tweak.value for tweak in tweaks_of(model) if tweak.knob == knob), None)
+
+
+def _first_depth(model: nn.Module, _: bool) -> int:
+    blocks = depth_of(model).blocks
+    if blocks > DEEPEST:
+        raise CannotTweak(
+            f"The model has {blocks} blocks, and the depth knob goes to {DEEPEST} at most."
+        )
+    return blocks
+
+
+def _first_activation(model: nn.Module, any_depth: bool) -> str:
+    name = activation_of(model)
+    if name is None and not any_depth:
+        put_on_activation(model, None)  # says why where there is none to change
+    return name or AS_GIVEN
+
+
+def _first_initialization(model: nn.Module, _: bool) -> str:
+    return AS_GIVEN
+
+
+def _first_normalization(model: nn.Module, any_depth: bool) -> str | None:
+    if has_normalization(model):
+        return _recorded(model, "normalization") or AS_GIVEN
+    if not any_depth:
+        check_normalizable(model)
+    return None
+
+
+def _first_skips(model: nn.Module, any_depth: bool) -> float | str | None:
+    if not any_depth:
+        check_skippable(model)
+    return checked_knob("skips", _recorded(model, "skips"))  # type: ignore[no-any-return]
+
+
+def _first_orthogonality(model: nn.Module, _: bool) -> float | str | None:
+    value = _recorded(model, "orthogonality")
+    return checked_knob("orthogonality", value)  # type: ignore[no-any-return]
+
+
+_FIRST_VALUES: dict[str, Callable[[nn.Module, bool], Any]] = {
+    "depth": _first_depth,
+    "activation": _first_activation,
+    "initialization": _first_initialization,
+    "normalization": _first_normalization,
+    "skips": _first_skips,
+    "orthogonality": _first_orthogonality,
+}
+
+
+# -- a factory ---------------------------------------------------------------------------
 
 
 def knobs_of_factory(factory: Callable[..., Any]) -> dict[str, ColdKnob]:
@@ -63,23 +255,47 @@ def knobs_of_factory(factory: Callable[..., Any]) -> dict[str, ColdKnob]:
                 "or pass functools.partial(factory, ...)."
             )
     offered: dict[str, ColdKnob] = {}
-    defaults: Mapping[str, Any] = {"depth": 8, "activation": "tanh"}
     for name in COLD_KNOBS:
         named = parameters.get(name)
-        if named is None or named.kind is inspect.Parameter.POSITIONAL_ONLY:
+        if named is None or named.kind in (inspect.Parameter.POSITIONAL_ONLY, *fixed):
             reason = f"The model's factory has no parameter {name!r}."
             offered[name] = ColdKnob(name, reason=reason)
             continue
         default = named.default
-        value = defaults[name] if default is inspect.Parameter.empty else default
-        offered[name] = ColdKnob(name, _CHECKS[name](value))
+        if default is inspect.Parameter.empty:
+            default = _WITHOUT_DEFAULT[name]
+        is_nameless = default is None and name == "initialization"
+        value = AS_GIVEN if is_nameless else _CHECKS[name](default)
+        offered[name] = ColdKnob(name, value, argument=default, is_named=True)
     return offered
 
 
-def checked_knob(name: str, value: object) -> Any:
-    """Return the value of a cold knob if it is in range.
+_WITHOUT_DEFAULT: Mapping[str, Any] = {
+    "depth": 8,
+    "activation": "tanh",
+    "initialization": "default",
+    "normalization": None,
+    "skips": None,
+    "orthogonality": None,
+}
 
-    Raises:
-        ValueError: it is not, or is unknown; the message says what would do.
+
+def completed(named: Mapping[str, ColdKnob], product: nn.Module) -> dict[str, ColdKnob]:
+    """Add to the knobs that a factory names those that tweaks can turn on its product."""
+    found = knobs_of_module(product, any_depth=named["depth"].offered)
+    return {name: knob if knob.is_named else found[name] for name, knob in named.items()}
+
+
+def without_training(knobs: Mapping[str, ColdKnob]) -> dict[str, ColdKnob]:
+    """Return ``knobs`` for a model that only the user's own loop trains.
+
+    That loop would go on with the model that it holds, so a changed copy is of no use.
     """
-    return _CHECKS[name](value)
+    reason = (
+        "Your own loop trains this model: give data with loss_fn or objective, "
+        "and this knob can rebuild it."
+    )
+    return {
+        name: knob if knob.is_named else replace(knob, value=None, reason=reason)
+        for name, knob in knobs.items()
+    }

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from .computed import computed_as, register_norm, uncompute
-from .copying import copied
+from .copying import copied, refuse_lazy
 from .errors import CannotTweak
 from .following import Following, following
 from .lineage import descend
@@ -113,12 +112,8 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
         raise ValueError(
             f"normalization {kind!r} is unknown: choose one of {', '.join(KINDS)}, or None."
         )
+    refuse_lazy(model)
     twin = copied(model)
-    if any(is_lazy(parameter) for parameter in twin.parameters()):
-        raise CannotTweak(
-            "The model has lazy layers whose shapes are not known yet: run one batch through it "
-            "before changing it."
-        )
     of_weights = kind in _OF_WEIGHTS
     has_norms = any(True for _ in _own_norms(twin))
     taken = _take_out(twin, kind)
@@ -144,6 +139,37 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
     where = "of the weights of" if of_weights else "behind"
     sentence = f"{title} {where} {_counted(put, 'hidden layer')}{also}."
     return record(twin, "normalization", sentence, kind)
+
+
+def has_normalization(model: nn.Module) -> bool:
+    """Return whether there is anything that ``with_normalization(model, None)`` takes out."""
+    return any(
+        is_norm(module) or isinstance(module, RemovedNorm) or computed_as(module) in _OF_WEIGHTS
+        for module in model.modules()
+    )
+
+
+def check_normalizable(model: nn.Module) -> None:
+    """Raise where ``with_normalization`` finds no place for a norm; ``model`` is untouched.
+
+    Raises:
+        CannotTweak: as ``with_normalization`` does.
+    """
+    refuse_lazy(model)
+    put_in = any(isinstance(module, Normalized) for module in model.modules())
+    if not put_in and not any(True for _ in _own_norms(model)):
+        _layers_before_activations(model, "batch")
+
+
+def normalization_of(model: nn.Module) -> str | None:
+    """Return the kind of the norms in use, or None where there are none or several kinds."""
+    kinds = {kind_of(norm) for _, _, norm in _own_norms(model) if not isinstance(norm, RemovedNorm)}
+    for module in model.modules():
+        if isinstance(module, Normalized):
+            kinds.add(kind_of(module.norm))
+        elif computed_as(module) in _OF_WEIGHTS:
+            kinds.add(computed_as(module))
+    return kinds.pop() or None if len(kinds) == 1 else None
 
 
 def _counted(number: int, what: str) -> str:

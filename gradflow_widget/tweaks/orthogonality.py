@@ -8,17 +8,24 @@ from numbers import Real
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrizations, parametrize
 
 from .computed import compute, computed_as, uncompute
-from .copying import copied
+from .copying import copied, refuse_lazy
 from .errors import CannotTweak
 from .record import forget, record
 from .weights import Weight, is_gpt_conv1d, weights_of
 
 HARD = "hard"
+# Torch's own choice for matrices that are not square keeps their signs in what is trained, where
+# a single step with weight decay makes the whole weight 0; for square ones it takes ten times as
+# long as this one.
+MAP = "cayley"
 _STRENGTH = "_gradflow_orthogonality"
+_NONE = (
+    "The model has no weight that could be made orthogonal: that takes a {} layer with a weight "
+    "of its own."
+)
 
 
 class OrthogonalKernel(nn.Module):
@@ -27,7 +34,7 @@ class OrthogonalKernel(nn.Module):
     def __init__(self, shape: torch.Size, like: Tensor) -> None:
         super().__init__()
         matrix = nn.Linear(math.prod(shape[1:]), shape[0], bias=False).to(like)
-        parametrizations.orthogonal(matrix)
+        parametrizations.orthogonal(matrix, orthogonal_map=MAP)
         # torch's own map takes the last two dimensions, which are those of the kernel.
         self.of_matrix = matrix.get_submodule("parametrizations.weight.0")
 
@@ -68,12 +75,8 @@ def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Mod
         raise ValueError(
             f"strength {strength!r} is unknown: give a number from 0, {HARD!r} or None."
         )
+    refuse_lazy(model)
     twin = copied(model)
-    if any(is_lazy(parameter) for parameter in twin.parameters()):
-        raise CannotTweak(
-            "The model has lazy layers whose shapes are not known yet: run one batch through it "
-            "before changing it."
-        )
     twin.__dict__.pop(_STRENGTH, None)
     if strength != HARD:
         for module in twin.modules():
@@ -81,21 +84,33 @@ def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Mod
                 uncompute(module)
     if strength is None or strength == 0:
         return forget(twin, "orthogonality")
-    count = _keep_orthogonal(twin) if strength == HARD else len(list(_penalized(twin)))
+    count = _keep_orthogonal(twin) if strength == HARD else _count_penalized(twin)
     if not count:
-        which = "linear or convolutional"
-        if strength != HARD:
-            which = "linear, convolutional, attention or recurrent"
-        raise CannotTweak(
-            f"The model has no weight that could be made orthogonal: that takes a {which} layer "
-            "with a weight of its own."
-        )
+        raise CannotTweak(_NONE.format("linear or convolutional"))
     if strength == HARD:
         sentence = f"Orthogonality: {count} weights are computed as orthogonal ones."
     else:
         twin.__dict__[_STRENGTH] = float(strength)
         sentence = f"Orthogonality: {strength:g}·Σ‖WᵀW − I‖² over {count} weights in the loss."
     return record(twin, "orthogonality", sentence, strength)
+
+
+def check_orthogonalizable(model: nn.Module) -> None:
+    """Raise where ``with_orthogonality`` would find no weight; ``model`` is untouched.
+
+    Raises:
+        CannotTweak: as ``with_orthogonality`` does by every strength but "hard", which takes
+            fewer layers and dtypes.
+    """
+    refuse_lazy(model)
+    _count_penalized(model)
+
+
+def _count_penalized(model: nn.Module) -> int:
+    count = len(list(penalized(model)))
+    if not count:
+        raise CannotTweak(_NONE.format("linear, convolutional, attention or recurrent"))
+    return count
 
 
 def orthogonality_penalty(model: nn.Module) -> Tensor:
@@ -109,7 +124,7 @@ def orthogonality_penalty(model: nn.Module) -> Tensor:
     Raises:
         CannotTweak: there is no such weight.
     """
-    terms = [_distance(matrix) for weight in _penalized(model) for matrix in _matrices(weight)]
+    terms = [_distance(matrix) for weight in penalized(model) for matrix in _matrices(weight)]
     if not terms:
         raise CannotTweak("The model has no trained weight matrix to make orthogonal.")
     return torch.stack([term.to(terms[0]) for term in terms]).sum()
@@ -136,7 +151,8 @@ def _embedded(model: nn.Module) -> set[int]:
     }
 
 
-def _penalized(model: nn.Module) -> Iterator[Weight]:
+def penalized(model: nn.Module) -> Iterator[Weight]:
+    """Yield the weights that the penalty is over, each once."""
     seen = _embedded(model)
     for module in model.modules():
         for weight in weights_of(module):
@@ -186,19 +202,24 @@ def _keep_orthogonal(model: nn.Module) -> int:
 
 
 def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
+    if weight.dtype in (torch.bfloat16, torch.float16):
+        raise CannotTweak(
+            f"The weights are of dtype {weight.dtype}, in which torch can't make matrices "
+            "orthogonal: keep them in float32, with autocast for speed, or take a penalty."
+        )
+
     def register() -> None:
         if is_kernel:
             parametrize.register_parametrization(
                 module, "weight", OrthogonalKernel(weight.shape, weight)
             )
         else:
-            parametrizations.orthogonal(module)
-        # Half precision fails only when the weight is computed.
-        _ = module.weight
+            parametrizations.orthogonal(module, orthogonal_map=MAP)
 
     compute(module, "orthogonal", register, "weight")
-    values = torch.linalg.svdvals(getattr(module, "weight").detach().flatten(1).float())  # noqa: B009
-    if not torch.allclose(values, torch.ones_like(values), atol=0.05):
+    matrix = getattr(module, "weight").detach().flatten(1).float()  # noqa: B009
+    gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
+    if not torch.allclose(gram, torch.eye(len(gram), device=gram.device), atol=0.05):
         raise CannotTweak(
             f"The weights of a {type(module).__bases__[0].__name__} are zeros or alike, and no "
             "orthogonal ones can start from them: initialise the model anew before."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -22,6 +23,11 @@ def tweaks_of(model: nn.Module) -> tuple[Tweak, ...]:
     """Return the changes that led to ``model``, the oldest first."""
     found: tuple[Tweak, ...] = model.__dict__.get(_PLACE, ())
     return found
+
+
+def value_of(model: nn.Module, knob: str) -> Any:
+    """Return the value that a knob was turned to, or None where it is as it was."""
+    return next((tweak.value for tweak in tweaks_of(model) if tweak.knob == knob), None)
 
 
 def record(model: nn.Module, knob: str, sentence: str, value: object = None) -> nn.Module:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .fresh import seeded
+from .fresh import seed_of
+from .resetting import seeded
 
 _KEPT = "_gradflow_kept_layers"
 _LAYER = re.compile(r"_l(\d+)(_reverse)?$")
@@ -55,7 +56,7 @@ def set_layers(rnn: nn.RNNBase, count: int, seed: int, place: str) -> None:
 
 
 def _new_layer(rnn: nn.RNNBase, index: int, seed: int, place: str) -> dict[str, nn.Parameter]:
-    with seeded(seed, f"{place} layer {index}"):
+    with seeded(seed_of(seed, f"{place} layer {index}")):
         fresh = _plain(rnn, 2, device="cpu")
     return {
         name.replace("_l1", f"_l{index}"): parameter

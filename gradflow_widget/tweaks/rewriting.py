@@ -29,6 +29,7 @@ Position = tuple[int, int]
 
 _ORIGINAL = "_gradflow_rewritten_from"
 _CALL = "_gradflow_activation"
+_SITES = "_gradflow_sites"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def _rewritten(
         **kept,
         "__reduce_ex__": reduced,
         _ORIGINAL: cls,
+        _SITES: sites,
         _CALL: staticmethod(activation),
     }
     return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(body))
@@ -119,6 +121,15 @@ def _unfilled(
 ) -> nn.Module:
     empty: nn.Module = object.__new__(_rewritten(cls, sites, activation))
     return empty
+
+
+def rewritten_sites(cls: type[nn.Module]) -> tuple[CallSite, ...]:
+    """Return where a class that ``rewrite`` has made calls another activation; its base does not.
+
+    Empty for every other class.
+    """
+    sites: tuple[CallSite, ...] = vars(cls).get(_SITES, ())
+    return sites
 
 
 def restore(module: nn.Module) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 
-from .blocks import Run, find_runs
-from .copying import copied
+from .blocks import Run, find_runs, shown_path
+from .copying import copied, refuse_lazy
 from .errors import CannotTweak
 from .lineage import descend
-from .record import forget, record
+from .record import forget, record, value_of
 from .sequence import methods_of, syntax_of
 from .shapes import change_of_shape
 from .tracing import inputs_of, is_torch_layer, traced
@@ -64,6 +63,10 @@ class Residual(nn.Module):
         """Set a learned scale back to 0."""
         if isinstance(self.scale, nn.Parameter):
             nn.init.zeros_(self.scale)
+
+    def noted_numbers(self) -> dict[str, float | torch.Tensor]:
+        """Return what is worth telling beside its gradient: the scale."""
+        return {"skip scale": self.scale}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return x + scale·f(x), where x is the first argument.
@@ -117,7 +120,8 @@ def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
 
     Args:
         model: the model, which is left as it is.
-        scale: a number; ``"1/sqrt(2L)"``, with which gradients grow by less than √e in all;
+        scale: a number; ``"1/sqrt(2L)"``, with which gradients grow by less than √e in all,
+            and which ``with_depth`` adapts to the new L;
             ``"learned"``, a parameter for each block that starts at exactly 0; None takes
             the skips off that were put in before, and only those.
 
@@ -131,22 +135,37 @@ def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
     if scale is None:
         _unwrap(twin)
         return forget(twin, "skips")
-    if any(is_lazy(parameter) for parameter in twin.parameters()):
-        raise CannotTweak(
-            "The model has lazy layers whose shapes are not known yet: run one batch through it "
-            "before changing it."
-        )
-    before = [module for module in twin.modules() if isinstance(module, Residual)]
-    if not before:
-        for run in _wrappable(twin):
-            _wrap(run)
-    blocks = [module for module in twin.modules() if isinstance(module, Residual)]
+    refuse_lazy(twin)
+    for run in wrappable_runs(twin):
+        _wrap(run)
+    return _scaled(twin, scale)
+
+
+def rescale_skips(model: nn.Module) -> None:
+    """Make the skips of ``model``, in place, fit the number of blocks that it has now."""
+    scale = value_of(model, "skips")
+    if scale is not None:
+        _scaled(model, scale)
+
+
+def _scaled(model: nn.Module, scale: Any) -> nn.Module:
+    blocks = [module for module in model.modules() if isinstance(module, Residual)]
     for block in blocks:
         block.set_scale(_number(scale, len(blocks)))
     shown = {LEARNED: "α", DEPTH_SCALE: f"1/√(2·{len(blocks)})"}.get(str(scale), f"{scale}")
     learned = ", α learned from 0" if scale == LEARNED else ""
     sentence = f"Skips: {len(blocks)} blocks compute x + {shown}·f(x){learned}."
-    return record(twin, "skips", sentence, scale)
+    return record(model, "skips", sentence, scale)
+
+
+def check_skippable(model: nn.Module) -> None:
+    """Raise where ``with_skips`` would find no block to wrap; ``model`` is untouched.
+
+    Raises:
+        CannotTweak: as ``with_skips`` does.
+    """
+    refuse_lazy(model)
+    wrappable_runs(model)
 
 
 def _checked_scale(scale: object) -> None:
@@ -163,8 +182,20 @@ def _number(scale: float | str, blocks: int) -> float | None:
     return 1 / math.sqrt(2 * blocks) if isinstance(scale, str) else float(scale)
 
 
-def _wrappable(model: nn.Module) -> list[Run]:
+def wrappable_runs(model: nn.Module) -> list[Run]:
+    """Return the runs of blocks around which skips can still go; none where they do already.
+
+    Raises:
+        CannotTweak: there is no such run.
+    """
+    if any(isinstance(module, Residual) for module in model.modules()):
+        return []
     runs = find_runs(model)
+    if not runs and any(isinstance(m, nn.RNNBase) and m.num_layers > 1 for m in model.modules()):
+        raise CannotTweak(
+            "The layers of an nn.RNN, nn.LSTM or nn.GRU run within one module, where no skip "
+            "connection can go around each: skips need single ones in a ModuleList."
+        )
     if not runs:
         raise CannotTweak("The model repeats no block that a skip connection could go around.")
     reasons = {id(run): _obstacle(run) for run in runs}
@@ -176,7 +207,7 @@ def _wrappable(model: nn.Module) -> list[Run]:
 
 def _obstacle(run: Run) -> str:
     """Return why the blocks of a run can't be wrapped, as a sentence; "" if they can."""
-    where = f"of {run.at}" if run.at else "of the model"
+    where = f"of {shown_path(run.at) or 'the model'}"
     for block in run.blocks[:1]:
         inside = [part for module in block for part in module.modules()]
         if any(_has_skip(part) for part in inside):

@@ -1,6 +1,6 @@
 /** Where the bars of bqplot's figure stand on the page. */
 
-/** The groups that bqplot draws for a mark with this many bars, in layer order. */
+/** The groups that bqplot draws for a mark with this many bars, in their order. */
 function barGroups(chart: Element, count: number): Element[] {
   const marks = new Map<Element, Element[]>();
   for (const group of chart.querySelectorAll("g.bargroup")) {
@@ -29,10 +29,10 @@ function contains({ left, right, top, bottom }: DOMRect, x: number, y: number): 
 }
 
 /**
- * The layer that a point of the page belongs to, or null outside of the plot. A point between two
+ * The bar that a point of the page belongs to, or null outside of the plot. A point between two
  * bars, or above a bar of no height, belongs to the nearest.
  */
-export function layerAt(chart: Element, count: number, x: number, y: number): number | null {
+export function barAt(chart: Element, count: number, x: number, y: number): number | null {
   const plot = chart.querySelector(".plotarea_background") ?? chart;
   if (!contains(plot.getBoundingClientRect(), x, y)) return null;
   const centres = barGroups(chart, count).map((group) => {

@@ -32,3 +32,15 @@ const MARKS: Readonly<Record<string, string>> = {
 export function markInWords(mark: string): string {
   return MARKS[mark] ?? mark;
 }
+
+/** Three significant digits, as a person writes them. */
+function short(value: number): string {
+  const size = Math.abs(value);
+  return special(value) ?? (size >= 1e-3 && size < 1e5 ? value.toPrecision(3) : value.toExponential(2));
+}
+
+/** A mean and its range, "0.123 (−0.400 … 0.610)"; one number where all are the same. */
+export function meanAndRange(mean: number, low: number, high: number): string {
+  const told = [mean, low, high].map((value) => short(value).replace(/^-/, "−"));
+  return low === high ? (told[0] as string) : `${told[0]} (${told[1]} … ${told[2]})`;
+}

@@ -30,6 +30,7 @@ beforeEach(() => {
     verdict_severity: "",
     notice: "",
     notice_is_error: false,
+    changes: [],
   };
   const models: Record<string, unknown> = { a: bars };
   model = new FakeModel(state, models);
@@ -106,7 +107,7 @@ it("a hidden tab confirms frames as dropped", async () => {
     { type: "confirm", frame: 1, dropped: true },
     { type: "confirm", frame: 2, dropped: true },
   ]);
-  expect(bars.set).not.toHaveBeenCalled();
+  expect(bars.set).toHaveBeenCalledTimes(1); // by the first, ahead of the animation frame
 });
 
 it("a target that is not in the page is told to the kernel, and training never waits for it", async () => {
@@ -142,6 +143,16 @@ describe("the status row", () => {
     expect(badge?.hidden).toBe(false);
     expect(badge?.textContent).toBe("▼vanishing: the signal falls 5.1 decades");
     expect(badge?.dataset).toMatchObject({ problem: "vanishing", severity: "fault" });
+  });
+
+  it("tells politely what was changed in the model", () => {
+    const changes = addView().querySelector<HTMLElement>(".gradflow-changes");
+    expect(changes?.textContent).toBe("");
+    expect(changes?.getAttribute("aria-live")).toBe("polite");
+    model.set({ changes: ["Skips: 3 blocks compute x + 1.0·f(x).", "Activation: 4 × relu."] });
+    expect(changes?.textContent).toBe("Skips: 3 blocks compute x + 1.0·f(x). Activation: 4 × relu.");
+    model.set({ changes: [] });
+    expect(changes?.textContent).toBe("");
   });
 
   it("raises an error as an alert, and a plain notice as a status", () => {

@@ -2,11 +2,11 @@
  * The page's half of the flow control between training and drawing.
  *
  * The kernel sends numbered frames (what changes in which model) while a `view` message says that
- * somebody can see them; each animation frame applies exactly one, to the models themselves, so
- * that what a step shows is painted together and is not echoed to the kernel.
- * From inside that animation frame the page confirms the frame's number, and with it reports when
- * an earlier frame was painted; the kernel keeps few unconfirmed frames in flight, and so never
- * draws faster than the page can show.
+ * somebody can see them; each is set in the models themselves ahead of an animation frame, so that
+ * what a step shows is painted together and is not echoed to the kernel.
+ * From inside that animation frame, which it shares with no other, the page confirms the frame's
+ * number, and with it reports when an earlier frame was painted; the kernel keeps few unconfirmed
+ * frames in flight, and so never draws faster than the page can show.
  * A hidden page draws nothing and confirms at once, as dropped, so that training never waits for it.
  * Keys pressed in the widget go to the kernel as actions, and a ping is answered as soon as it is
  * read, so that the kernel can measure the way there and back.
@@ -31,6 +31,7 @@ export interface PanelState {
   verdict_severity: string;
   notice: string;
   notice_is_error: boolean;
+  changes: string[];
 }
 
 /** What the kernel sends. */
@@ -45,6 +46,7 @@ function stateOf(model: AnyModel<PanelState>): PanelState {
     verdict_severity: model.get("verdict_severity"),
     notice: model.get("notice"),
     notice_is_error: model.get("notice_is_error"),
+    changes: model.get("changes"),
   };
 }
 

@@ -1,5 +1,5 @@
-import { markInWords, scientific } from "./format";
-import { type LayerNumbers, valueAt } from "./layers";
+import { markInWords, meanAndRange, scientific } from "./format";
+import { type LayerNumbers, type TimeNumbers, notesOf, timeSteps, timeValueAt, valueAt } from "./layers";
 
 function cell(tag: "td" | "th", text: string, scope?: "row" | "col"): HTMLTableCellElement {
   const element = document.createElement(tag);
@@ -14,10 +14,27 @@ function rowOf(...cells: HTMLTableCellElement[]): HTMLTableRowElement {
   return row;
 }
 
+function write(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function hasNotes({ notes }: LayerNumbers): boolean {
+  return notes.names.some((names) => names.length > 0);
+}
+
+function textAt(numbers: LayerNumbers, row: number, column: number): string {
+  const beyond = column - numbers.columns.length;
+  if (beyond < 0) return scientific(valueAt(numbers, row, column));
+  if (beyond === 0) return markInWords(numbers.marks[row] ?? "");
+  return notesOf(numbers, row)
+    .map(({ name, mean, low, high }) => `${name} ${meanAndRange(mean, low, high)}`)
+    .join("; ");
+}
+
 /** The rows of the layer table: built once for a model, then written in place. */
 export class LayerRows {
   #table: HTMLTableElement;
-  /** The cells that change, row by row: one for each column, and the remark. */
+  /** The cells that change, row by row: one for each column, the remark, and the notes. */
   #cells: HTMLTableCellElement[][] = [];
   #built = "";
 
@@ -26,36 +43,71 @@ export class LayerRows {
   }
 
   update(numbers: LayerNumbers): void {
-    const headings = JSON.stringify([numbers.layers, numbers.columns]);
+    const headings = JSON.stringify([numbers.layers, numbers.columns, hasNotes(numbers)]);
     if (headings !== this.#built) {
       this.#build(numbers);
       this.#built = headings;
     }
     this.#cells.forEach((cells, row) => {
-      cells.forEach((element, column) => {
-        const text =
-          column < numbers.columns.length
-            ? scientific(valueAt(numbers, row, column))
-            : markInWords(numbers.marks[row] ?? "");
-        if (element.textContent !== text) element.textContent = text;
-      });
+      cells.forEach((element, column) => write(element, textAt(numbers, row, column)));
     });
   }
 
-  #build({ layers, columns }: LayerNumbers): void {
+  #build(numbers: LayerNumbers): void {
+    const { layers, columns } = numbers;
+    const remarks = hasNotes(numbers) ? ["gradient", "norm and skip"] : ["gradient"];
     const caption = document.createElement("caption");
     caption.textContent = "Layers from input to output, with the latest numbers";
     const head = document.createElement("thead");
-    const titles = ["#", "layer", "kind", "shape", ...columns, "gradient"];
+    const titles = ["#", "layer", "kind", "shape", ...columns, ...remarks];
     head.append(rowOf(...titles.map((title) => cell("th", title, "col"))));
     const body = document.createElement("tbody");
     this.#cells = layers.map((layer, index) => {
-      const changing = [...columns, "gradient"].map(() => cell("td", ""));
+      const changing = [...columns, ...remarks].map(() => cell("td", ""));
       const number = cell("td", String(index + 1));
       const name = cell("th", layer.name, "row");
       body.append(rowOf(number, name, cell("td", layer.kind), cell("td", layer.shape), ...changing));
       return changing;
     });
     this.#table.replaceChildren(caption, head, body);
+  }
+}
+
+/** A table of the signal gradient at each time step; hidden where no layer has any. */
+export class TimeRows {
+  #table: HTMLTableElement;
+  #cells: HTMLTableCellElement[][] = [];
+  #built = "";
+
+  constructor(table: HTMLTableElement) {
+    this.#table = table;
+  }
+
+  update(numbers: TimeNumbers): void {
+    const steps = timeSteps(numbers);
+    this.#table.hidden = steps === 0;
+    const headings = JSON.stringify([numbers.layers, steps]);
+    if (headings !== this.#built) {
+      this.#build(numbers.layers, steps);
+      this.#built = headings;
+    }
+    this.#cells.forEach((cells, step) => {
+      cells.forEach((element, layer) => write(element, scientific(timeValueAt(numbers, step, layer))));
+    });
+  }
+
+  #build(layers: readonly string[], steps: number): void {
+    const caption = document.createElement("caption");
+    caption.textContent = "Norm of the signal gradient at each time step";
+    const head = document.createElement("thead");
+    head.append(rowOf(...["time step", ...layers].map((title) => cell("th", title, "col"))));
+    const body = document.createElement("tbody");
+    this.#table.replaceChildren();
+    this.#cells = Array.from({ length: steps }, (_, step) => {
+      const changing = layers.map(() => cell("td", ""));
+      body.append(rowOf(cell("th", String(step + 1), "row"), ...changing));
+      return changing;
+    });
+    if (steps > 0) this.#table.append(caption, head, body);
   }
 }

@@ -17,13 +17,14 @@ function appendTo(parent: Element, tag: string, className: string): HTMLElement 
   return element;
 }
 
-/** The row under the controls: status line, verdict, notice, and the text for screen readers. */
+/** The row under the controls: status line, verdict, notice, what was changed in the model, and a text for screen readers. */
 export class StatusRow {
   #status: HTMLElement;
   #badge: HTMLElement;
   #symbol: HTMLElement;
   #verdict: HTMLElement;
   #notice: HTMLElement;
+  #changes: HTMLElement;
   #live: LiveText;
 
   constructor(parent: HTMLElement) {
@@ -34,6 +35,9 @@ export class StatusRow {
     this.#symbol.ariaHidden = "true";
     this.#verdict = appendTo(this.#badge, "span", "gradflow-verdict-text");
     this.#notice = appendTo(parent, "span", "gradflow-notice");
+    // Never hidden: a live region that appears together with its text may not be spoken.
+    this.#changes = appendTo(parent, "p", "gradflow-changes");
+    this.#changes.setAttribute("aria-live", "polite");
     const live = appendTo(parent, "span", "gradflow-live");
     live.setAttribute("aria-live", "polite");
     this.#live = new LiveText(live);
@@ -52,6 +56,9 @@ export class StatusRow {
     this.#notice.hidden = state.notice === "";
     // A live region that is written again is spoken again, changed or not.
     if (this.#notice.textContent !== state.notice) this.#notice.textContent = state.notice;
+
+    const changes = state.changes.join(" ");
+    if (this.#changes.textContent !== changes) this.#changes.textContent = changes;
 
     this.#live.update({
       status: state.status,

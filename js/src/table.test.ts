@@ -40,6 +40,11 @@ beforeEach(() => {
     columns: ["weight gradient", "update ratio"],
     values: bytes(1.234e-4, Number.NaN, 0, 0.5),
     marks: ["", "zero"],
+    note_names: [[], []],
+    note_values: bytes(),
+    bars_show: "layers",
+    time_layers: [],
+    time_values: bytes(),
   });
   const context = { model: model.asAnyModel, el: root, signal: new AbortController().signal };
   remove = table.render(context as unknown as Parameters<typeof table.render>[0]) as () => void;
@@ -120,4 +125,30 @@ it("removed, it leaves no listener, observer or tooltip", () => {
   expect(model.listenerCount).toBe(0);
   expect(layout.observed).toBe(0);
   expect(document.querySelector(".gradflow-tooltip")).toBeNull();
+});
+
+it("tells what a norm or a skip has of its own in a column, where any layer has such", () => {
+  open(true);
+  expect(root.querySelector("thead")?.textContent).not.toContain("norm and skip");
+  model.set({ note_names: [[], ["batch mean", "scale"]], note_values: bytes(0.5, -1, 2, 1, 1, 1) });
+  vi.advanceTimersByTime(250);
+  expect(root.querySelector("thead")?.textContent).toContain("norm and skip");
+  expect(texts().map((row) => row.at(-1))).toEqual(["", "batch mean 0.500 (−1.00 … 2.00); scale 1.00"]);
+});
+
+it("lists the time steps of recurrent layers in a table of their own", () => {
+  open(true);
+  const times = root.querySelectorAll("table")[1] as HTMLTableElement;
+  expect(times.hidden).toBe(true);
+  expect(root.hasAttribute("data-time-steps")).toBe(false);
+  model.set({ time_layers: ["rnn.l0", "rnn.l1"], time_values: bytes(1e-5, 0.1, 1, Number.NaN) });
+  vi.advanceTimersByTime(250);
+  expect(times.hidden).toBe(false);
+  expect([...times.rows].map((row) => [...row.cells].map((cell) => cell.textContent))).toEqual([
+    ["time step", "rnn.l0", "rnn.l1"],
+    ["1", "1.00e-5", "1.00e-1"],
+    ["2", "1.00e+0", "–"],
+  ]);
+  // By this the view "through time" is offered.
+  expect(root.hasAttribute("data-time-steps")).toBe(true);
 });

@@ -3,18 +3,26 @@
  * tooltip over the bars; the kernel writes all of its state.
  */
 import type { AnyModel, Render } from "@anywidget/types";
-import type { Layer, LayerNumbers } from "./layers";
+import type { Layer, LayerNumbers, TimeNumbers } from "./layers";
 import { Paced } from "./paced";
 import { insideRoot } from "./root";
-import { LayerRows } from "./rows";
-import { LayerTooltip } from "./tooltip";
+import { LayerRows, TimeRows } from "./rows";
+import { BarTooltip } from "./tooltip";
 
-/** The synced traits. `values` holds float64, little endian, a row for each layer. */
+/**
+ * The synced traits. Numbers are float64, little endian: `values` has a row for each layer,
+ * `note_values` one of three for each note, `time_values` one for each time step.
+ */
 export interface LayerTableState {
   layers: Layer[];
   columns: string[];
   values: DataView;
   marks: string[];
+  note_names: string[][];
+  note_values: DataView;
+  bars_show: string;
+  time_layers: string[];
+  time_values: DataView;
 }
 
 /** Four times a second is as fast as a person reads numbers. */
@@ -26,10 +34,18 @@ function numbersOf(model: AnyModel<LayerTableState>): LayerNumbers {
     columns: model.get("columns"),
     values: model.get("values"),
     marks: model.get("marks"),
+    notes: { names: model.get("note_names"), values: model.get("note_values") },
   };
 }
 
-function tableIn(details: HTMLDetailsElement): HTMLTableElement {
+function timesOf(model: AnyModel<LayerTableState>): TimeNumbers {
+  return { layers: model.get("time_layers"), values: model.get("time_values") };
+}
+
+/** By this the style sheet shows the view "through time". */
+const HAS_TIME_STEPS = "data-time-steps";
+
+function tablesIn(details: HTMLDetailsElement): [HTMLTableElement, HTMLTableElement] {
   const summary = document.createElement("summary");
   summary.textContent = "Layer table";
   const scroll = document.createElement("div");
@@ -37,25 +53,39 @@ function tableIn(details: HTMLDetailsElement): HTMLTableElement {
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
   scroll.setAttribute("aria-label", "Layer table");
-  const table = document.createElement("table");
-  scroll.append(table);
+  const layers = document.createElement("table");
+  const times = document.createElement("table");
+  scroll.append(layers, times);
   details.append(summary, scroll);
-  return table;
+  return [layers, times];
 }
 
 const render: Render<LayerTableState> = ({ model, el }) => {
-  const numbers = () => numbersOf(model);
   const details = document.createElement("details");
   details.className = "gradflow-table";
-  const rows = new LayerRows(tableIn(details));
+  const [layers, times] = tablesIn(details);
+  const rows = new LayerRows(layers);
+  const timeRows = new TimeRows(times);
   el.append(details);
 
-  const refresh = new Paced(INTERVAL, () => rows.update(numbers()));
-  let tooltip: LayerTooltip | null = null;
-  const removeTooltip = insideRoot(el, (root) => {
-    const placed = new LayerTooltip(root, numbers);
+  const refresh = new Paced(INTERVAL, () => {
+    rows.update(numbersOf(model));
+    timeRows.update(timesOf(model));
+  });
+  const bars = () => ({ numbers: numbersOf(model), time: timesOf(model), show: model.get("bars_show") });
+  let tooltip: BarTooltip | null = null;
+  let around: HTMLElement | null = null;
+  const tellTimeSteps = () =>
+    around?.toggleAttribute(HAS_TIME_STEPS, model.get("time_layers").length > 0);
+  const leaveRoot = insideRoot(el, (root) => {
+    const placed = new BarTooltip(root, bars);
     tooltip = placed;
-    return () => placed.close();
+    around = root;
+    tellTimeSteps();
+    return () => {
+      root.removeAttribute(HAS_TIME_STEPS);
+      placed.close();
+    };
   });
 
   const onToggle = () => {
@@ -63,6 +93,7 @@ const render: Render<LayerTableState> = ({ model, el }) => {
     else refresh.cancel();
   };
   const onChange = () => {
+    tellTimeSteps();
     if (details.open) refresh.request();
     tooltip?.refresh();
   };
@@ -72,7 +103,7 @@ const render: Render<LayerTableState> = ({ model, el }) => {
     model.off("change", onChange);
     details.removeEventListener("toggle", onToggle);
     refresh.cancel();
-    removeTooltip();
+    leaveRoot();
   };
 };
 

@@ -1,12 +1,14 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { nearest } from "./bars";
-import type { LayerNumbers } from "./layers";
-import { LayerTooltip, place } from "./tooltip";
+import type { LayerNumbers, TimeNumbers } from "./layers";
+import { BarTooltip, place } from "./tooltip";
 
 const WIDTH = 20;
 let root: HTMLElement;
 let numbers: LayerNumbers;
-let tooltip: LayerTooltip;
+let time: TimeNumbers;
+let show: string;
+let tooltip: BarTooltip;
 
 function withValues(...values: number[]): LayerNumbers {
   return {
@@ -18,6 +20,7 @@ function withValues(...values: number[]): LayerNumbers {
     columns: ["weight gradient"],
     values: new DataView(Float64Array.from(values).buffer),
     marks: ["", "", "frozen"],
+    notes: { names: [], values: new DataView(new ArrayBuffer(0)) },
   };
 }
 
@@ -53,7 +56,9 @@ beforeEach(() => {
     <div class="gradflow-chart-loss"></div>`;
   document.body.append(root);
   numbers = withValues(1.5e-5, Number.NaN, 0);
-  tooltip = new LayerTooltip(root, () => numbers);
+  time = { layers: [], values: new DataView(new ArrayBuffer(0)) };
+  show = "layers";
+  tooltip = new BarTooltip(root, () => ({ numbers, time, show }));
 });
 
 afterEach(() => {
@@ -70,6 +75,32 @@ it("tells a layer's exact numbers wherever the pointer is above its bar", () => 
 it("a bar of no height is found by its place", () => {
   point(190, 50);
   expect(shown()).toBe("3 · head | Linear · 10×64 | weight gradient | 0 | gradient | frozen");
+});
+
+it("tells what a norm has of its own, by mean and range over its units", () => {
+  numbers.notes = {
+    names: [["skip scale"], ["batch mean", "batch deviation"]],
+    values: new DataView(Float64Array.of(0.25, 0.25, 0.25, -0.0123, -1.5, 2e-5, 1, 1, 1).buffer),
+  };
+  point(32, 5);
+  expect(shown()).toContain("batch mean | −0.0123 (−1.50 … 2.00e-5) | batch deviation | 1.00");
+  point(12, 5);
+  expect(shown()).toContain("skip scale | 0.250");
+});
+
+it("tells a time step where the bars are time steps, even if there are as many layers", () => {
+  show = "time steps";
+  time = {
+    layers: ["rnn.l0", "rnn.l1"],
+    values: new DataView(Float64Array.of(1e-5, 1, 1e-3, 2, 0.1, Number.NaN).buffer),
+  };
+  point(12, 5);
+  expect(shown()).toBe(
+    "time step 1 of 3 | norm of the signal gradient | rnn.l0 | 1.00000e-5 | rnn.l1 | 1.00000",
+  );
+  point(52, 5);
+  expect(shown()).toContain("time step 3 of 3");
+  expect(shown()).toContain("rnn.l1 | –");
 });
 
 it("follows the numbers while the pointer rests", () => {

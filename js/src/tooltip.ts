@@ -1,20 +1,41 @@
-import { layerAt } from "./bars";
-import { exact, markInWords } from "./format";
-import { type LayerNumbers, valueAt } from "./layers";
+import { barAt } from "./bars";
+import { exact, markInWords, meanAndRange } from "./format";
+import { type LayerNumbers, type TimeNumbers, notesOf, timeSteps, timeValueAt, valueAt } from "./layers";
 
 const CHART = ".gradflow-chart-bars";
 /** Between the pointer and the tooltip, and between the tooltip and the window's edge, in px. */
 const GAP = 14;
 const MARGIN = 4;
 
-/** What the tooltip says of a layer: a title, what it is, and a value for each name. */
-export interface LayerFacts {
+/** What the tooltip says of a bar: a title, what it is, and a value for each name. */
+export interface Facts {
   title: string;
   subtitle: string;
   facts: [name: string, value: string][];
 }
 
-export function describeLayer(numbers: LayerNumbers, index: number): LayerFacts | null {
+/** What the bars stand for: layers, or the time steps of recurrent ones. */
+export type Bars = { numbers: LayerNumbers; time: TimeNumbers; show: string };
+
+function countOf({ numbers, time, show }: Bars): number {
+  return show === "layers" ? numbers.layers.length : timeSteps(time);
+}
+
+export function describe(bars: Bars, index: number): Facts | null {
+  return bars.show === "layers" ? describeLayer(bars.numbers, index) : describeTimeStep(bars.time, index);
+}
+
+function describeTimeStep(time: TimeNumbers, index: number): Facts | null {
+  const steps = timeSteps(time);
+  if (index >= steps) return null;
+  return {
+    title: `time step ${index + 1} of ${steps}`,
+    subtitle: "norm of the signal gradient",
+    facts: time.layers.map((name, layer) => [name, exact(timeValueAt(time, index, layer))]),
+  };
+}
+
+function describeLayer(numbers: LayerNumbers, index: number): Facts | null {
   const layer = numbers.layers[index];
   if (layer === undefined) return null;
   const facts = numbers.columns.map((name, column): [string, string] => [
@@ -23,6 +44,9 @@ export function describeLayer(numbers: LayerNumbers, index: number): LayerFacts 
   ]);
   const mark = numbers.marks[index] ?? "";
   if (mark !== "") facts.push(["gradient", markInWords(mark)]);
+  for (const { name, mean, low, high } of notesOf(numbers, index)) {
+    facts.push([name, meanAndRange(mean, low, high)]);
+  }
   return {
     title: `${index + 1} · ${layer.name}`,
     subtitle: [layer.kind, layer.shape].filter(Boolean).join(" · "),
@@ -45,15 +69,15 @@ function textElement(tag: string, text: string): HTMLElement {
 }
 
 /** The exact numbers of the bar under the pointer. */
-export class LayerTooltip {
+export class BarTooltip {
   #root: HTMLElement;
-  #numbers: () => LayerNumbers;
+  #bars: () => Bars;
   #element = document.createElement("div");
-  #pointer: { x: number; y: number; layer: number } | null = null;
+  #pointer: { x: number; y: number; bar: number } | null = null;
 
-  constructor(root: HTMLElement, numbers: () => LayerNumbers) {
+  constructor(root: HTMLElement, bars: () => Bars) {
     this.#root = root;
-    this.#numbers = numbers;
+    this.#bars = bars;
     this.#element.className = "gradflow-tooltip";
     this.#element.setAttribute("role", "tooltip");
     this.#element.hidden = true;
@@ -67,7 +91,7 @@ export class LayerTooltip {
   /** Writes the latest numbers, where the tooltip is shown. */
   refresh(): void {
     if (this.#pointer === null) return;
-    const described = describeLayer(this.#numbers(), this.#pointer.layer);
+    const described = describe(this.#bars(), this.#pointer.bar);
     if (described === null) {
       this.#hide();
       return;
@@ -96,12 +120,12 @@ export class LayerTooltip {
 
   #onMove = ({ target, clientX: x, clientY: y }: PointerEvent): void => {
     const chart = target instanceof Element ? target.closest(CHART) : null;
-    const layer = chart && layerAt(chart, this.#numbers().layers.length, x, y);
-    if (layer === null) {
+    const bar = chart && barAt(chart, countOf(this.#bars()), x, y);
+    if (bar === null) {
       this.#hide();
       return;
     }
-    this.#pointer = { x, y, layer };
+    this.#pointer = { x, y, bar };
     this.refresh();
   };
 

@@ -125,6 +125,12 @@ class FlowPage:
         named = self.notebook.page.locator("label", has_text=re.compile(f"^{label}$"))
         return self.root.locator(".widget-inline-hbox").filter(has=named)
 
+    def unfold(self, heading: str) -> None:
+        """Open what stands below a heading, where it is closed."""
+        button = self.root.locator("button.gradflow-heading", has_text=heading)
+        if button.get_attribute("aria-expanded") == "false":
+            button.click()
+
     @property
     def table(self) -> Locator:
         return self.root.locator("details.gradflow-table")
@@ -167,7 +173,7 @@ class FlowPage:
             """() => [...document.querySelectorAll(".gradflow .bqplot")].every(figure => {
                 const plot = figure.querySelector(".plotarea_background");
                 const room = figure.clientWidth - (plot?.width.baseVal.value ?? 0);
-                return 60 < room && room < 80;
+                return 60 < room && room < 120;
             })"""
         )
 

@@ -161,8 +161,8 @@ def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None
     root = page.root.bounding_box()
     assert root is not None
     groups = [
-        ".gradflow-toolbar > *, .gradflow-knobs > *, .gradflow-panel, .gradflow-views > *, "
-        ".gradflow-charts > *, .gradflow-legend, .gradflow-table",
+        ".gradflow-toolbar > *, .gradflow-grid > *, .gradflow-folds > *, .gradflow-panel, "
+        ".gradflow-views > *, .gradflow-charts > *, .gradflow-legend, .gradflow-table",
         ".gradflow-knobs .widget-label, .gradflow-knobs .slider-container, "
         ".gradflow-knobs .widget-readout, .gradflow-knobs select",
         ".gradflow-chart-bars .axis text, .gradflow-chart-bars .mainheading",
@@ -289,6 +289,7 @@ def test_an_exploding_network_is_told_before_its_first_step(cell: FlowCell) -> N
 
 def test_markers_of_many_turns_do_not_lie_on_each_other(cell: FlowCell) -> None:
     page = cell.playground()
+    page.unfold("Optimizer and data")
     page.play()
     for turn in range(6):
         page.slider("learning rate").press("ArrowRight")

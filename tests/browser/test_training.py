@@ -159,6 +159,7 @@ def test_batch_size_changes_while_it_trains(cell: FlowCell) -> None:
     page = cell.playground(batch_size=64)
     page.play()
 
+    page.unfold("Optimizer and data")
     page.slider("batch size").press("ArrowRight")
 
     cell.kernel.wait_until("flow.batch_size == 128")

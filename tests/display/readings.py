@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,5 +43,13 @@ def reading(
         unclipped_grad_norm=before,
         missing=absent,
         frozen=np.isin(np.arange(count), list(frozen)),
-        **{name: np.array(values, dtype=float) for name, values in full.items()},
+        **{name: _as_arrays(name, values) for name, values in full.items()},
     )
+
+
+def _as_arrays(name: str, values: Any) -> Any:
+    if name == "layer_notes":
+        return values
+    if isinstance(values, Mapping):
+        return {key: np.array(each, dtype=float) for key, each in values.items()}
+    return np.array(values, dtype=float)

@@ -5,72 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import traitlets
 
-from gradflow_widget.display.controls import Actions, Controls, Offer
-
-
-class Owner(traitlets.HasTraits):
-    """What a GradientFlow is to its controls."""
-
-    learning_rate = traitlets.Any(0.1)
-    clip_norm = traitlets.Any(None)
-    clip_value = traitlets.Any(None)
-    batch_size = traitlets.Any(64)
-    depth = traitlets.Any(8)
-    activation = traitlets.Any("tanh")
-    speed = traitlets.Any(1)
-    playing = traitlets.Bool(False)
-
-    @traitlets.validate("learning_rate", "depth")
-    def _refuse(self, proposal: Any) -> Any:
-        if proposal["value"] in (13, 10.0):
-            raise ValueError(f"{proposal['value']} is refused")
-        return proposal["value"]
-
-    @traitlets.observe("clip_norm", "clip_value")
-    def _only_one(self, change: Any) -> None:
-        if change["new"] is not None:
-            setattr(self, {"clip_norm": "clip_value"}.get(change["name"], "clip_norm"), None)
-
-
-class Desk:
-    """Controls with their owner, and what was asked for by them."""
-
-    def __init__(self, owner: Owner | None = None, **given: Any) -> None:
-        self.owner = owner or Owner()
-        self.done: list[Any] = []
-        self.errors: list[str] = []
-
-        self.refuses = False
-
-        def note(name: str) -> Any:
-            def act(**asked: Any) -> None:
-                if self.refuses:
-                    raise RuntimeError(f"{name} is refused")
-                self.done.append((name, asked) if asked else name)
-
-            return act
-
-        self.controls = Controls(
-            self.owner,
-            Actions(
-                toggle=note("toggle"),
-                step=note("step"),
-                reset=note("reset"),
-                new_seed=note("new seed"),
-                look_at=note("look at"),
-                failed=lambda error: self.errors.append(str(error)),
-            ),
-            **{
-                "cold": {"depth": Offer(8, ""), "activation": Offer("tanh", "")},
-                "activations": ["relu", "tanh"],
-                "depths": (1, 64),
-                "samples": 1000,
-                "can_train": True,
-                **given,
-            },
-        )
+from gradflow_widget.display.controls import Offer
+from tests.display.desk import Desk, Owner
 
 
 @pytest.fixture
@@ -84,7 +21,7 @@ def test_controls_begin_where_the_traits_are(desk: Desk) -> None:
     assert controls.depth_slider.value == 8
     assert controls.activation_menu.value == "tanh"
     assert controls.batch_slider.value == 64
-    assert controls.speed_menu.value == 1
+    assert controls.speed_menu.value == "every step"
     assert controls.clip_menu.value == "off"
     assert controls.clip_slider.disabled
     assert desk.done == []
@@ -96,7 +33,6 @@ def test_controls_begin_where_the_traits_are(desk: Desk) -> None:
         ("depth_slider", "depth", 12),
         ("activation_menu", "activation", "relu"),
         ("batch_slider", "batch_size", 128),
-        ("speed_menu", "speed", "max"),
         ("rate_slider", "learning_rate", 0.01),
     ],
 )
@@ -213,6 +149,18 @@ def test_batch_sizes_are_powers_of_two_and_the_whole_of_the_data(desk: Desk) -> 
     assert list(desk.controls.batch_slider.options) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
 
 
+def test_the_speed_menu_lists_any_speed_and_keeps_the_greatest_last(desk: Desk) -> None:
+    menu = desk.controls.speed_menu
+    menu.value = "what fits (max)"
+    assert desk.owner.speed == "max"
+
+    for speed, label in ((3, "every 3rd"), (11, "every 11th"), (1, "every step")):
+        desk.owner.speed = speed
+        assert menu.value == label
+    assert menu.options[-1] == "what fits (max)"
+    assert desk.owner.speed == 1
+
+
 def test_another_batch_size_set_in_code_joins_the_slider(desk: Desk) -> None:
     desk.owner.batch_size = 100
 
@@ -223,7 +171,8 @@ def test_another_batch_size_set_in_code_joins_the_slider(desk: Desk) -> None:
 
 def test_where_the_data_come_in_batches_there_is_no_slider() -> None:
     desk = Desk(samples=None)
-    assert not hasattr(desk.controls, "batch_slider")
+    assert desk.controls.batch_slider is None
+    assert desk.controls.batch_choice is None
 
 
 # -- buttons, views, offers --------------------------------------------------------------

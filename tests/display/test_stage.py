@@ -151,3 +151,51 @@ def test_a_knob_turned_before_the_first_step_leaves_no_marker(theatre: Theatre) 
 def test_keys_go_to_the_director(theatre: Theatre) -> None:
     theatre.says(type="key", action="toggle")
     assert theatre.director.keys == ["toggle"]
+
+
+def panel_says(theatre: Theatre, trait: str) -> list[Any]:
+    """What frames have told the panel of a trait, oldest first."""
+    updates = [update for frame in theatre.frames for update in frame["updates"]]
+    return [
+        update["state"][trait]
+        for update in updates
+        if update["target"] == "panel" and trait in update["state"]
+    ]
+
+
+def test_what_was_changed_in_the_model_is_told_and_taken_back(theatre: Theatre) -> None:
+    theatre.says(type="view", visible=True)
+    sentences = ["Skips: 3 blocks compute x + 1.0·f(x).", "Activation: 4 × relu."]
+    theatre.stage.changes_told(sentences)
+    theatre.wait_for(lambda: panel_says(theatre, "changes") == [sentences])
+
+    theatre.stage.changes_told(())
+    theatre.wait_for(lambda: panel_says(theatre, "changes") == [sentences, []])
+
+
+def test_the_latest_validation_is_in_the_status_line_and_ends_with_its_run(
+    theatre: Theatre,
+) -> None:
+    theatre.says(type="view", visible=True)
+    theatre.step(1)
+    theatre.stage.validation(1, 0.931)
+    theatre.wait_for(lambda: "loss 1 · validation 93.1 % · paused" in theatre.status())
+
+    theatre.stage.begin_run(None)
+    theatre.step(1)
+    theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1 · paused · 1 of 1 drawn")
+
+
+def test_an_accuracy_that_is_no_share_is_refused(theatre: Theatre) -> None:
+    with pytest.raises(ValueError, match="accuracy must be a share from 0 to 1, not 93"):
+        theatre.stage.validation(1, 93)
+
+
+def test_the_bars_can_be_looked_at_through_time(theatre: Theatre) -> None:
+    theatre.stage.record(
+        reading([1.0], signal_grad_norm=[1.0], signal_grad_through_time={"rnn": [1e-3, 1.0]})
+    )
+    theatre.stage.look_at(measure="through time")
+    theatre.stage.settle()
+    assert theatre.stage.bars.targets["bars"].y.tolist() == [-3.0, 0.0]
+    assert theatre.stage.table.bars_show == "time steps"

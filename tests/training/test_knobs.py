@@ -267,23 +267,21 @@ def test_a_cold_turn_while_playing_goes_on_with_the_new_network() -> None:
         flow.close()
 
 
-def test_a_factory_that_names_only_depth_offers_only_depth(make_flow: Any) -> None:
-    flow = make_flow(
-        lambda depth=2: mlp(depth, "relu", inputs=6, outputs=3), sgd, CROSS_ENTROPY, samples()
-    )
+def test_where_a_loop_of_one_s_own_trains_a_factory_offers_what_it_names(make_flow: Any) -> None:
+    flow = make_flow(lambda depth=2: mlp(depth, "relu", inputs=6, outputs=3), sgd)
     assert (flow.depth, flow.activation) == (2, None)
     flow.depth = 3
-    with pytest.raises(ValueError, match="'activation'"):
+    with pytest.raises(ValueError, match="activation can't be changed: Your own loop trains"):
         flow.activation = "tanh"
     assert flow._controls.activation_menu.disabled
-    assert "activation" in flow._controls.activation_menu.tooltip
+    assert "Your own loop" in flow._controls.activation_menu.tooltip
     assert not flow._controls.depth_slider.disabled
 
 
 def test_a_ready_made_model_says_why_its_depth_can_t_be_turned(make_flow: Any) -> None:
     model = plain_network()
     flow = make_flow(model, sgd, CROSS_ENTROPY, samples())
-    with pytest.raises(ValueError, match=r"depth can't be changed: .*function that makes it.*\.$"):
+    with pytest.raises(ValueError, match=r"depth can't be changed: .*repeats no block.*\.$"):
         flow.depth = 4
     assert flow.depth is None
     assert flow._controls.depth_slider.disabled

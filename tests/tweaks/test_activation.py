@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from gradflow_widget.tweaks.activation import ACTIVATIONS, activation_of, with_activation
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.record import tweaks_of
-
-from .zoo import ZOO, Gate, Residual, Tagger, fingerprint, made, mlp, output
+from tests.models.zoo import ZOO, Gate, Residual, Tagger, fingerprint, made, mlp, output
 
 GATED_ONLY = {"LSTM tagger", "GRU tagger", "tied blocks"}
 RECURRENT = {"RNN tagger"}

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradflow_widget.tweaks.blocks import find_runs
-
-from .zoo import Cnn, Siamese, made, mlp
+from tests.models.zoo import Cnn, Siamese, made, mlp
 
 
 def runs(model: nn.Module) -> list[tuple[str, int, int, int]]:

@@ -10,8 +10,7 @@ from gradflow_widget.tweaks.activation import with_activation
 from gradflow_widget.tweaks.depth import DEEPEST, depth_of, with_depth
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.record import tweaks_of
-
-from .zoo import (
+from tests.models.zoo import (
     ZOO,
     MixtureOfExperts,
     SideBySideLists,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,84 +11,34 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import special
 from torch import nn
 
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.following import following
 from gradflow_widget.tweaks.gains import backward_gain, forward_gain
-from gradflow_widget.tweaks.initialization import SCHEMES, with_initialization
+from gradflow_widget.tweaks.initialization import (
+    SCHEMES,
+    check_initializable,
+    with_initialization,
+)
 from gradflow_widget.tweaks.mean_field import chi, critical_point, next_variance
-from gradflow_widget.tweaks.nonlinearities import Nonlinearity, as_nonlinearity
+from gradflow_widget.tweaks.nonlinearities import as_nonlinearity
 from gradflow_widget.tweaks.record import tweaks_of
 from gradflow_widget.tweaks.weights import weights_of
+from tests.models.zoo import ZOO, fingerprint, made, output
 
 from .networks import Branching, Functional, Listed, measured_slope, plain
-from .zoo import ZOO, fingerprint, made, output
+from .nonlinearity_moments import (
+    PHI,
+    SCHEMES_WITH_A_NUMBER,
+    moments,
+    nonlinearity,
+    scheme_options,
+    sigmas,
+)
 
 Array = NDArray[np.float64]
 WIDTH, DEPTH = 256, 24
-
-
-@dataclass(frozen=True)
-class Phi:
-    """A nonlinearity and its derivative as formulas, apart from torch."""
-
-    module: Callable[[], nn.Module]
-    value: Callable[[Array], Array]
-    slope: Callable[[Array], Array]
-
-
-def _normal_cdf(z: Array) -> Array:
-    return special.ndtr(z)
-
-
-def _normal_pdf(z: Array) -> Array:
-    return np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-
-
-def _elu(z: Array, scale: float = 1.0, alpha: float = 1.0) -> Array:
-    return scale * np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
-
-
-def _elu_slope(z: Array, scale: float = 1.0, alpha: float = 1.0) -> Array:
-    return scale * np.where(z > 0, 1.0, alpha * np.exp(np.minimum(z, 0)))
-
-
-_SELU = (1.0507009873554805, 1.6732632423543772)
-
-PHI = {
-    "linear": Phi(nn.Identity, lambda z: z, np.ones_like),
-    "ReLU": Phi(nn.ReLU, lambda z: np.maximum(z, 0), lambda z: (z > 0) * 1.0),
-    "LeakyReLU": Phi(
-        lambda: nn.LeakyReLU(0.2),
-        lambda z: np.where(z > 0, z, 0.2 * z),
-        lambda z: np.where(z > 0, 1, 0.2),
-    ),
-    "tanh": Phi(nn.Tanh, np.tanh, lambda z: 1 / np.cosh(z) ** 2),
-    "sigmoid": Phi(nn.Sigmoid, special.expit, lambda z: special.expit(z) * special.expit(-z)),
-    "ELU": Phi(nn.ELU, _elu, _elu_slope),
-    "SELU": Phi(nn.SELU, lambda z: _elu(z, *_SELU), lambda z: _elu_slope(z, *_SELU)),
-    "GELU": Phi(
-        nn.GELU, lambda z: z * _normal_cdf(z), lambda z: _normal_cdf(z) + z * _normal_pdf(z)
-    ),
-    "SiLU": Phi(
-        nn.SiLU,
-        lambda z: z * special.expit(z),
-        lambda z: special.expit(z) * (1 + z * special.expit(-z)),
-    ),
-}
-
-_Z = np.linspace(-12, 12, 200_001)
-_DENSITY = _normal_pdf(_Z) * (_Z[1] - _Z[0])
-
-
-@cache
-def moments(name: str, q: float) -> tuple[float, float]:
-    """E[φ²] and E[φ'²] at variance q, by the trapezoid rule."""
-    phi = PHI[name]
-    z = math.sqrt(q) * _Z
-    return float(_DENSITY @ phi.value(z) ** 2), float(_DENSITY @ phi.slope(z) ** 2)
 
 
 def predicted_slope(name: str, sigma_w: float, sigma_b: float = 0.0, last: float = 1.0) -> float:
@@ -103,12 +50,6 @@ def predicted_slope(name: str, sigma_w: float, sigma_b: float = 0.0, last: float
         logs.append(logs[-1] - 0.5 * math.log(out**2 * slope))
         q = sigma_w**2 * value + sigma_b**2
     return -float(np.polyfit(np.arange(DEPTH), logs, 1)[0])
-
-
-def nonlinearity(module: nn.Module) -> Nonlinearity:
-    found = as_nonlinearity(module)
-    assert found is not None
-    return found
 
 
 class TestGains:
@@ -185,40 +126,15 @@ class TestCriticalLine:
         assert 0.5 * math.log(chi(tanh, q, sigma_w)) == pytest.approx(slope, abs=6e-6)
 
 
-def _sigmas(scheme: str, name: str) -> tuple[float, float, float]:
-    """σ_w and σ_b of a hidden layer, and σ_w of the output layer, by the definitions."""
-    gain = 1 / math.sqrt(moments(name, 1.0)[0])
-    if scheme == "critical":
-        point = critical_point(nonlinearity(PHI[name].module()))
-        assert point is not None
-        return point.sigma_w, point.sigma_b, 1.0
-    third = math.sqrt(1 / 3)
-    return {
-        "default": (third, third / math.sqrt(WIDTH), third),
-        "normal": (0.08 * math.sqrt(WIDTH), 0.0, 0.08 * math.sqrt(WIDTH)),
-        "xavier": (1.0, 0.0, 1.0),
-        "lecun": (1.0, 0.0, 1.0),
-        "he": (gain, 0.0, 1.0),
-        "orthogonal": (gain, 0.0, 1.0),
-    }[scheme]
-
-
-WITH_A_NUMBER = [
-    (scheme, name)
-    for scheme in ("default", "normal", "xavier", "lecun", "he", "orthogonal", "critical")
-    for name in PHI
-    # Here the fixed point is unstable, and a single network leaves it either way.
-    if not (scheme in ("he", "orthogonal") and name in ("GELU", "SiLU"))
-]
-
-
 class TestSignal:
-    @pytest.mark.parametrize(("scheme", "name"), WITH_A_NUMBER)
+    @pytest.mark.parametrize("name", PHI)
+    @pytest.mark.parametrize("scheme", SCHEMES_WITH_A_NUMBER)
     def test_grows_as_the_mean_field_says(self, scheme, name):
+        # He's fixed point is unstable for GELU and SiLU, where variance grows on from layer to
+        # layer: the mean field follows it.
         model = plain(DEPTH, WIDTH, PHI[name].module)
-        options = {"std": 0.08} if scheme == "normal" else {}
-        changed = with_initialization(model, scheme, seed=3, **options)
-        sigma_w, sigma_b, last = _sigmas(scheme, name)
+        changed = with_initialization(model, scheme, seed=3, **scheme_options(scheme))
+        sigma_w, sigma_b, last = sigmas(scheme, name, WIDTH)
         expected = predicted_slope(name, sigma_w, sigma_b, last)
         assert measured_slope(changed, WIDTH) == pytest.approx(expected, abs=0.03)
 
@@ -551,6 +467,9 @@ class TestBadInput:
     def test_nothing_to_draw(self):
         with pytest.raises(CannotTweak, match="no weight matrix"):
             with_initialization(nn.Sequential(nn.Tanh(), nn.LayerNorm(3)), "he")
+        with pytest.raises(CannotTweak, match="no weight matrix"):
+            check_initializable(nn.Sequential(nn.Tanh(), nn.LayerNorm(3)))
+        check_initializable(plain(2, 4, nn.Tanh))
 
     def test_lazy_layers(self):
         with pytest.raises(CannotTweak, match="run one batch"):

@@ -11,8 +11,7 @@ from gradflow_widget.tweaks.activation import with_activation
 from gradflow_widget.tweaks.depth import with_depth
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.optimizer import rebuilt_optimizer
-
-from .zoo import Tagger, made, mlp, output
+from tests.models.zoo import Tagger, made, mlp, output
 
 
 def trained(model: nn.Module, optimizer: Optimizer, steps: int = 2) -> Optimizer:

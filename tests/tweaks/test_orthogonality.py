@@ -15,14 +15,15 @@ from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.initialization import with_initialization
 from gradflow_widget.tweaks.normalization import with_normalization
 from gradflow_widget.tweaks.orthogonality import (
+    check_orthogonalizable,
     orthogonality_penalty,
     penalty_of,
     with_orthogonality,
 )
 from gradflow_widget.tweaks.record import tweaks_of
+from tests.models.zoo import ZOO, fingerprint, made, output
 
 from .networks import measured_slope, plain
-from .zoo import ZOO, fingerprint, made, output
 
 
 def singular_values(weight: torch.Tensor) -> torch.Tensor:
@@ -126,6 +127,16 @@ class TestHard:
         assert singular_values(model[0].weight) == pytest.approx(1, abs=1e-4)
         assert not torch.equal(model[0].weight, before)
 
+    @pytest.mark.parametrize("layer", [nn.Linear(8, 8), nn.Linear(8, 12), nn.Conv2d(3, 8, 3)])
+    def test_weights_stay_orthogonal_under_weight_decay(self, layer):
+        model = with_orthogonality(nn.Sequential(layer), "hard")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model[0].weight.pow(3).sum().backward()
+            optimizer.step()
+        assert singular_values(model[0].weight) == pytest.approx(1, abs=1e-4)
+
     def test_makes_a_deep_linear_network_an_isometry(self):
         model = with_orthogonality(
             with_initialization(plain(30, 64, nn.Identity), "xavier"), "hard"
@@ -204,7 +215,7 @@ class TestRealModels:
         model, inputs = made(name)
         before = fingerprint(model)
         if strength == "hard" and name == "bfloat16 MLP":
-            with pytest.raises(CannotTweak, match=r"dtype torch.bfloat16 can't be computed"):
+            with pytest.raises(CannotTweak, match=r"dtype torch.bfloat16, in which torch can't"):
                 with_orthogonality(model, strength)
             return
         changed = with_orthogonality(model, strength)
@@ -220,6 +231,11 @@ class TestBadInput:
     def test_unknown_strength(self, strength):
         with pytest.raises(ValueError, match="is unknown: give a number from 0, 'hard' or None"):
             with_orthogonality(nn.Linear(2, 2), strength)
+
+    def test_is_told_beforehand(self):
+        check_orthogonalizable(plain(3, 8, nn.Tanh))
+        with pytest.raises(CannotTweak, match="no weight that could be made orthogonal"):
+            check_orthogonalizable(nn.LayerNorm(3))
 
     def test_nothing_to_make_orthogonal(self):
         for strength in (1.0, "hard"):

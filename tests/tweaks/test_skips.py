@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,10 +20,12 @@ from gradflow_widget.tweaks.initialization import with_initialization
 from gradflow_widget.tweaks.normalization import with_normalization
 from gradflow_widget.tweaks.orthogonality import with_orthogonality
 from gradflow_widget.tweaks.record import tweaks_of
-from gradflow_widget.tweaks.skips import Residual, with_skips
+from gradflow_widget.tweaks.skips import Residual, check_skippable, with_skips
+from tests.models.zoo import ZOO, fingerprint, made, output
 
+from . import relu_skips
 from .networks import Listed, measured_slope, plain
-from .zoo import ZOO, fingerprint, made, output
+from .nonlinearity_moments import PHI, SCHEMES_WITH_A_NUMBER, moments, scheme_options, sigmas
 
 SCALES = [1.0, 0.5, 0.0, "1/sqrt(2L)", "learned"]
 
@@ -73,6 +76,57 @@ class TestSignal:
         model = with_initialization(plain(21, 256, nn.ReLU), "he")[:-1]
         slope = measured_slope(with_skips(model, "1/sqrt(2L)"), 256)
         assert slope == pytest.approx(0.0123, abs=0.02)
+
+    @pytest.mark.parametrize(
+        ("width", "scale"), [(128, 1.0), (256, 1.0), (512, 1.0), (256, 0.5), (256, "1/sqrt(2L)")]
+    )
+    def test_blocks_that_end_in_relu_grow_faster_by_its_mean(self, width, scale):
+        alpha = 1 / math.sqrt(40) if isinstance(scale, str) else scale
+        slopes = []
+        for seed in range(3):
+            model = with_initialization(plain(21, width, nn.ReLU), "he", seed=seed)[:-1]
+            slopes.append(measured_slope(with_skips(model, scale), width, seed=seed))
+        expected = relu_skips.slope(width, 20, alpha)
+        assert sum(slopes) / 3 == pytest.approx(expected, abs=0.02)
+        assert expected > 0.5 * math.log(1 + alpha**2) + 0.001
+
+    def test_and_as_fast_as_others_at_infinite_width(self):
+        assert relu_skips.slope(10**7, 20, 1.0) == pytest.approx(0.5 * math.log(2), abs=1e-4)
+        assert relu_skips.slope(256, 20, 1.0) == pytest.approx(0.4161, abs=1e-4)
+
+    def test_what_their_gradients_are_along_their_inputs_stays_exactly(self):
+        model = with_initialization(plain(21, 64, nn.ReLU), "he")[:-1].double()
+        inputs: list[Tensor] = []
+        x = torch.randn(8, 64, dtype=torch.float64).requires_grad_()
+        for block in (changed := with_skips(model, 1.0)):
+            block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        outside = torch.randn(8, 64, dtype=torch.float64)
+        out = changed(x)
+        gradients = torch.autograd.grad((out * outside).sum(), inputs)
+        along = torch.stack([(g * x).sum(1) for g, x in zip(gradients, inputs, strict=True)])
+        torch.testing.assert_close(along, (out * outside).sum(1).expand(20, 8).detach())
+
+    @pytest.mark.parametrize("scale", [1.0, "1/sqrt(2L)"])
+    @pytest.mark.parametrize("name", PHI)
+    @pytest.mark.parametrize("scheme", SCHEMES_WITH_A_NUMBER)
+    def test_of_every_scheme_and_activation_is_that_of_the_mean_field(self, scheme, name, scale):
+        # Blocks φ → Linear, whose outputs have no mean: nothing of one block goes along another.
+        depth, width = 12, 256
+        parts = [(PHI[name].module(), nn.Linear(width, width)) for _ in range(depth)]
+        model = nn.Sequential(*(module for pair in parts for module in pair))
+        model = with_initialization(model, scheme, seed=3, **scheme_options(scheme))
+        found = measured_slope(with_skips(model, scale), width)
+        alpha = 1 / math.sqrt(2 * depth) if isinstance(scale, str) else scale
+        sigma_w, sigma_b, last = sigmas(scheme, name, width)
+        q, logs = 1.0, [0.0]
+        for layer in range(depth):
+            value, slope = moments(name, q)
+            out = last if layer == depth - 1 else sigma_w
+            logs.append(logs[-1] - 0.5 * math.log(1 + alpha**2 * out**2 * slope))
+            q += alpha**2 * (sigma_w**2 * value + sigma_b**2)
+        # The first is the gradient in front of all blocks, where no layer's output is.
+        expected = -float(np.polyfit(np.arange(depth), logs[1:], 1)[0])
+        assert found == pytest.approx(expected, abs=0.03)
 
     @pytest.mark.parametrize("scale", [0.0, "learned"])
     def test_at_scale_0_nothing_grows_exactly(self, scale):
@@ -152,6 +206,20 @@ class TestWrapping:
             0.7
         )
 
+    @pytest.mark.parametrize("depth", [2, 4, 8])
+    def test_the_depth_scale_follows_a_change_of_depth(self, depth):
+        model = plain(5, 8, nn.Tanh)
+        changed = with_depth(with_skips(model, "1/sqrt(2L)"), depth)
+        scales = [residual.scale for residual in residuals(changed)]
+        assert scales == [pytest.approx(1 / math.sqrt(2 * depth))] * depth
+        sentences = {tweak.knob: tweak.sentence for tweak in tweaks_of(changed)}
+        assert sentences["skips"].startswith(f"Skips: {depth} blocks compute x + 1/√(2·{depth})")
+        x = torch.randn(3, 8)
+        other = with_skips(with_depth(model, depth), "1/sqrt(2L)")
+        assert torch.equal(changed(x), other(x))
+        back = with_depth(changed, 4)
+        assert torch.equal(back(x), with_skips(model, "1/sqrt(2L)")(x))
+
     @pytest.mark.parametrize("listed", [False, True])
     def test_depth_can_change_in_between(self, listed):
         if listed:
@@ -227,14 +295,15 @@ class TestLaws:
 
 OWN_SKIP = "have a skip connection inside already"
 NO_BLOCK = "repeats no block"
+WITHIN = "run within one module"
 REFUSED = {
     "residual": OWN_SKIP,
     "compiled residual": OWN_SKIP,
     "mixture of experts": NO_BLOCK,
     "soft mixture": NO_BLOCK,
-    "LSTM tagger": NO_BLOCK,
-    "GRU tagger": NO_BLOCK,
-    "RNN tagger": NO_BLOCK,
+    "LSTM tagger": WITHIN,
+    "GRU tagger": WITHIN,
+    "RNN tagger": WITHIN,
     "nn.Transformer": OWN_SKIP,
     "nn.TransformerEncoder": OWN_SKIP,
     "GPT-2": OWN_SKIP,
@@ -251,9 +320,11 @@ class TestRealModels:
         model, inputs = made(name)
         before = fingerprint(model)
         if name in REFUSED:
-            with pytest.raises(CannotTweak, match=REFUSED[name]):
-                with_skips(model, 1.0)
+            for tweak in (check_skippable, lambda one: with_skips(one, 1.0)):
+                with pytest.raises(CannotTweak, match=REFUSED[name]):
+                    tweak(model)
             return
+        check_skippable(model)
         changed = with_skips(model, 0.5)
         assert fingerprint(model) == before
         assert residuals(changed)

@@ -1,0 +1,83 @@
+"""Binding: controls and the owner's traits follow each other, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Binding:
+    """Two-way bindings between controls and traits of ``owner``.
+
+    What the page sets goes to the trait, which checks it; a refused value is told by
+    ``failed`` and taken back. What code sets goes to the control.
+    """
+
+    def __init__(self, owner: Any, failed: Callable[[Exception], None]) -> None:
+        self.owner = owner
+        self._failed = failed
+        self._unbind: list[Callable[[], None]] = []
+        self._following = False
+
+    def close(self) -> None:
+        """Let go of the owner's traits."""
+        for unbind in self._unbind:
+            unbind()
+        self._unbind.clear()
+
+    @contextmanager
+    def asked_by_page(self) -> Iterator[None]:
+        """Tell of an error in what the page has asked for."""
+        try:
+            yield
+        except Exception as error:
+            self._failed(error)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Move controls in here because a trait has changed, not because a person moved them."""
+        self._following = True
+        try:
+            yield
+        finally:
+            self._following = False
+
+    def on_move(self, control: Any, moved: Callable[[Any], None]) -> None:
+        """Call ``moved`` with the control's value when a person has moved it."""
+
+        def follow(change: Any) -> None:
+            if not self._following:
+                moved(change["new"])
+
+        control.observe(follow, "value")
+
+    def bind(self, trait: str, show: Callable[[Any], None]) -> None:
+        """Call ``show`` with the trait's value, now and whenever it changes."""
+
+        def observer(_: object) -> None:
+            # Not the change's own value: two threads may tell of two changes in any order.
+            show(getattr(self.owner, trait))
+
+        self.owner.observe(observer, trait)
+        self._unbind.append(lambda: self.owner.unobserve(observer, trait))
+        show(getattr(self.owner, trait))
+
+    def link(self, control: Any, trait: str, to_control: Callable[[Any], None]) -> None:
+        """Bind ``control.value`` and a trait of the same value; None is not shown."""
+
+        def moved(value: Any) -> None:
+            if value == getattr(self.owner, trait):
+                return
+            with self.asked_by_page():
+                setattr(self.owner, trait, value)
+            show(getattr(self.owner, trait))  # a refused value is taken back
+
+        def show(value: Any) -> None:
+            if value is None or control.value == value:
+                return
+            with self.following():
+                to_control(value)
+
+        self.on_move(control, moved)
+        self.bind(trait, show)

@@ -1,0 +1,100 @@
+"""Logarithmic sliders over traits of any positive value."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from .binding import Binding
+from .parts import LABEL
+
+_MOST_ECHOES = 32
+
+
+def log_slider(description: str, tooltip: str, low: int, high: int) -> Any:
+    """Return a slider from 10^low to 10^high in hundredths of a decade."""
+    return widgets.FloatLogSlider(
+        value=1.0,
+        base=10,
+        min=low,
+        max=high,
+        step=0.01,
+        description=description,
+        readout_format=".2g",
+        style=LABEL,
+        tooltip=tooltip,
+    )
+
+
+def link_log(
+    binding: Binding,
+    slider: Any,
+    traits: Sequence[str],
+    *,
+    value: Callable[[], float | None],
+    move: Callable[[float], None],
+) -> None:
+    """Bind a logarithmic slider to the one of ``traits`` whose ``value`` there is.
+
+    A page rounds whatever it is told to the slider's own grid and sends that back, when code
+    may long have set another value. So what comes back is told from what a person has moved:
+    an echo is the rounding of a value that code has set.
+    """
+    echoes: deque[float] = deque(maxlen=_MOST_ECHOES)
+
+    def moved(place: float) -> None:
+        present = value()
+        if present and _on_one_place(slider, place, present):
+            return
+        late = next((e for e in echoes if _on_one_place(slider, place, e)), None)
+        if late is None:
+            with binding.asked_by_page():
+                move(_roundest(slider, place))
+        else:
+            echoes.remove(late)
+        show(None)
+
+    def show(_: object) -> None:
+        present = value()
+        # A warm-up begins with a rate of 0, which has no place on the slider.
+        if not present or _on_one_place(slider, slider.value, present):
+            return
+        if not _is_on_grid(slider, present):
+            echoes.append(present)
+        with binding.following():
+            _move_log(slider, present)
+
+    binding.on_move(slider, moved)
+    for trait in traits:
+        binding.bind(trait, show)
+
+
+def _on_one_place(slider: Any, one: float, other: float) -> bool:
+    """Whether two values lie within half a step of a logarithmic slider."""
+    step: float = slider.step
+    return abs(math.log10(one) - math.log10(other)) <= 0.51 * step
+
+
+def _is_on_grid(slider: Any, value: float) -> bool:
+    steps: float = math.log10(value) / slider.step
+    return bool(math.isclose(steps, round(steps), abs_tol=1e-9))
+
+
+def _roundest(slider: Any, value: float) -> float:
+    """Return the number with the fewest digits at this place of a logarithmic slider."""
+    rounded = (float(f"{value:.{digits}e}") for digits in range(16))
+    return next((number for number in rounded if _on_one_place(slider, value, number)), value)
+
+
+def _move_log(slider: Any, value: float) -> None:
+    """Move a logarithmic slider, widening it where the value lies outside."""
+    exponent = math.log10(value)
+    if exponent < slider.min:
+        slider.min = math.floor(exponent)
+    if exponent > slider.max:
+        slider.max = math.ceil(exponent)
+    slider.value = value

@@ -1,0 +1,156 @@
+"""The traits of the knobs: what they take, and what a turn of one does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import traitlets
+
+from .tweaks.knobs import AS_GIVEN, CAN_BE_OFF, COLD_KNOBS
+
+if TYPE_CHECKING:
+    from .backstage import Backstage
+    from .training.construction import Construction
+    from .training.session import TrainingSession
+
+HOT_KNOBS = (
+    "learning_rate",
+    "clip_norm",
+    "clip_value",
+    "batch_size",
+    "optimizer_kind",
+    "weight_decay",
+)
+_CAN_BE_NONE = ("clip_norm", "clip_value", "weight_decay", *CAN_BE_OFF)
+
+
+class Knob(traitlets.Any):
+    """A value that its validator checks; traitlets would let None pass unseen."""
+
+    def _validate(self, obj: Any, value: Any) -> Any:
+        return value if obj._cross_validation_lock else self._cross_validate(obj, value)
+
+
+class KnobTraits(traitlets.HasTraits):
+    """Knobs, settable from Python and bound to the controls.
+
+    A refused value is not taken, a turn that fails is taken back, and the reason is raised
+    and told in the status line.
+    """
+
+    learning_rate = Knob(help="Of the first parameter group; others keep their ratio.")
+    clip_norm = Knob(None, help="Global L2 norm to clip to; None is off.")
+    clip_value = Knob(None, help="Magnitude to clip every element to; None is off.")
+    batch_size = Knob(None, help="Samples a step; None where data come in batches.")
+    optimizer_kind = Knob(
+        AS_GIVEN, help="'as given', SGD, momentum, Nesterov, Adam, AdamW or RMSProp."
+    )
+    weight_decay = Knob(
+        None,
+        help="Of the parameter groups that have most of it, others keep their ratio; setting "
+        "None brings the optimizer's own back. None where it has none.",
+    )
+    depth = Knob(None, help="Cold knob, 1 to 64; None where the model has none.")
+    activation = Knob(
+        None, help="Cold knob: a name, 'as given' where there are several; None where none."
+    )
+    initialization = Knob(AS_GIVEN, help="Cold knob: 'as given' or a scheme.")
+    normalization = Knob(
+        None, help="Cold knob: a kind, None for off, 'as given' for the model's own."
+    )
+    skips = Knob(None, help="Cold knob: None for off, a number, '1/sqrt(2L)' or 'learned'.")
+    orthogonality = Knob(
+        None,
+        help="Cold knob: None for off, the strength of a penalty in the loss, or 'hard'.",
+    )
+
+    _ready: bool
+    _construction: Construction
+    _backstage: Backstage
+
+    @property
+    def _training(self) -> TrainingSession:
+        raise NotImplementedError
+
+    def _adopt(self) -> None:
+        """Give the traits their first values."""
+        session = self._training
+        self.learning_rate, self.weight_decay = session.learning_rate, session.own_weight_decay
+        for name in ("clip_norm", "clip_value", "batch_size", "optimizer_kind"):
+            setattr(self, name, getattr(session.settings, name))
+        for name, knob in self._construction.knobs.items():
+            if knob.offered:
+                setattr(self, name, getattr(session.settings, name))
+
+    # -- checks ----------------------------------------------------------------------
+
+    @traitlets.validate(*HOT_KNOBS, *COLD_KNOBS)
+    def _check_knob(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        if not self._ready:
+            return value
+        if name == "weight_decay" and value is None:
+            return self._training.own_weight_decay
+        refusal = self._refusal(name)
+        if value is None and name not in _CAN_BE_NONE:
+            raise ValueError(f"{name} can't be set to None: {refusal or 'give one.'}")
+        if refusal:
+            raise ValueError(f"{name} can't be changed: {refusal}")
+        return getattr(self._training.check(**_with_other_clip_off(name, value)), name)
+
+    def _refusal(self, name: str) -> str:
+        """Return why a knob can't be turned; "" where it can."""
+        session = self._training
+        if name in COLD_KNOBS:
+            return self._construction.knobs[name].reason
+        if name == "learning_rate" and session.learning_rate is None:
+            return "the optimizer has no learning rate."
+        if name == "weight_decay" and session.own_weight_decay is None:
+            return "the optimizer has no weight decay."
+        if name == "batch_size" and session.settings.batch_size is None:
+            return "the data come in batches of their own, so change it where they are made."
+        if name == "optimizer_kind":
+            return session.why_no_other_optimizer()
+        return ""
+
+    # -- turns -----------------------------------------------------------------------
+
+    @traitlets.observe(*HOT_KNOBS)
+    def _turn_hot(self, change: Any) -> None:
+        name, value = change["name"], change["new"]
+        if not self._ready:
+            return
+        session = self._training
+        if name == "weight_decay" and value == session.own_weight_decay:
+            value = None
+        if getattr(session.settings, name) == value:
+            return
+        changes = _with_other_clip_off(name, value)
+        self._turn(name, changes)
+        for other, off in changes.items():
+            if other != name:
+                setattr(self, other, off)
+        if name == "optimizer_kind" and session.settings.weight_decay is None:
+            self.weight_decay = session.own_weight_decay
+
+    @traitlets.observe(*COLD_KNOBS)
+    def _turn_cold(self, change: Any) -> None:
+        name, value = change["name"], change["new"]
+        if self._ready and getattr(self._training.settings, name) != value:
+            self._turn(name, {name: value})
+
+    def _turn(self, name: str, changes: dict[str, Any]) -> None:
+        try:
+            self._training.turn(**changes)
+        except BaseException as error:
+            # What was there goes on, and so does its knob.
+            setattr(self, name, getattr(self._training.settings, name))
+            if isinstance(error, Exception):
+                self._backstage.say_error(error)
+            raise
+
+
+def _with_other_clip_off(name: str, value: Any) -> dict[str, Any]:
+    """Return the changes that a turn of one knob makes: one clipping at a time."""
+    other = {"clip_norm": "clip_value", "clip_value": "clip_norm"}.get(name)
+    return {name: value} if other is None or value is None else {name: value, other: None}

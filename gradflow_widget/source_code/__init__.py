@@ -1,0 +1,1 @@
+"""A model and its optimizer written down as plain PyTorch code."""

@@ -1,0 +1,91 @@
+"""Runs pieces of the text while it is being written, without a trace outside."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from .definitions import Definitions
+
+
+class Workbench:
+    """A namespace of its own in which the definitions written so far hold.
+
+    Args:
+        definitions: what the pieces need; what has been added to them since is run first.
+    """
+
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
+        self.namespace: dict[str, Any] = {"__name__": "__main__"}
+        self._imports: set[str] = set()
+        self._blocks = 0
+
+    def evaluate(self, text: str) -> Any:
+        """Return what an expression gives; every random state is put back.
+
+        Raises:
+            Exception: what it raised.
+        """
+        with as_in_a_fresh_interpreter():
+            self._catch_up()
+            return eval(_compiled(text, "eval"), self.namespace)
+
+    def run(self, text: str) -> None:
+        """Run statements; every random state is put back.
+
+        Raises:
+            Exception: what they raised.
+        """
+        with as_in_a_fresh_interpreter():
+            self._catch_up()
+            exec(_compiled(text, "exec"), self.namespace)
+
+    def _catch_up(self) -> None:
+        for statement in sorted(self._definitions.imports - self._imports):
+            if not statement.startswith("from __future__"):
+                exec(_compiled(statement, "exec"), self.namespace)
+        self._imports |= self._definitions.imports
+        for block in self._definitions.blocks[self._blocks :]:
+            exec(_compiled(block, "exec", future=True), self.namespace)
+            self._blocks += 1
+
+
+def run_alone(text: str) -> dict[str, Any]:
+    """Run a whole text in a namespace of its own and return that; random states are put back.
+
+    Raises:
+        Exception: what it raised.
+    """
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    with as_in_a_fresh_interpreter():
+        exec(_compiled(text, "exec"), namespace)
+    return namespace
+
+
+def _compiled(text: str, mode: str, *, future: bool = False) -> Any:
+    if future:
+        text = f"from __future__ import annotations\n{text}"
+    return compile(text, "<recipe>", mode, dont_inherit=True)
+
+
+@contextmanager
+def as_in_a_fresh_interpreter() -> Iterator[None]:
+    """Keep random states, and set the default dtype to what it is in a fresh interpreter."""
+    states = random.getstate(), np.random.get_state()
+    dtype = torch.get_default_dtype()
+    cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if cuda else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -1,0 +1,266 @@
+"""Bench: the present run and its settings, and how both are changed.
+
+One step at a time holds the step lock; whatever changes the run (reset, rebuild, another
+optimizer) announces itself to the pace first, so that a session that plays makes way for it,
+and then takes the same lock. The step lock comes before the pace's own, which nobody holds
+while calling anybody else. Settings are one immutable value, replaced whole and read once
+per step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from ..measurement.reading import Reading
+from .audience import Audience, Telling
+from .construction import Built, Construction
+from .pace import Pace
+from .run import Run, check_unwatched
+from .settings import Settings
+from .trainer import Trainer
+
+CLOSED = "this GradientFlow is closed: make a new one."
+Hook = Callable[..., None]
+
+
+class Made(NamedTuple):
+    """A run in waiting, and a look at its network before any step."""
+
+    built: Built
+    preview: Reading | None
+
+
+class Bench:
+    """What is trained now: a run under the hand of its settings.
+
+    Args:
+        construction: makes models and optimizers.
+        trainer: does our own steps; None where only the user's loop trains.
+        settings: the first settings.
+        audience: who looks on.
+        telling: where readings go.
+        pace: who may step when.
+
+    Attributes:
+        settings: what the knobs say now.
+        run: the present run, once :meth:`begin` has made it.
+    """
+
+    run: Run
+
+    def __init__(
+        self,
+        construction: Construction,
+        trainer: Trainer | None,
+        settings: Settings,
+        audience: Audience,
+        telling: Telling,
+        pace: Pace,
+    ) -> None:
+        self._construction, self._trainer = construction, trainer
+        self.settings = self._settings_of_step = construction.first_settings(settings)
+        self._settings_lock = threading.Lock()
+        self._audience, self._telling, self._pace = audience, telling, pace
+        self._step_lock = threading.RLock()
+        self._own_step_on: int | None = None
+        self._hooks: tuple[Hook, Hook] | None = None
+
+    def begin(self, before_step: Hook, after_step: Hook) -> None:
+        """Make the first run; the hooks are called around each of its optimizer steps.
+
+        Raises:
+            TypeError, ValueError: the model, optimizer, data or objective can't be used.
+            RuntimeError: the model, objective or data failed on the first batch.
+        """
+        self._hooks = before_step, after_step
+        built = self._construction.build(self.settings, self._inputs_of(self.settings))
+        check_unwatched(built.optimizer)
+        preview = self._preview(built, self.settings)
+        self.run = self._watch(built, self.settings)
+        self.settings = self._settings_of_step = self._construction.look_at(
+            built.model, self.settings, trains=self._trainer is not None
+        )
+        self._begin_run(preview)
+
+    # -- what a run is made of ---------------------------------------------------------
+
+    def _inputs_of(self, settings: Settings) -> Any:
+        trainer = self._trainer
+        return None if trainer is None else lambda model: trainer.first_inputs(model, settings)
+
+    def _preview(self, built: Built, settings: Settings) -> Reading | None:
+        return None if self._trainer is None else self._trainer.preview(built.model, settings)
+
+    def _made(self, settings: Settings) -> Made:
+        built = self._construction.build(settings, self._inputs_of(settings))
+        return Made(built, self._preview(built, settings))
+
+    def _watch(self, built: Built, settings: Settings) -> Run:
+        assert self._hooks is not None
+        before_step, after_step = self._hooks
+        return Run(
+            *built,
+            self._read_settings,
+            kind=settings.optimizer_kind,
+            on_reading=self._on_reading,
+            before_step=before_step,
+            after_step=after_step,
+        )
+
+    def _begin_run(self, preview: Reading | None) -> None:
+        if self._trainer is not None:
+            self._trainer.restart(self.settings.seed)
+        if preview is not None:
+            self.run.probe.set_order(preview.layers)
+        self._telling.forget()
+        self._audience.begin_run(preview)
+        self.run.probe.full = self._audience.next_is_drawn(may_wait=False)
+
+    # -- settings ----------------------------------------------------------------------
+
+    def checked(self, changes: dict[str, Any]) -> Settings:
+        """Return the settings as ``changes`` would make them.
+
+        Raises:
+            ValueError: a value is out of range, or the batch size larger than the data.
+        """
+        settings = self.settings.replaced(**self._construction.meant(changes))
+        size = None if self._trainer is None else self._trainer.samples
+        if size is not None and (settings.batch_size or 0) > size:
+            raise ValueError(
+                f"batch_size is {settings.batch_size} but data has only {size} samples: "
+                f"choose at most {size}."
+            )
+        return settings
+
+    def turn_hot(self, changes: dict[str, Any]) -> bool:
+        """Take changes over that need no more than that; False where there are others."""
+        with self._settings_lock:
+            settings, now = self.checked(changes), self.settings
+            if (settings.cold, settings.optimizer_kind) != (now.cold, now.optimizer_kind):
+                return False
+            self.settings = settings
+            return True
+
+    def _take_over(self, changes: dict[str, Any]) -> None:
+        with self._settings_lock:
+            self.settings = self.checked(changes)
+
+    # -- changing the run --------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the step lock, ahead of a session that plays.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        with self._pace.changing(), self._step_lock:
+            if self._pace.stopped:
+                raise RuntimeError(CLOSED)
+            yield
+
+    def turn(self, changes: dict[str, Any], make_way: Callable[[], None]) -> bool:
+        """Make changes while :meth:`changing`; return whether a new run begins by them.
+
+        ``make_way`` is called when all that may fail is behind us, to end a loop on the
+        present run.
+
+        Raises:
+            ValueError: a value can't be used.
+            CannotTweak: the model can't be changed so; the present run goes on unchanged.
+            Exception: what a factory raised; likewise.
+        """
+        settings = self.checked(changes)
+        if settings.cold == self.settings.cold:
+            if settings.optimizer_kind != self.settings.optimizer_kind:
+                self.run.use(settings.optimizer_kind)
+            self._take_over(changes)
+            return False
+        made = self._made(settings)
+        make_way()
+        self._replace(made, changes)
+        return True
+
+    def reset(self, seed: int | None, make_way: Callable[[], None]) -> None:
+        """Go back to the first step while :meth:`changing`; a new seed may make a new model."""
+        changes = {} if seed is None else {"seed": seed}
+        settings = self.checked(changes)
+        made = None
+        if seed is not None and self._construction.depends_on_seed(settings):
+            made = self._made(settings)
+        make_way()
+        if made is not None:
+            self._replace(made, changes)
+        else:
+            self._rewind(changes)
+
+    def _replace(self, made: Made, changes: dict[str, Any]) -> None:
+        settings = self.checked(changes)
+        if made.built.optimizer is self.run.given_optimizer:
+            self.run.close()
+            run = self._watch(made.built, settings)
+        else:
+            run = self._watch(made.built, settings)
+            self.run.close()
+        self.run = run
+        self._take_over(changes)
+        self._begin_run(made.preview)
+
+    def _rewind(self, changes: dict[str, Any]) -> None:
+        self.run.rewind()
+        self._take_over(changes)
+        preview: Reading | None = None
+        try:
+            if self._trainer is not None:
+                preview = self._trainer.preview(self.run.model, self.settings)
+        finally:
+            self._begin_run(preview)
+
+    def close(self) -> None:
+        """Take every hook off; what was recorded stays."""
+        with self._step_lock:
+            self.run.close()
+            if self._trainer is not None:
+                self._trainer.restart(self.settings.seed)
+
+    # -- a step ------------------------------------------------------------------------
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Hold the step lock."""
+        with self._step_lock:
+            yield
+
+    @property
+    def is_in_own_step(self) -> bool:
+        """Whether the caller's thread is within :meth:`own_step`."""
+        return self._own_step_on == threading.get_ident()
+
+    def own_step(self, drawn: bool) -> None:
+        """Do one step of our own, the step lock held.
+
+        Raises:
+            Exception: what the user's model, loss, data or optimizer raised.
+        """
+        assert self._trainer is not None
+        self.run.probe.full = drawn
+        self._own_step_on = threading.get_ident()
+        settings = self._settings_of_step = self.settings
+        try:
+            self._trainer.step(self.run, settings)
+        finally:
+            self._own_step_on = None
+
+    def _read_settings(self) -> Settings:
+        """Return the settings of the step under way: in our own, those it began with."""
+        if self._own_step_on is None:
+            self._settings_of_step = self.settings
+        return self._settings_of_step
+
+    def _on_reading(self, reading: Reading) -> None:
+        self.run.fault.take(reading)
+        self._telling.note(reading)

@@ -1,0 +1,156 @@
+"""The user's own loops on the present run: one handed to the session, or one in a cell."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .audience import Audience, Telling
+from .bench import Bench
+from .own_loop import OwnLoop
+from .pace import Pace
+from .worker import Worker
+
+
+class UserLoops:
+    """Comes in between the steps of loops that are not ours.
+
+    Args:
+        bench: what they train.
+        pace: who says when they may go on.
+        audience: who looks on.
+        telling: how readings are told.
+        worker: the thread on which a loop that was handed over runs.
+        come_to_rest: tells the audience of everything when training rests.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        pace: Pace,
+        audience: Audience,
+        telling: Telling,
+        worker: Worker,
+        come_to_rest: Callable[[], None],
+    ) -> None:
+        self._bench, self._pace = bench, pace
+        self._audience, self._telling = audience, telling
+        self._worker, self._come_to_rest = worker, come_to_rest
+        self._loop: OwnLoop | None = None
+        self._foreign: threading.Thread | None = None
+
+    # -- one that was handed over ----------------------------------------------------
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a loop was handed over and is not over."""
+        return self._loop is not None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs now, or stands between two steps."""
+        return self._loop is not None and self._loop.is_running
+
+    def hand_over(self, function: Callable[[], object]) -> None:
+        """Take the user's training function, to be run by :meth:`run`."""
+        self._foreign = None
+        self._loop = OwnLoop(function, self._pace)
+
+    def run(self, let_go: Callable[[], None]) -> None:
+        """Run it to its end on the worker's thread; ``let_go`` where the session was closed.
+
+        Raises:
+            BaseException: what it raised of its own accord.
+        """
+        loop = self._loop
+        if loop is None or not loop.begin():
+            return
+        self._bench.run.probe.full = self._audience.next_is_drawn(may_wait=False)
+        failure = loop.run()
+        if loop.is_over:
+            self._loop = None
+            if failure is not None:
+                raise failure
+            self._pace.pause()
+            self._come_to_rest()
+        elif self._pace.stopped:
+            let_go()
+
+    def unwind(self, seed: int | None = None) -> bool:
+        """Unwind it, to be repeated; False where none is under way, or it has just ended.
+
+        Raises:
+            RuntimeError: it is the caller itself, or does not come to a step in time.
+        """
+        loop = self._loop
+        if loop is None:
+            return False
+        if self._worker.is_current:
+            raise RuntimeError("your own loop can't reset itself: call reset() from a cell.")
+        loop.unwind(seed)
+        return not loop.is_over
+
+    def drop(self) -> None:
+        """Unwind it for good."""
+        if self.unwind() and self._loop is not None:
+            self._loop.call_off()
+            self._loop = None
+            self._pace.pause()
+
+    # -- one in a cell ---------------------------------------------------------------
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a plain loop of the user's has stepped and its cell is not known to end."""
+        return self._foreign is not None
+
+    def foreign_has_ended(self) -> None:
+        """Note that the cell with the user's plain loop has ended, or that we step ourselves."""
+        self._foreign = None
+
+    def check_no_foreign(self) -> None:
+        """Raise RuntimeError where a plain loop in another thread may be between two steps."""
+        foreign = self._foreign
+        if foreign is not None and foreign.is_alive():
+            if foreign is not threading.current_thread():
+                raise RuntimeError(
+                    "your own loop is training this model in a cell: wait until it has ended, "
+                    "or hand it to run(loop)."
+                )
+            self._foreign = None
+
+    # -- around each optimizer step --------------------------------------------------
+
+    def before_step(self, *_: Any) -> None:
+        """Look for a NaN in a loop that is not ours, while the weights still are as they were."""
+        run = self._bench.run
+        if not self._bench.is_in_own_step and run.fault.found is None:
+            loss = run.probe.loss_so_far
+            if loss is not None and not math.isfinite(loss):
+                run.fault.look_again(run.probe.steps + 1)
+
+    def after_step(self, *_: Any) -> None:
+        """Come in between two steps of a loop that is not ours."""
+        if self._bench.is_in_own_step:
+            return
+        self._telling.tell()
+        probe, pace = self._bench.run.probe, self._pace
+        loop = self._loop
+        if loop is not None and loop.is_running and self._worker.is_current:
+            pace.count(asked=True)
+            if pace.at_rest:
+                self._come_to_rest()
+            while True:
+                loop.hold()
+                probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
+                if not pace.at_rest:
+                    return
+        if pace.stopped:
+            return
+        known, self._foreign = self._foreign, threading.current_thread()
+        if known is None:
+            self._audience.state_changed()
+        pace.count(asked=False)
+        probe.full = self._audience.next_is_drawn(may_wait=False)

@@ -1,0 +1,76 @@
+"""Optimizers by name, in the place of the one that was given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from ..tweaks.knobs import AS_GIVEN
+
+KINDS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
+    "SGD": (SGD, {"momentum": 0.0, "dampening": 0.0, "nesterov": False}),
+    "momentum": (SGD, {"momentum": 0.9, "dampening": 0.0, "nesterov": False}),
+    "Nesterov": (SGD, {"momentum": 0.9, "dampening": 0.0, "nesterov": True}),
+    "Adam": (Adam, {}),
+    "AdamW": (AdamW, {}),
+    "RMSProp": (RMSprop, {"momentum": 0.0}),
+}
+"""By name: the class, and the options that make the kind, whatever they were before."""
+
+# What a class has for its own ends, AdamW being an Adam with a flag.
+_NOT_HANDED_ON = frozenset({"params", "param_names", "decoupled_weight_decay"})
+
+
+def checked_kind(kind: object) -> str:
+    """Return ``kind`` if it is a known one.
+
+    Raises:
+        ValueError: it is not; the message lists the known ones.
+    """
+    if isinstance(kind, str) and (kind == AS_GIVEN or kind in KINDS):
+        return kind
+    known = ", ".join([repr(AS_GIVEN), *KINDS])
+    raise ValueError(f"optimizer_kind {kind!r} is unknown: choose one of {known}.")
+
+
+def of_kind(kind: str, given: Optimizer) -> Optimizer:
+    """Return the optimizer of a kind over the parameter groups of ``given``.
+
+    With ``"as given"`` that is ``given`` itself. Otherwise it is a new one without any state.
+    Groups keep those of their options, the learning rate and weight decay among them, that
+    the new class knows and that do not make the kind itself; ``given`` is untouched.
+    """
+    if kind == AS_GIVEN:
+        return given
+    cls, own = KINDS[kind]
+    known = set(inspect.signature(cls).parameters) - _NOT_HANDED_ON
+    groups = []
+    for group in given.param_groups:
+        kept = {name: value for name, value in group.items() if name in known and name not in own}
+        # A tensor would be shared, and not every class takes one.
+        kept["lr"] = float(group["lr"])
+        # Where a warm-up begins with a rate of 0, this tells the groups' ratio.
+        if "initial_lr" in group:
+            kept["initial_lr"] = float(group["initial_lr"])
+        groups.append({**kept, **own, "params": list(group["params"])})
+    return cls(groups)
+
+
+def decays_of(optimizer: Optimizer) -> list[float | None]:
+    """Return each parameter group's weight decay; None where it has none."""
+    return [group.get("weight_decay") for group in optimizer.param_groups]
+
+
+def set_weight_decay(optimizer: Optimizer, decay: float, own: list[float | None]) -> None:
+    """Set the groups that have most weight decay of their own to ``decay``, others in ratio.
+
+    So groups that are spared, biases and norms often, stay spared. Where no group has any,
+    all get ``decay``.
+    """
+    most = max((one for one in own if one is not None), default=0.0)
+    for group, one in zip(optimizer.param_groups, own, strict=False):
+        if one is not None:
+            group["weight_decay"] = decay * (one / most) if most else decay

@@ -1,0 +1,56 @@
+"""The thread on which a session trains."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from .pace import Pace
+
+
+class Worker:
+    """A daemon thread that takes turn after turn, for as long as the pace gives them.
+
+    Args:
+        pace: who says when there is a turn, and when there will be no more.
+        turn: does one.
+        failed: takes what a turn has raised.
+    """
+
+    def __init__(
+        self, pace: Pace, turn: Callable[[], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        self._pace, self._turn, self._failed = pace, turn, failed
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is on this thread."""
+        return threading.current_thread() is self._thread
+
+    def start(self) -> None:
+        """Start the thread where there is none yet and the pace has not stopped."""
+        with self._lock:
+            if self._thread is None and not self._pace.stopped:
+                self._thread = threading.Thread(
+                    target=self._work, name="gradflow-training", daemon=True
+                )
+                self._thread.start()
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait for the end; False where it did not come in time."""
+        thread = self._thread
+        if thread is None or self.is_current:
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _work(self) -> None:
+        while self._pace.wait_for_turn():
+            try:
+                self._turn()
+            except BaseException as error:
+                self._failed(error)
+            finally:
+                self._pace.end()

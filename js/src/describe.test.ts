@@ -1,0 +1,96 @@
+import { afterEach, beforeEach, expect, it } from "vitest";
+import { describeControls } from "./describe";
+
+const REASON = "The model repeats no block.";
+let knobs: HTMLElement;
+let changes: number;
+let leave: () => void;
+
+async function mutated(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve));
+}
+
+const TOOLTIPS = { skips: REASON, depth: "From 1 to 64", optimizer: "Which optimizer" };
+
+function menu(label: string): string {
+  return `<div class="widget-inline-hbox widget-dropdown">
+    <label class="widget-label">${label}</label><select disabled></select></div>`;
+}
+
+const SLIDER = `<div class="widget-inline-hbox widget-slider">
+  <label class="widget-label">depth</label>
+  <div class="noUi-target" disabled="true"><div class="noUi-handle" role="slider"></div></div>
+  <div class="widget-readout" contenteditable="true">8</div></div>`;
+
+const TOGGLE = `<div class="widget-toggle-buttons">
+  <label class="widget-label">a step sees</label>
+  <div><button class="widget-toggle-button mod-active">1</button>
+  <button class="widget-toggle-button">full batch</button></div></div>`;
+
+beforeEach(() => {
+  knobs = document.createElement("div");
+  knobs.innerHTML = menu("skips") + SLIDER + TOGGLE;
+  document.body.append(knobs);
+  changes = 0;
+  leave = describeControls(knobs, TOOLTIPS, () => (changes += 1));
+});
+
+afterEach(() => {
+  leave();
+  knobs.remove();
+});
+
+function described(element: Element | null): string {
+  return document.getElementById(element?.getAttribute("aria-describedby") ?? "")?.textContent ?? "";
+}
+
+it("a reason is a tooltip of the whole control, and read with what is operated", () => {
+  expect(knobs.querySelector<HTMLElement>(".widget-dropdown")?.title).toBe(REASON);
+  expect(described(knobs.querySelector("select"))).toBe(REASON);
+});
+
+it("a slider has a name and a description, and says that it is disabled", async () => {
+  const handle = knobs.querySelector(".noUi-handle") as Element;
+  expect(handle.getAttribute("aria-label")).toBe("depth");
+  expect(knobs.querySelector(".widget-readout")?.getAttribute("aria-label")).toBe("depth");
+  expect(described(handle)).toBe("From 1 to 64");
+  expect(handle.getAttribute("aria-disabled")).toBe("true");
+  knobs.querySelector(".noUi-target")?.removeAttribute("disabled");
+  await mutated();
+  expect(handle.getAttribute("aria-disabled")).toBe("false");
+});
+
+it("a toggle says which one is pressed", async () => {
+  const [one, full] = [...knobs.querySelectorAll("button")] as unknown as [Element, Element];
+  const pressed = () => [one, full].map((button) => button.getAttribute("aria-pressed"));
+  expect(pressed()).toEqual(["true", "false"]);
+  one.classList.remove("mod-active");
+  full.classList.add("mod-active");
+  await mutated();
+  expect(pressed()).toEqual(["false", "true"]);
+  const group = one.closest(".widget-toggle-buttons");
+  expect([group?.getAttribute("role"), group?.getAttribute("aria-label")]).toEqual(["group", "a step sees"]);
+});
+
+it("describes a control that comes later", async () => {
+  knobs.insertAdjacentHTML("beforeend", menu("optimizer"));
+  await mutated();
+  expect([...knobs.querySelectorAll("select")].map(described)).toEqual([REASON, "Which optimizer"]);
+});
+
+it("says nothing of a control that has no tooltip", () => {
+  const toggle = knobs.querySelector(".widget-toggle-buttons") as HTMLElement;
+  expect(toggle.title).toBe("");
+  expect(toggle.querySelector("button")?.hasAttribute("aria-describedby")).toBe(false);
+});
+
+it("comes to rest by itself, and ends when it is left", async () => {
+  await mutated();
+  const before = changes;
+  await mutated();
+  expect(changes).toBe(before);
+  leave();
+  knobs.insertAdjacentHTML("beforeend", menu("optimizer"));
+  await mutated();
+  expect(changes).toBe(before);
+});

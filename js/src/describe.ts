@@ -1,0 +1,79 @@
+/**
+ * Says to pointers and to screen readers what ipywidgets tells neither: the tooltip of a slider
+ * stands on its label alone and that of a menu nowhere, a slider has no name, and a toggle does
+ * not say whether it is pressed.
+ */
+const CONTROL = ".widget-inline-hbox, .widget-toggle-buttons";
+const OPERATED = "select, input, .noUi-handle, .widget-readout";
+/** What has no label of its own. */
+const NAMELESS = ".noUi-handle, .widget-readout";
+
+let descriptions = 0;
+
+/** A text for `aria-describedby`: unlike `aria-description`, every screen reader knows it. */
+function descriptionIn(control: Element): HTMLElement {
+  const known = control.querySelector<HTMLElement>(":scope > .gradflow-description");
+  if (known !== null) return known;
+  const description = document.createElement("span");
+  descriptions += 1;
+  description.id = `gradflow-description-${descriptions}`;
+  description.className = "gradflow-description";
+  description.hidden = true;
+  control.append(description);
+  return description;
+}
+
+function set(element: Element, attribute: string, value: string): void {
+  if (element.getAttribute(attribute) !== value) element.setAttribute(attribute, value);
+}
+
+function describe(control: HTMLElement, tooltips: Readonly<Record<string, string>>): void {
+  const label = control.querySelector<HTMLElement>(":scope > .widget-label");
+  if (label === null) return;
+  const name = label.textContent ?? "";
+  const tooltip = tooltips[name] ?? "";
+  if (tooltip !== "" && control.title !== tooltip) control.title = tooltip;
+  const description = tooltip === "" ? null : descriptionIn(control);
+  if (description !== null && description.textContent !== tooltip) description.textContent = tooltip;
+  if (control.matches(".widget-toggle-buttons")) {
+    // Each of its buttons has a tooltip of its own.
+    set(control, "role", "group");
+    set(control, "aria-label", name);
+    if (description !== null) set(control, "aria-describedby", description.id);
+    for (const button of control.querySelectorAll(".widget-toggle-button")) {
+      set(button, "aria-pressed", String(button.classList.contains("mod-active")));
+    }
+  }
+  for (const operated of control.querySelectorAll<HTMLElement>(OPERATED)) {
+    if (description !== null) set(operated, "aria-describedby", description.id);
+    if (operated.matches(NAMELESS)) set(operated, "aria-label", name);
+    if (operated.matches(".noUi-handle")) {
+      const base = operated.closest(".noUi-target");
+      set(operated, "aria-disabled", String(base?.hasAttribute("disabled") ?? false));
+    }
+  }
+}
+
+/**
+ * Describes every control inside `knobs` by the tooltip for its label, now and when one is added
+ * or changed, and calls `changed` along with it; the returned function ends that.
+ */
+export function describeControls(
+  knobs: Element,
+  tooltips: Readonly<Record<string, string>>,
+  changed: () => void,
+): () => void {
+  function all(): void {
+    for (const control of knobs.querySelectorAll<HTMLElement>(CONTROL)) describe(control, tooltips);
+    changed();
+  }
+  const observer = new MutationObserver(all);
+  observer.observe(knobs, {
+    subtree: true,
+    childList: true,
+    attributes: true,
+    attributeFilter: ["class", "disabled"],
+  });
+  all();
+  return () => observer.disconnect();
+}

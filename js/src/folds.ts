@@ -1,0 +1,123 @@
+/**
+ * The headings under which knobs fold. Which are open is the page's own affair: it is kept in the
+ * browser's storage, so that every widget of every kernel opens as the last one was left.
+ */
+import type { AnyModel, Render } from "@anywidget/types";
+import { describeControls } from "./describe";
+
+/** The synced traits; the kernel writes them all. */
+export interface FoldsState {
+  titles: Record<string, string>;
+  in_short: Record<string, string>;
+  tooltips: Record<string, string>;
+}
+
+/** What holds the headings and what they open. */
+const KNOBS = ".gradflow-knobs";
+const STORED = "gradflow-open-";
+
+function isOpen(name: string): boolean {
+  try {
+    return localStorage.getItem(STORED + name) === "true";
+  } catch {
+    return false; // A page may be denied its storage.
+  }
+}
+
+function remember(name: string, open: boolean): void {
+  try {
+    localStorage.setItem(STORED + name, String(open));
+  } catch {
+    // Then it is open until the page is left.
+  }
+}
+
+let headings = 0;
+
+/** One heading: a button that opens and closes the box of the class gradflow-folded-NAME. */
+class Heading {
+  readonly button = document.createElement("button");
+  #open: boolean;
+  #inShort = document.createElement("span");
+  #knobs: () => Element | null;
+
+  constructor(
+    readonly name: string,
+    title: string,
+    knobs: () => Element | null,
+  ) {
+    this.#knobs = knobs;
+    this.#open = isOpen(name);
+    headings += 1;
+    this.button.type = "button";
+    this.button.className = "gradflow-heading";
+    this.button.id = `gradflow-heading-${headings}`;
+    const text = document.createElement("span");
+    text.textContent = title;
+    this.#inShort.className = "gradflow-in-short";
+    this.button.append(text, this.#inShort);
+    this.button.addEventListener("click", () => {
+      this.#open = !this.#open;
+      remember(name, this.#open);
+      this.show();
+    });
+  }
+
+  /** The attribute by which the style sheet shows what is open. */
+  get attribute(): string {
+    return `data-open-${this.name}`;
+  }
+
+  tell(inShort: string): void {
+    if (this.#inShort.textContent !== inShort) this.#inShort.textContent = inShort;
+  }
+
+  show(): void {
+    this.button.setAttribute("aria-expanded", String(this.#open));
+    const knobs = this.#knobs();
+    if (knobs === null) return;
+    knobs.toggleAttribute(this.attribute, this.#open);
+    const folded = knobs.querySelector(`.gradflow-folded-${this.name}`);
+    if (folded === null) return;
+    folded.id ||= `${this.button.id}-opens`;
+    folded.setAttribute("role", "group");
+    folded.setAttribute("aria-labelledby", this.button.id);
+    this.button.setAttribute("aria-controls", folded.id);
+  }
+}
+
+const render: Render<FoldsState> = ({ model, el }) => {
+  el.classList.add("gradflow-folds");
+  const knobs = () => el.closest(KNOBS);
+  const shown = Object.entries(model.get("titles")).map(([name, title]) => new Heading(name, title, knobs));
+  el.append(...shown.map(({ button }) => button));
+
+  const tell = () => {
+    for (const heading of shown) heading.tell(inShort(model, heading.name));
+  };
+  tell();
+  model.on("change:in_short", tell);
+
+  // The view is rendered before it is put into the page, and so may what it opens be.
+  let leave: (() => void) | null = null;
+  const placed = new ResizeObserver(() => {
+    const around = knobs();
+    if (around === null || leave !== null) return;
+    leave = describeControls(around, model.get("tooltips"), () => {
+      for (const heading of shown) heading.show();
+    });
+  });
+  placed.observe(el);
+  for (const heading of shown) heading.show();
+  return () => {
+    placed.disconnect();
+    leave?.();
+    model.off("change:in_short", tell);
+  };
+};
+
+function inShort(model: AnyModel<FoldsState>, name: string): string {
+  return model.get("in_short")[name] ?? "";
+}
+
+export default { render };

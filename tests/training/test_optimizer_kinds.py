@@ -1,0 +1,321 @@
+"""Another optimizer, weight decay and full batches, from the next step on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from gradflow_widget import GradientFlow
+
+from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
+
+KINDS: dict[str, Any] = {
+    "SGD": lambda p: SGD(p, lr=0.05, weight_decay=0.02),
+    "momentum": lambda p: SGD(p, lr=0.05, weight_decay=0.02, momentum=0.9),
+    "Nesterov": lambda p: SGD(p, lr=0.05, weight_decay=0.02, momentum=0.9, nesterov=True),
+    "Adam": lambda p: Adam(p, lr=0.05, weight_decay=0.02),
+    "AdamW": lambda p: AdamW(p, lr=0.05, weight_decay=0.02),
+    "RMSProp": lambda p: RMSprop(p, lr=0.05, weight_decay=0.02),
+}
+GIVEN: dict[str, Any] = {
+    "SGD": lambda p: SGD(p, lr=0.05, momentum=0.5, weight_decay=0.02),
+    "AdamW": lambda p: AdamW(p, lr=0.05, weight_decay=0.02),
+}
+
+
+def markers(flow: GradientFlow) -> list[tuple[int, str]]:
+    return list(flow._stage.loss._markers)
+
+
+def full(make_flow: Any, optimizer_of: Any, **changes: Any) -> GradientFlow:
+    model = plain_network()
+    flow: GradientFlow = make_flow(
+        model, optimizer_of(model.parameters()), CROSS_ENTROPY, samples(), **changes
+    )
+    flow.batch_size = 96
+    return flow
+
+
+def by_hand(*legs: tuple[int, Any]) -> tuple[list[float], list[nn.Parameter]]:
+    """Train with one optimizer after another, each for so many steps."""
+    inputs, targets = samples()
+    model, order, losses = plain_network(), torch.Generator().manual_seed(0), []
+    for steps, optimizer_of in legs:
+        optimizer: Optimizer = optimizer_of(model.parameters())
+        for _ in range(steps):
+            rows = torch.randperm(len(inputs), generator=order)
+            optimizer.zero_grad()
+            loss = CROSS_ENTROPY(model(inputs[rows]), targets[rows])
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+    return losses, list(model.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_kind_is_torch_s_own_optimizer_from_the_next_step_on(
+    make_flow: Any, given: str, kind: str
+) -> None:
+    flow = full(make_flow, GIVEN[given])
+    flow.step(3)
+    model, history = flow.model, flow.history
+    flow.optimizer_kind = kind
+    assert flow.model is model
+    flow.step(4)
+    losses, parameters = by_hand((3, GIVEN[given]), (4, KINDS[kind]))
+    assert same_bits(flow.history.loss, losses)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), parameters, strict=True))
+    assert flow.history is history
+    assert flow.step_number == len(history) == 7
+    assert markers(flow) == [(4, kind)]
+
+
+def test_switches_there_and_back_repeat_after_a_reset(make_flow: Any) -> None:
+    flow = full(make_flow, GIVEN["SGD"])
+    given = flow.optimizer
+
+    def train() -> list[float]:
+        losses = losses_of(flow, 2)
+        for kind in ("Adam", "RMSProp", "as given"):
+            flow.optimizer_kind = kind
+            losses += losses_of(flow, 2)
+        return losses
+
+    first = train()
+    assert flow.optimizer is given
+    flow.reset()
+    assert same_bits(train(), first)
+    flow.reset(seed=3)
+    assert not same_bits(train(), first)
+    flow.reset(seed=0)
+    assert same_bits(train(), first)
+    assert [text for _, text in markers(flow)] == ["Adam", "RMSProp", "optimizer as given"]
+
+
+def test_a_reset_begins_with_the_present_kind_anew(make_flow: Any) -> None:
+    flow = full(make_flow, GIVEN["SGD"])
+    flow.optimizer_kind = "Adam"
+    flow.step(5)
+    flow.reset()
+    assert type(flow.optimizer) is Adam
+    assert not flow.optimizer.state
+    assert same_bits(losses_of(flow, 4), by_hand((4, KINDS["Adam"]))[0])
+    assert markers(flow) == []
+
+
+def test_the_kind_stays_through_a_rebuild(make_flow: Any) -> None:
+    flow = full(make_flow, GIVEN["SGD"])
+    flow.optimizer_kind = "AdamW"
+    flow.activation = "relu"
+    assert type(flow.optimizer) is AdamW
+    flow.step()
+    flow.optimizer_kind = "as given"
+    assert type(flow.optimizer) is SGD
+    own = {id(p) for p in flow.model.parameters()}
+    assert {id(p) for group in flow.optimizer.param_groups for p in group["params"]} == own
+    flow.step()
+
+
+def test_groups_keep_their_ratio_and_the_slider_says_the_rate(make_flow: Any) -> None:
+    model = plain_network()
+    optimizer = SGD(
+        [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters()}], lr=0.01
+    )
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.learning_rate = 0.5
+    flow.optimizer_kind = "Adam"
+    flow.step()
+    assert [g["lr"] for g in flow.optimizer.param_groups] == pytest.approx([0.5, 0.05])
+    assert flow.history.latest.learning_rates == pytest.approx((0.5, 0.05))
+    flow.learning_rate = 0.2
+    flow.optimizer_kind = "as given"
+    flow.step()
+    assert flow.optimizer is optimizer
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.2, 0.02])
+
+
+def test_clipping_and_the_bars_follow_the_new_optimizer(make_flow: Any) -> None:
+    flow = full(make_flow, GIVEN["SGD"], clip_norm=1e-4)
+    flow.step()
+    flow.optimizer_kind = "SGD"
+    before = [p.detach().clone() for p in flow.model.parameters()]
+    flow.step()
+    latest = flow.history.latest
+    assert latest is not None
+    assert latest.clip_scale < 1
+    assert latest.is_full
+    moved = [p - q for p, q in zip(flow.model.parameters(), before, strict=True)]
+    # The clipped gradient, and the weight decay that comes behind it.
+    pulled = [0.05 * 0.02 * q for q in before]
+    gradient = [(m + d) / -0.05 for m, d in zip(moved, pulled, strict=True)]
+    assert float(torch.cat([g.flatten() for g in gradient]).norm()) == pytest.approx(1e-4, rel=0.05)
+
+
+def test_a_kind_is_turned_while_it_plays(make_flow: Any) -> None:
+    flow = full(make_flow, GIVEN["SGD"])
+    flow.speed = "max"
+    flow.play()
+    for kind in ("Adam", "SGD", "RMSProp", "as given") * 2:
+        flow.optimizer_kind = kind
+        flow.wait(2)
+    flow.pause()
+    flow.wait()
+    steps = flow.history.step.tolist()
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) == flow.step_number
+
+
+def test_after_a_switch_no_other_widget_may_take_the_given_optimizer(make_flow: Any) -> None:
+    flow = full(make_flow, GIVEN["SGD"])
+    given = flow.optimizer
+    flow.optimizer_kind = "Adam"
+    with pytest.raises(ValueError, match="watched by another GradientFlow"):
+        make_flow(flow.model, given, CROSS_ENTROPY, samples())
+    used = flow.optimizer
+    flow.close()
+    for optimizer in (given, used):
+        assert not optimizer._optimizer_step_pre_hooks
+        assert not optimizer._optimizer_step_post_hooks
+    make_flow(flow.model, given, CROSS_ENTROPY, samples()).step()
+
+
+# -- weight decay ------------------------------------------------------------------------
+
+
+def test_weight_decay_acts_from_the_next_step_and_its_own_comes_back(make_flow: Any) -> None:
+    flow = full(make_flow, GIVEN["SGD"])
+    given = flow.optimizer
+    assert flow.weight_decay == 0.02
+    flow.step(2)
+    flow.weight_decay = 0.3
+    flow.step()
+    assert given.param_groups[0]["weight_decay"] == 0.3
+    flow.optimizer_kind = "Adam"
+    flow.step()
+    assert flow.optimizer.param_groups[0]["weight_decay"] == 0.3
+    flow.weight_decay = None
+    assert flow.weight_decay == 0.02
+    flow.step()
+    assert flow.optimizer.param_groups[0]["weight_decay"] == 0.02
+    assert markers(flow) == [
+        (3, "weight decay 0.3"),
+        (4, "Adam"),
+        (5, "weight decay as given"),
+    ]
+    flow.weight_decay = 0
+    flow.step()
+    assert flow.optimizer.param_groups[0]["weight_decay"] == 0.0
+    flow.close()
+    assert given.param_groups[0]["weight_decay"] == 0.02
+
+
+def test_weight_decay_is_torch_s_own_bit_for_bit(make_flow: Any) -> None:
+    flow = full(make_flow, lambda p: AdamW(p, lr=0.05))
+    flow.weight_decay = 0.4
+    expected, _ = by_hand((5, lambda p: AdamW(p, lr=0.05, weight_decay=0.4)))
+    assert same_bits(losses_of(flow, 5), expected)
+    flow.reset()
+    assert same_bits(losses_of(flow, 5), expected)
+
+
+def test_groups_that_are_spared_stay_spared(make_flow: Any) -> None:
+    model = plain_network()
+    optimizer = AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+            {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.1},
+        ],
+        lr=0.01,
+    )
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    assert flow.weight_decay == 0.1
+    flow.weight_decay = 0.4
+    flow.step()
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0, 0.4]
+
+
+def test_weight_decay_steers_a_loop_of_one_s_own_but_its_optimizer_stays(make_flow: Any) -> None:
+    model = plain_network()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    flow = make_flow(model, optimizer)
+    flow.weight_decay = 0.25
+    inputs, targets = samples()
+    CROSS_ENTROPY(model(inputs), targets).backward()
+    optimizer.step()
+    assert optimizer.param_groups[0]["weight_decay"] == 0.25
+    with pytest.raises(
+        ValueError, match=r"optimizer_kind can't be changed: your own loop holds .*\.$"
+    ):
+        flow.optimizer_kind = "Adam"
+    assert flow.optimizer_kind == "as given"
+    assert flow.optimizer is optimizer
+    assert flow._controls.optimizer_menu.disabled
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "says"),
+    [
+        (
+            "optimizer_kind",
+            "adam",
+            "optimizer_kind 'adam' is unknown: choose one of 'as given', SGD",
+        ),
+        ("optimizer_kind", None, "optimizer_kind can't be set to None"),
+        ("weight_decay", -0.1, "weight_decay must be a finite number from 0, not -0.1."),
+        ("weight_decay", float("inf"), "weight_decay must be a finite number"),
+        ("weight_decay", "0.1", "weight_decay must be a finite number"),
+        ("weight_decay", True, "weight_decay must be a finite number"),
+    ],
+)
+def test_values_out_of_range_are_refused(make_flow: Any, knob: str, value: Any, says: str) -> None:
+    flow = full(make_flow, GIVEN["SGD"])
+    before = getattr(flow, knob)
+    with pytest.raises(ValueError, match=r".*\.$") as caught:
+        setattr(flow, knob, value)
+    assert says in str(caught.value)
+    assert getattr(flow, knob) == before
+    flow.step()
+
+
+def test_lbfgs_has_no_weight_decay_but_gives_way_to_other_kinds(make_flow: Any) -> None:
+    flow = full(make_flow, lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=2))
+    assert flow.weight_decay is None
+    with pytest.raises(ValueError, match="the optimizer has no weight decay"):
+        flow.weight_decay = 0.1
+    flow.step()
+    flow.optimizer_kind = "AdamW"
+    assert flow.weight_decay == 0.01  # the new one's own
+    flow.step(2)
+    flow.optimizer_kind = "as given"
+    flow.step()
+    assert flow.step_number == 4
+
+
+# -- full batches ------------------------------------------------------------------------
+
+
+def test_with_a_full_batch_every_step_sees_each_sample_once(make_flow: Any) -> None:
+    seen: list[list[int]] = []
+
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        seen.append(sorted(batch[1].tolist()))
+        loss: torch.Tensor = model(batch[0]).square().mean()
+        return loss
+
+    data = (torch.randn(10, 6), torch.arange(10))
+    flow = make_flow(plain_network, lambda p: SGD(p, lr=0.1), data=data, objective=objective)
+    flow.batch_size = 3
+    flow.step(2)  # the epoch is not over yet
+    seen.clear()
+    flow.batch_size = 10
+    flow.step(3)
+    flow.batch_size = 4
+    flow.step()
+    flow.batch_size = 10
+    flow.step(2)
+    assert [batch for batch in seen if len(batch) == 10] == [list(range(10))] * 5
