@@ -95,9 +95,11 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
 def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     """Judge each layer by its signal against the last layer of the same role.
 
-    "" where there is nothing to compare with.
+    "" where there is nothing to compare with. A healthy network in training reaches two
+    decades of growth, so that what is much at the first weights is not yet much later.
     """
     signal = reading.signal_grad_norm
+    much = WATCH_DECADES if reading.step <= 1 else FAULT_DECADES
     problems: list[Problem] = [""] * len(reading.described)
     if signal is None:
         return tuple(problems)
@@ -111,7 +113,7 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
             if decades < -WATCH_DECADES:
                 problems[index] = "severed" if signal[index] == 0 else "vanishing"
             else:
-                problems[index] = "exploding" if decades > WATCH_DECADES else "healthy"
+                problems[index] = "exploding" if decades > much else "healthy"
     return tuple(problems)
 
 

@@ -251,6 +251,22 @@ def test_one_layer_has_nothing_to_compare_with() -> None:
     assert layer_problems(made_up([1.0])) == ("healthy",)
 
 
+@pytest.mark.parametrize(
+    ("step", "growth", "problem"),
+    [
+        (0, 20.1, "exploding"),
+        (1, 20.1, "exploding"),
+        (2, 20.1, "healthy"),
+        (2, 160.0, "exploding"),
+    ],
+)
+def test_a_layer_explodes_by_the_measure_of_the_verdict(
+    step: int, growth: float, problem: str
+) -> None:
+    reading = made_up([growth, 1.0, 1.0], step=step)
+    assert layer_problems(reading) == (problem, "healthy", "healthy")
+
+
 # -- trained --------------------------------------------------------------------------------
 
 
