@@ -11,9 +11,10 @@ from .trials import COLUMNS, outcome
 _HEAD = """\
 # What works on which models
 
-Models that nobody here wrote, each in a training loop of its own. The page is made by
-`python -m tests.models.table > docs/what_works.md`, from what really happened: the tests try
-every cell again and compare.
+Models as people bring them: out of Hugging Face's `transformers` (from a small configuration,
+with random weights), PyTorch's own, and shapes and training loops that are hard to follow. The
+page is made by `python -m tests.models.table > docs/what_works.md` from what really happened;
+the tests try every cell again and compare.
 
 - **probe**: three steps under `GradientProbe`; losses bit for bit those without it, the norms of
   every layer those of autograd's gradients.

@@ -221,6 +221,8 @@ def _trained(title: str) -> tuple[Case, nn.Module, Optimizer]:
 def _tried(title: str, tweak: Tweak, undo: Tweak | None, *, changes_output: bool = True) -> str:
     case, model, optimizer = _trained(title)
     inputs = case.inputs()
+    # After a few copies of one class torch.compile gives up and runs them as they are.
+    torch.compiler.reset()
     expected = output(model, inputs)
     before, gradients = fingerprint(model), _gradients(model)
     try:
