@@ -1,14 +1,15 @@
-"""Prints every table; ``headless``, ``live``, ``tweaks``, ``soak`` choose some of them."""
+"""Prints every table, or the chosen: ``headless``, ``live``, ``networks``, ``tweaks``, ``soak``."""
 
 from __future__ import annotations
 
 import sys
 
-from . import headless, live, soak, tweaks
+from . import headless, live, networks, soak, tweaks
 
 TABLES = {
     "headless": headless.main,
     "live": live.main,
+    "networks": networks.main,
     "tweaks": tweaks.main,
     "soak": soak.main,
 }
@@ -16,7 +17,7 @@ TABLES = {
 
 def main() -> None:
     """Run the chosen tables; all but the long soak by default."""
-    chosen = sys.argv[1:] or ["headless", "live", "tweaks"]
+    chosen = sys.argv[1:] or ["headless", "live", "networks", "tweaks"]
     sys.argv[1:] = []
     for name in chosen:
         if name not in TABLES:
