@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .measurement.reading import Reading
     from .measurement.single import take_reading
     from .source_code.recipe import recipe
+    from .training.regimes.regime import Regime
     from .training.settings import Settings
     from .tweaks.activation import with_activation
     from .tweaks.depth import depth_of, with_depth
@@ -33,6 +34,7 @@ _HOMES = {
     "History": "measurement.history",
     "Layer": "measurement.layers",
     "Reading": "measurement.reading",
+    "Regime": "training.regimes.regime",
     "Settings": "training.settings",
     "depth_of": "tweaks.depth",
     "recipe": "source_code.recipe",
@@ -52,6 +54,7 @@ __all__ = [
     "History",
     "Layer",
     "Reading",
+    "Regime",
     "Settings",
     "depth_of",
     "recipe",

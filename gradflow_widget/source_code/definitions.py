@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import symtable
 import sys
 import textwrap
@@ -122,8 +123,6 @@ class Definitions:
         return free
 
     def _define(self, thing: Any, name: str) -> str:
-        if getattr(thing, "__module__", "").partition(".")[0] == __name__.partition(".")[0]:
-            raise Unwritable(f"{_title(thing)} belongs to this package")
         source = None
         if isinstance(thing, type):
             source = class_source(thing)
@@ -169,16 +168,14 @@ class Definitions:
                     continue
                 except Unwritable:
                     pass
-            if name != own_name and not hasattr(__builtins__, name):
+            if name != own_name and not hasattr(builtins, name):
                 self.imports.add(_FUTURE)
         for name in sorted(needed):
             if name in scope and name != own_name:
                 self._bind(name, scope[name])
 
     def _bind(self, name: str, value: Any) -> None:
-        if name in self._named and (
-            self._named[name] is value or _alike(self._named[name], value)
-        ):
+        if name in self._named and (self._named[name] is value or _alike(self._named[name], value)):
             return
         if isinstance(value, ModuleType):
             self._import_module(name, value)

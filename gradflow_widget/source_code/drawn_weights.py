@@ -15,7 +15,7 @@ from ..tweaks.weights import biases_of, weights_of
 from .definitions import Definitions
 from .values import quoted
 
-ORTHOGONAL = '''def NAME(shape, generator):
+ORTHOGONAL = '''def NAME(shape, generator=None):
     """Return a matrix with orthonormal columns, or rows where it has fewer of them."""
     q, r = torch.linalg.qr(torch.randn(max(shape), min(shape), generator=generator))
     q *= r.diagonal().sign()
@@ -24,7 +24,10 @@ ORTHOGONAL = '''def NAME(shape, generator):
 
 
 class _Drawn(NamedTuple):
-    """How a parameter was drawn: "normal", "orthogonal" or "constant", times ``number``."""
+    """How a parameter was drawn, times ``number``.
+
+    The kinds are "normal", "orthogonal", "torch's orthogonal" (nn.init) and "constant".
+    """
 
     name: str
     kind: str
@@ -35,22 +38,28 @@ def drawn_text(
     model: nn.Module,
     missing: Mapping[str, Tensor],
     seeds: tuple[int, ...],
+    state: Tensor,
     definitions: Definitions,
 ) -> tuple[str, set[str]]:
     """Return statements that draw weights anew, and the names of those that they set.
 
-    The generator is one that draws weight after weight in the order of the modules, as
-    ``with_initialization`` has it. Whether that gives the weights bit for bit is found by
-    doing it; where it does not, the text is "".
+    Weight after weight is drawn in the order of the modules, by what goes on drawing where the
+    making of the model ended, as nn.init does, or by a generator of its own, as
+    ``with_initialization`` does. Whether that gives the weights bit for bit is found by doing
+    it; where it does not, the text is "".
 
     Args:
         model: the model, for the order of its weights.
         missing: the weights that are wanted, by name.
-        seeds: what the generator may have been seeded with.
+        seeds: what a generator of its own may have been seeded with.
+        state: torch's random state when the model has been made.
         definitions: takes in what the statements need.
     """
-    for seed in dict.fromkeys(seeds):
-        found = _sequence(model, missing, torch.Generator().manual_seed(seed))
+    going_on = torch.Generator()
+    going_on.set_state(state)
+    own = [(torch.Generator().manual_seed(seed), seed) for seed in dict.fromkeys(seeds)]
+    for generator, seed in [(going_on, None), *own]:
+        found = _sequence(model, missing, generator)
         drawn = [one for one in found if one.kind != "constant"]
         constant = [one for one in found if one.kind == "constant"]
         if found and (drawn or len(constant) == len(missing)):
@@ -89,8 +98,13 @@ def _how(name: str, value: Tensor, generator: torch.Generator) -> _Drawn | None:
     number = _factor(value, torch.randn(value.shape, generator=generator))
     if number is not None:
         return _Drawn(name, "normal", number)
-    generator.set_state(before)
+    if value.dim() > 1:
+        generator.set_state(before)
+        number = _factor(value, nn.init.orthogonal_(torch.empty(value.shape), generator=generator))
+        if number is not None:
+            return _Drawn(name, "torch's orthogonal", number)
     if value.dim() == 2:
+        generator.set_state(before)
         tall = (max(value.shape), min(value.shape))
         q, r = torch.linalg.qr(torch.randn(tall, generator=generator))
         q *= r.diagonal().sign()
@@ -125,22 +139,29 @@ def _short(number: float) -> float:
     return number
 
 
-def _text(drawn: list[_Drawn], constant: list[_Drawn], seed: int, definitions: Definitions) -> str:
-    lines = ["# The weights as they are drawn anew, from a generator of their own."]
-    if drawn:
+def _text(
+    drawn: list[_Drawn], constant: list[_Drawn], seed: int | None, definitions: Definitions
+) -> str:
+    lines = ["# The weights, drawn anew."]
+    given = ""
+    if drawn and seed is not None:
         lines.append(f"generator = torch.Generator().manual_seed({seed})")
+        given = ", generator=generator"
     lines.append("with torch.no_grad():")
     for number, group in groupby(sorted(constant, key=lambda one: one.number), _number):
         lines += _loop([one.name for one in group])
         lines.append(f"        model.get_parameter(name).fill_({number!r})")
-    groups = [(key, list(group)) for key, group in groupby(drawn, lambda one: (one.kind, one.number))]
-    if len(groups) > 4 and len({one.kind for one in drawn}) == 1:
+    calls = {kind: _call(kind, given, definitions) for kind in {one.kind for one in drawn}}
+    groups = [
+        (key, list(group)) for key, group in groupby(drawn, lambda one: (one.kind, one.number))
+    ]
+    if len(groups) > 4 and len(calls) == 1:
         lines.append("    for name, scale in (")
         lines += [f"        ({quoted(one.name)}, {one.number!r})," for one in drawn]
-        lines += ["    ):", *_draw(drawn[0].kind, "scale", definitions)]
+        lines += ["    ):", *_draw(calls[drawn[0].kind], "scale")]
         groups = []
-    for (kind, number), group in groups:
-        lines += [*_loop([one.name for one in group]), *_draw(kind, repr(number), definitions)]
+    for (kind, number), members in groups:
+        lines += [*_loop([one.name for one in members]), *_draw(calls[kind], repr(number))]
     return "\n".join(lines) + "\n"
 
 
@@ -156,11 +177,17 @@ def _loop(names: list[str]) -> list[str]:
     return ["    for name in (", *(f"        {quoted(name)}," for name in names), "    ):"]
 
 
-def _draw(kind: str, scale: str, definitions: Definitions) -> list[str]:
-    call = "torch.randn(weight.shape, generator=generator)"
+def _call(kind: str, given: str, definitions: Definitions) -> str:
+    if kind == "torch's orthogonal":
+        return f"nn.init.orthogonal_(torch.empty(weight.shape){given})"
     if kind == "orthogonal":
-        call = f"{definitions.template('orthogonal', ORTHOGONAL)}(weight.shape, generator)"
+        return f"{definitions.template('orthogonal', ORTHOGONAL)}(weight.shape{given})"
+    return f"torch.randn(weight.shape{given})"
+
+
+def _draw(call: str, scale: str) -> list[str]:
+    factor = "" if scale == "1.0" else f" * {scale}"
     return [
         "        weight = model.get_parameter(name)",
-        f"        weight.copy_({call} * {scale})",
+        f"        weight.copy_({call}{factor})",
     ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -20,16 +18,14 @@ from ..tweaks.orthogonality import OrthogonalKernel
 from ..tweaks.rewriting import rewritten_sites
 from ..tweaks.skips import Residual, SkippedBlock, TakenPlace
 from . import templates
+from .constructors import Constructors
 from .definitions import Definitions
 from .layers import called, is_torch_class, layer_call, plain_class
 from .rewritten import class_name, replace_classes
-from .values import Unwritable, quoted, same, written
+from .values import Unwritable, quoted
 from .workbench import Workbench
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"training"}
 _TWEAKS = (Residual, Normalized, BatchNormOver, GroupNormOver, ChannelRMSNorm)
-_SAID_BY_ITSELF = ("transformers_version", "architectures", "dtype", "torch_dtype", "model_type")
-_TRIES, _SMALL = 60, 2_000_000
 _WIDTH = 88
 
 
@@ -43,7 +39,8 @@ class Expressions:
     """
 
     def __init__(self, definitions: Definitions, workbench: Workbench, model: nn.Module) -> None:
-        self._definitions, self._workbench = definitions, workbench
+        self._definitions = definitions
+        self._constructors = Constructors(definitions, workbench, self.of)
         self._written: dict[int, str] = {}
         replace_classes(model, definitions)
         parents = [(m, child) for m in model.modules() for child in m._modules.values()]
@@ -95,12 +92,14 @@ class Expressions:
         if cls in (nn.Sequential, SkippedBlock):
             return self._sequential(module)
         if cls is nn.ModuleList:
-            return f"nn.ModuleList([{self._items(list(module), 'nn.ModuleList([])')}])"
+            text = f"nn.ModuleList([{self._items(list(module), 'nn.ModuleList([])')}])"
+            alone = re.fullmatch(r"nn\.ModuleList\(\[\*(\[[^*]*\])\]\)", text)
+            return f"nn.ModuleList({alone[1]})" if alone else text
         if cls is nn.ModuleDict:
             members = (f"{quoted(name)}: {self.of(part)}" for name, part in module.items())
             return f"nn.ModuleDict({{{', '.join(members)}}})"
         if cls in (nn.ParameterList, nn.ParameterDict):
-            return self._assembled(module)
+            return self._constructors.assembled(module)
         if cls in (RemovedNorm, TakenPlace):
             return "nn.Identity()"
         if cls.__name__ == "OptimizedModule":
@@ -109,7 +108,7 @@ class Expressions:
             return self._of_a_tweak(module)
         if is_torch_class(cls):
             return layer_call(module, refer, self.of)
-        return self._of_a_class(module)
+        return self._constructors.call(module)
 
     # -- containers --------------------------------------------------------------------
 
@@ -121,7 +120,9 @@ class Expressions:
         if all(name.isidentifier() for name in names):
             members = [f"{name}={self.of(part)}" for name, part in zip(names, parts, strict=True)]
             return called("nn.Sequential", [called("OrderedDict", members)])
-        pairs = [f"({quoted(name)}, {self.of(part)})" for name, part in zip(names, parts, strict=True)]
+        pairs = [
+            f"({quoted(name)}, {self.of(part)})" for name, part in zip(names, parts, strict=True)
+        ]
         listed = called("OrderedDict", pairs).replace("(", "([", 1)[:-1] + "])"
         return called("nn.Sequential", [listed])
 
@@ -134,12 +135,12 @@ class Expressions:
             if times == 1:
                 pieces += block
             elif len(block) == 1:
-                pieces.append(_comprehension(joined, [f"for _ in range({times})"]))
+                pieces.append(comprehension(joined, [f"for _ in range({times})"]))
             else:
                 if len(joined) > _WIDTH - 20:
                     joined = "".join(f"\n{_indented(text)}," for text in block) + "\n"
                 loops = [f"for _ in range({times})", f"for layer in ({joined})"]
-                pieces.append(_comprehension("layer", loops))
+                pieces.append(comprehension("layer", loops))
         text = ", ".join(pieces)
         if "\n" not in text and (len(text) + len(around) <= _WIDTH or len(pieces) < 2):
             return text
@@ -201,7 +202,9 @@ class Expressions:
         given = "" if key == "weight" else f', "{key}"'
         self._definitions.imports.add("from torch.nn.utils import parametrizations")
         if len(steps) > 1 or kind == "other":
-            raise Unwritable(f"the parametrization {type(step).__name__} can't be written as source")
+            raise Unwritable(
+                f"the parametrization {type(step).__name__} can't be written as source"
+            )
         if kind == "weight":
             dim = "" if step.dim == 0 else f", dim={step.dim}"
             return f"parametrizations.weight_norm(HERE{given}{dim})"
@@ -219,147 +222,6 @@ class Expressions:
             return f"{seeded}parametrizations.spectral_norm(HERE.eval(){given}{dim}).train()"
         given += f', orthogonal_map="{step.orthogonal_map.name}"'
         return f"{seeded}parametrizations.orthogonal(HERE{given})"
-
-    # -- classes of the user's and of other packages -------------------------------------
-
-    def _of_a_class(self, module: nn.Module) -> str:
-        """Call the constructor where that gives something like ``module``, else assemble it."""
-        name = self.class_of(module)
-        config = vars(module).get("config")
-        if hasattr(config, "to_diff_dict"):
-            return called(name, [self._config(config)])
-        best: tuple[float, str] | None = None
-        goal, shapes = _signature(module), _weight_shapes(module)
-        is_small = sum(p.numel() for p in module.parameters()) <= _SMALL
-        for candidate in itertools.islice(self._calls(module, name), _TRIES):
-            try:
-                built = self._workbench.evaluate(candidate)
-            except Exception:
-                # Any code may stand in a constructor; another candidate may do.
-                continue
-            if not isinstance(built, nn.Module):
-                continue
-            known = _weight_shapes(built)
-            if len(known - shapes) * 2 <= len(known):
-                miss = len(goal ^ _signature(built))
-                if best is None or miss < best[0]:
-                    best = (miss, candidate)
-                if not miss or not is_small:
-                    break
-        return self._assembled(module) if best is None else best[1]
-
-    def _calls(self, module: nn.Module, name: str) -> Iterator[str]:
-        given: list[str] = []
-        unknown: list[str] = []
-        for key, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                continue
-            text = self._argument(module, key, parameter)
-            if text is None and parameter.default is parameter.empty:
-                unknown.append(key)
-            elif text is not None:
-                given.append(f"{key}={text}")
-        for chosen in itertools.product(_numbers(module), repeat=len(unknown)):
-            guessed = [f"{key}={size}" for key, size in zip(unknown, chosen, strict=True)]
-            yield called(name, [*guessed, *given])
-        if given and not unknown:
-            yield f"{name}()"
-
-    def _argument(self, module: nn.Module, key: str, parameter: inspect.Parameter) -> str | None:
-        counts = type(parameter.default) is int or parameter.annotation in (int, "int")
-        is_class = isinstance(parameter.default, type) or "type[" in str(parameter.annotation)
-        for attribute in (key, f"_{key}"):
-            child = module._modules.get(attribute)
-            if isinstance(child, nn.ModuleList | nn.Sequential) and counts:
-                return None if len(child) == parameter.default else str(len(child))
-            if child is not None and is_class:
-                chosen = plain_class(child)
-                return None if chosen is parameter.default else self._definitions.refer(chosen)
-            if child is not None:
-                return self.of(child)
-            if attribute in vars(module):
-                value = vars(module)[attribute]
-                if parameter.default is not parameter.empty and same(value, parameter.default):
-                    return None
-                try:
-                    return written(value, self._definitions.refer)
-                except Unwritable:
-                    return None
-        return None
-
-    def _config(self, config: Any) -> str:
-        try:
-            usual = vars(type(config)())
-        except (TypeError, ValueError):  # a configuration of others
-            usual = {}
-        changed = [
-            f"{key}={written(value, self._definitions.refer)}"
-            for key, value in config.to_diff_dict().items()
-            if key not in _SAID_BY_ITSELF
-            and not key.startswith("_")
-            and not (key in usual and same(usual[key], value))
-        ]
-        return called(self._definitions.refer(type(config)), changed)
-
-    def _assembled(self, module: nn.Module) -> str:
-        members: dict[str, str] = {}
-        for key, value in plain_attributes(module).items():
-            try:
-                members[key] = written(value, self._definitions.refer)
-            except Unwritable as error:
-                raise Unwritable(f"in {type(module).__name__}.{key}, {error}") from None
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None:
-                members[key] = "None"
-                continue
-            zeros = f"torch.zeros({tuple(tensor.shape)}{_dtype(tensor)})"
-            is_parameter = isinstance(tensor, nn.Parameter)
-            members[key] = f"nn.Parameter({zeros})" if is_parameter else zeros
-        for key, child in module._modules.items():
-            members[key] = "None" if child is None else self.of(child)
-        name = self._definitions.template("assembled", templates.ASSEMBLED)
-        texts = [self.class_of(module), *(f"{key}={text}" for key, text in members.items())]
-        return called(name, texts)
-
-
-def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return what a module keeps beside its parameters, buffers and children."""
-    return {
-        key: value
-        for key, value in vars(module).items()
-        if key not in _OF_EVERY_MODULE and not key.startswith("_gradflow")
-    }
-
-
-def _signature(module: nn.Module) -> set[Any]:
-    """Return what tells a model's structure: classes and shapes by name."""
-    classes = {(name, type(part).__name__) for name, part in module.named_modules()}
-    shapes = {
-        (name, tuple(p.shape)) for name, p in module.named_parameters(remove_duplicate=False)
-    }
-    numbers = {
-        (name, key, value)
-        for name, part in module.named_modules()
-        for key, value in plain_attributes(part).items()
-        if isinstance(value, int | float | str) and not key.startswith("_")
-    }
-    return classes | shapes | numbers
-
-
-def _weight_shapes(module: nn.Module) -> set[Any]:
-    return {tuple(p.shape) for p in module.parameters() if p.dim() > 1}
-
-
-def _numbers(module: nn.Module) -> list[int]:
-    """Return the sizes in a module, the most frequent first: one of them may be an argument."""
-    seen: Counter[int] = Counter()
-    for parameter in module.parameters():
-        seen.update(parameter.shape)
-    for part in module.modules():
-        for value in plain_attributes(part).values():
-            if type(value) is int and value > 0:
-                seen[value] += 1
-    return [size for size, _ in seen.most_common()]
 
 
 def _runs(texts: list[str]) -> Iterator[tuple[list[str], int]]:
@@ -381,7 +243,8 @@ def _runs(texts: list[str]) -> Iterator[tuple[list[str], int]]:
         start += period * times
 
 
-def _comprehension(first: str, loops: list[str]) -> str:
+def comprehension(first: str, loops: list[str]) -> str:
+    """Return a comprehension to be spread into a call, on several lines where it is long."""
     line = " ".join([first, *loops])
     if len(line) <= _WIDTH and "\n" not in line:
         return f"*[{line}]"
@@ -390,10 +253,6 @@ def _comprehension(first: str, loops: list[str]) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(f"    {line}" if line else line for line in text.split("\n"))
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return "" if tensor.dtype == torch.float32 else f", dtype={tensor.dtype}"
 
 
 def _backend(module: Any) -> str:

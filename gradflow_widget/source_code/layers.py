@@ -33,6 +33,7 @@ _DEFAULTS = {
     "bidirectional": False,
     "proj_size": 0,
 }
+_SIZES = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
 _NOT_KEPT = ("self", "device", "dtype", "_weight", "_freeze", "args", "kwargs")
 
 
@@ -62,8 +63,10 @@ def layer_call(
     required: list[str] = []
     named: list[str] = []
     for key, value, default in _arguments(module, cls):
-        value = _shortened(value)
-        if default is not inspect.Parameter.empty and same(value, _shortened(default)):
+        value = _shortened(key, value)
+        if default is not inspect.Parameter.empty and same(value, _shortened(key, default)):
+            continue
+        if key == "stride" and default is None and same(module.stride, module.kernel_size):
             continue
         text = write(value) if isinstance(value, nn.Module) else written(value, refer)
         if default is inspect.Parameter.empty and not named:
@@ -171,7 +174,8 @@ def _innermost(module: nn.Module, cls: type[nn.Module]) -> Any:
     return found
 
 
-def _shortened(value: Any) -> Any:
-    if isinstance(value, tuple) and value and all(part == value[0] for part in value):
-        return value[0]
-    return value
+def _shortened(name: str, value: Any) -> Any:
+    if not isinstance(value, tuple) or not value:
+        return value
+    one_for_all = name in _SIZES and all(part == value[0] for part in value)
+    return value[0] if one_for_all or (name == "normalized_shape" and len(value) == 1) else value

@@ -48,7 +48,7 @@ def optimizer_text(
         _selection(group["params"], group.get("param_names"), model, names)
         for group in optimizer.param_groups
     ]
-    defaults: dict[str, Any] = {**_set_by_itself(cls, optimizer), **common}
+    defaults: dict[str, Any] = {**known, **_set_by_itself(cls, optimizer), **common}
     extras = [
         {k: v for k, v in group.items() if k not in common and not same(defaults.get(k, _NONE), v)}
         for group in groups
@@ -127,9 +127,12 @@ def _selection(
 def _candidates(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
     every = list(model.parameters())
     yield "model.parameters()", every
-    yield "[p for p in model.parameters() if p.requires_grad]", [p for p in every if p.requires_grad]
-    for sign, test in ((">=", lambda p: p.dim() >= 2), ("<", lambda p: p.dim() < 2)):
-        yield f"[p for p in model.parameters() if p.dim() {sign} 2]", [p for p in every if test(p)]
+    yield (
+        "[p for p in model.parameters() if p.requires_grad]",
+        [p for p in every if p.requires_grad],
+    )
+    yield "[p for p in model.parameters() if p.dim() >= 2]", [p for p in every if p.dim() >= 2]
+    yield "[p for p in model.parameters() if p.dim() < 2]", [p for p in every if p.dim() < 2]
     for part in ("weight", "bias"):
         yield (
             f'[p for name, p in model.named_parameters() if name.endswith("{part}")]',

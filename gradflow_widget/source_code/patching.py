@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,20 +18,13 @@ from ..tweaks.normalization import Normalized, RemovedNorm
 from ..tweaks.norms import is_norm
 from ..tweaks.rewriting import rewritten_sites
 from ..tweaks.skips import Residual, SkippedBlock, TakenPlace
-from .expressions import Expressions, plain_attributes
+from .constructors import plain_attributes
+from .expressions import Expressions, comprehension
 from .layers import called, is_torch_class, plain_class
 from .sources import is_installed
+from .statements import Path, Statement
 from .values import Unwritable, quoted, same, written
 from .workbench import Workbench
-
-Path = tuple[str, ...]
-
-
-class Statement(NamedTuple):
-    """A statement about the part of the model at ``path``; ``HERE`` stands for that in ``text``."""
-
-    path: Path
-    text: str
 
 
 class Patching:
@@ -134,9 +126,11 @@ class Patching:
         """Put skips around neighbouring members of a list."""
         pieces: list[str] = []
         at = 0
-        skips = [(len(block), child) if (block := _block_of(child)) is not None else (0, child)
-                 for child in actual]
-        for (size, scale), group in groupby(skips, lambda one: (one[0], _scale(one[1]))):
+        skips = [
+            (len(block), child) if (block := _block_of(child)) is not None else (0, child)
+            for child in actual
+        ]
+        for (size, _), group in groupby(skips, lambda one: (one[0], _scale(one[1]))):
             members = [child for _, child in group]
             count = len([child for child in members if not isinstance(child, TakenPlace)])
             if not size:
@@ -146,7 +140,7 @@ class Patching:
             text = f"nn.Sequential(*HERE[index : index + {size}])"
             around = self._expressions.around(members[0], text)
             stop = at + size * len(members)
-            pieces.append(f"*[{around} for index in range({at}, {stop}, {size})]")
+            pieces.append(comprehension(around, [f"for index in range({at}, {stop}, {size})"]))
             at = stop
         if type(actual) is nn.ModuleList:
             return  # places are kept there, so it is written anew
@@ -208,6 +202,18 @@ class Patching:
                 self._mend(at, child, put=True)
             else:
                 self._mend(at, child)
+        self._put_in_order(path, actual)
+
+    def _put_in_order(self, path: Path, actual: nn.Module) -> None:
+        """Optimizers count parameters in the order of the children."""
+        there, wanted = (
+            [key for key in module._modules if key != "parametrizations"]
+            for module in (self._built(path), actual)
+        )
+        pairs = enumerate(zip(there, wanted, strict=True))
+        first = next((place for place, (one, other) in pairs if one != other), None)
+        for key in wanted[first:] if first is not None else []:
+            self._say(path, f"HERE.{key} = HERE._modules.pop({quoted(key)})")
 
     # -- parameters ----------------------------------------------------------------------
 
@@ -251,19 +257,13 @@ class Patching:
             return
         for key, parameter in actual._parameters.items():
             there = built._parameters.get(key)
-            if parameter is not None and there is not None:
-                if there.requires_grad != parameter.requires_grad:
-                    self._say(path, f"HERE.{key}.requires_grad_({parameter.requires_grad})")
+            if parameter is None or there is None:
+                continue
+            if there.requires_grad != parameter.requires_grad:
+                self._say(path, f"HERE.{key}.requires_grad_({parameter.requires_grad})")
         for key, child in actual._modules.items():
             if child is not None:
                 self._freeze((*path, _step(actual, key)), child)
-
-    # -- text ----------------------------------------------------------------------------
-
-    @property
-    def text(self) -> str:
-        """The statements, equal ones on neighbouring parts as loops."""
-        return "".join(f"{line}\n" for line in _lines(self.statements))
 
 
 def _block_of(child: nn.Module) -> SkippedBlock | None:
@@ -335,56 +335,6 @@ def _path_to(model: nn.Module, name: str) -> Path:
     return (*path, f".{last}")
 
 
-def _lines(statements: list[Statement]) -> Iterator[str]:
-    start = 0
-    while start < len(statements):
-        loop, taken = _loop(statements[start:])
-        yield from loop
-        start += taken
-
-
-def _loop(statements: list[Statement]) -> tuple[list[str], int]:
-    """Return the text of the first statements, a loop where they repeat, and how many those are."""
-    first = statements[0]
-    best: tuple[list[str], int] = ([first.text.replace("HERE", "".join(first.path))], 1)
-    for place, step in enumerate(first.path):
-        if not re.fullmatch(r"\[\d+\]", step):
-            continue
-        groups: dict[int, list[Statement]] = {}
-        for statement in statements:
-            if statement.path[:place] != first.path[:place] or len(statement.path) <= place:
-                break
-            number = re.fullmatch(r"\[(\d+)\]", statement.path[place])
-            if number is None:
-                break
-            rest = Statement(statement.path[place + 1 :], statement.text)
-            index = int(number[1])
-            if index in groups and index != next(reversed(groups)):
-                break
-            groups.setdefault(index, []).append(rest)
-        block = groups[next(iter(groups))]
-        alike = [index for index in groups if groups[index] == block]
-        equal = alike[: next((n for n, i in enumerate(groups) if groups[i] != block), len(alike))]
-        taken = len(block) * len(equal)
-        if len(equal) >= 3 and taken > best[1]:
-            prefix = "".join(first.path[:place])
-            lines = [f"for index in {_range(equal)}:"]
-            for rest in block:
-                path = f"{prefix}[index]{''.join(rest.path)}"
-                lines += ["    " + line for line in rest.text.replace("HERE", path).split("\n")]
-            best = (lines, taken)
-    return best
-
-
-def _range(indices: list[int]) -> str:
-    step = indices[1] - indices[0]
-    if indices == list(range(indices[0], indices[-1] + 1, step)):
-        if step == 1:
-            return f"range({indices[0]}, {indices[-1] + 1})" if indices[0] else f"range({indices[-1] + 1})"
-        return f"range({indices[0]}, {indices[-1] + 1}, {step})"
-    return f"({', '.join(map(str, indices))})"
-
-
 def cast(model: nn.Module) -> str:
     """Return the statement that gives a model its dtype and device; "" where they are usual.
 
@@ -396,7 +346,7 @@ def cast(model: nn.Module) -> str:
     devices = {str(p.device) for p in model.parameters()}
     if len(dtypes) > 1 or len(devices) > 1:
         raise Unwritable("its parameters have several dtypes or devices")
-    device = "".join(devices)
+    device = next(iter(devices), "cpu")
     dtype = next(iter(dtypes), torch.float32)
     arguments = [*([f'"{device}"'] if device != "cpu" else [])]
     if dtype != torch.float32:

@@ -24,7 +24,7 @@ def penalty_text(model: nn.Module, refer: Callable[[Any], str]) -> str:
         return ""
     weights = list(penalized(model))
     return f'''def penalty(model):
-    """Return {strength:g} * sum of |W^T W - I|^2 over the weights that are drawn to orthogonal ones."""
+    """Return {strength:g} * sum of |W^T W - I|^2, which draws the weights to orthogonal ones."""
     terms = []
 {_loops(model, weights, refer)}
     return torch.stack([term.to(terms[0]) for term in terms]).sum() * {float(strength)!r}
@@ -35,7 +35,11 @@ def _loops(model: nn.Module, weights: list[Weight], refer: Callable[[Any], str])
     classes = list(dict.fromkeys(plain_class(weight.module) for weight in weights))
     found = [module for module in model.modules() if isinstance(module, tuple(classes))]
     plain = all(weight.name == "weight" and weight.stacked == 1 for weight in weights)
-    if plain and found == [weight.module for weight in weights] and all(map(is_torch_class, classes)):
+    if (
+        plain
+        and found == [weight.module for weight in weights]
+        and all(map(is_torch_class, classes))
+    ):
         names = [refer(cls) for cls in classes]
         listed = names[0] if len(names) == 1 else f"({', '.join(names)})"
         return (

@@ -21,7 +21,8 @@ def recipe(flow: GradientFlow, weights: str | os.PathLike[str] | None = None) ->
     package; it has been run once, and what it makes compared bit for bit.
 
     It defines ``model`` and ``optimizer``, ``loss_fn`` or ``objective`` where they can be
-    written, and ``training_step``.
+    written, and ``training_step``. Of a regime (adversarial examples, a curriculum, label noise,
+    accumulation) it says only that the widget's steps have it besides.
 
     Args:
         flow: the widget; nothing of it is changed.
@@ -46,5 +47,6 @@ def recipe(flow: GradientFlow, weights: str | os.PathLike[str] | None = None) ->
         clip_norm=settings.clip_norm,
         clip_value=settings.clip_value,
         batch_size=settings.batch_size,
+        left_out=[name.replace("_", " ") for name in settings.regime.of_our_steps],
         weights=weights,
     )

@@ -33,6 +33,7 @@ def class_name(module: nn.Module, definitions: Definitions) -> str:
     if _is_edited_in_place(original, owners):
         if definitions.is_replaced(original, key):
             return definitions.refer(original)
+        definitions.refer(original)  # which keeps its name
         text, source = _edited_class(original, owners, key[1], function)
         return definitions.version(key, original.__name__, text, source.scope)
     return _subclass(original, owners, key[1], function, key, definitions)
@@ -152,9 +153,7 @@ def _edits(
 ) -> list[_Edit]:
     """Return what is to be replaced, by start and end, outermost calls first."""
     ends = {site.end for site in sites if site.method == method}
-    statements = {
-        id(node.value): node for node in ast.walk(tree) if isinstance(node, ast.Expr)
-    }
+    statements = {id(node.value): node for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     edits: list[_Edit] = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or (node.end_lineno, node.end_col_offset) not in ends:

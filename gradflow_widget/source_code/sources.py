@@ -44,10 +44,10 @@ def is_installed(thing: Any) -> bool:
     """Return whether a class, function or module can be imported wherever Python packages can."""
     name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None)
     if name is None or name == "builtins":
-        return True
-    if name == "__main__" or name.partition(".")[0] == _PACKAGE:
+        return not isinstance(thing, FunctionType)
+    if name == "__main__" or name.partition(".")[0] == _PACKAGE or name not in sys.modules:
         return False
-    file = getattr(sys.modules.get(name), "__file__", None)
+    file = getattr(sys.modules[name], "__file__", None)
     return file is None or file.startswith(_INSTALLED)
 
 
@@ -59,7 +59,8 @@ def home_of(thing: Any) -> tuple[str, str] | None:
     parts = (getattr(thing, "__module__", None) or "").split(".")
     modules = [".".join(parts[: count + 1]) for count in range(len(parts))] if parts[0] else []
     # Functions written in C don't say where they are to be had.
-    for module in (*modules, "torch", "torch.nn.functional", "math"):
+    candidates = [*modules, "torch", "torch.nn.functional", "math"]
+    for module in sorted(candidates, key=lambda module: "._" in module):
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ImportError:

@@ -39,7 +39,9 @@ def weights_text(
         return "", set()
     kept = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     strict = ", strict=False" if len(kept) < total else ""
-    which = "The weights" if len(kept) == total else f"{len(kept)} of the {total} weights and buffers"
+    which = (
+        "The weights" if len(kept) == total else f"{len(kept)} of the {total} weights and buffers"
+    )
     reason = f"# {which} at the beginning of the run, which the seed does not give.\n"
     if file is not None:
         torch.save(kept, file)

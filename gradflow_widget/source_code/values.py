@@ -67,7 +67,7 @@ def written(value: Any, refer: Callable[[Any], str]) -> str:
         return refer(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == () and kind is not torch.Tensor:
         return inner(value.item())  # a number of NumPy's
-    raise Unwritable(f"a {kind.__name__} can't be written as source")
+    raise Unwritable(f"a value of class {kind.__name__} can't be written as source")
 
 
 def _dataclass(value: Any, refer: Callable[[Any], str]) -> str:
@@ -87,7 +87,9 @@ def same(one: Any, other: Any) -> bool:
     if one is other:
         return True
     if callable(one) and callable(other):
-        names = [getattr(each, "__qualname__", getattr(each, "__name__", "")) for each in (one, other)]
+        names = [
+            getattr(each, "__qualname__", getattr(each, "__name__", "")) for each in (one, other)
+        ]
         return bool(names[0]) and names[0] == names[1]
     if type(one) is bool or type(other) is bool:
         return type(one) is type(other) and bool(one == other)

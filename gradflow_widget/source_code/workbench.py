@@ -56,8 +56,11 @@ class Workbench:
             self._blocks += 1
 
 
-def run_alone(text: str) -> dict[str, Any]:
-    """Run a whole text in a namespace of its own and return that; random states are put back.
+def run_alone(text: str) -> tuple[dict[str, Any], torch.Tensor]:
+    """Run a whole text in a namespace of its own; random states are put back.
+
+    Returns:
+        The namespace, and torch's random state at the end.
 
     Raises:
         Exception: what it raised.
@@ -65,7 +68,7 @@ def run_alone(text: str) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with as_in_a_fresh_interpreter():
         exec(_compiled(text, "exec"), namespace)
-    return namespace
+        return namespace, torch.get_rng_state()
 
 
 def _compiled(text: str, mode: str, *, future: bool = False) -> Any:

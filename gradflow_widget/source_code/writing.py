@@ -17,6 +17,7 @@ from .layers import is_torch_class, layer_call, plain_class
 from .optimizers import optimizer_text, plain_groups
 from .patching import Patching, cast
 from .penalties import penalty_text
+from .statements import statements_text
 from .stored_weights import weights_text
 from .values import Unwritable
 from .workbench import Workbench, run_alone
@@ -34,6 +35,7 @@ def recipe_of(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     batch_size: int | None = None,
+    left_out: Sequence[str] = (),
     weights: str | os.PathLike[str] | None = None,
 ) -> str:
     """Return plain PyTorch code that makes ``model`` and ``optimizer``.
@@ -51,9 +53,12 @@ def recipe_of(
             the present ones. What the seed does not give is drawn or stored by the text.
         options: for each parameter group, what takes the place of its own learning rate and the
             like.
-        loss_fn, objective: as GradientFlow takes them.
-        clip_norm, clip_value: how a step clips its gradients.
+        loss_fn: as GradientFlow takes it.
+        objective: as GradientFlow takes it.
+        clip_norm: the norm that a step clips its gradients to.
+        clip_value: the magnitude that a step clips each gradient to.
         batch_size: rows of a batch, where the widget draws them; for a comment.
+        left_out: what else the steps do, in words; the text says that it does not.
         weights: a file to save weights in; None keeps up to 64 kB of them in the text.
 
     Raises:
@@ -61,8 +66,9 @@ def recipe_of(
             from no seed and ``weights`` is None; one sentence says which.
     """
     try:
-        return _Recipe(model, optimizer, seed, beginning or model, options).text(
-            loss_fn, objective, clip_norm, clip_value, batch_size, weights
+        first = model if beginning is None else beginning
+        return _Recipe(model, optimizer, seed, first, options).text(
+            loss_fn, objective, clip_norm, clip_value, batch_size, left_out, weights
         )
     except Unwritable as error:
         raise ValueError(f"This model has no recipe: {error}.") from error
@@ -91,17 +97,20 @@ class _Recipe:
         clip_norm: float | None,
         clip_value: float | None,
         batch_size: int | None,
+        left_out: Sequence[str],
         weights: str | os.PathLike[str] | None,
     ) -> str:
         making = self._making()
         refer = self.definitions.refer
         penalty = penalty_text(self.model, refer)
         step = self._step(loss_fn, objective, clip_norm, clip_value, batch_size, bool(penalty))
+        if left_out and step.function:
+            step.after = f"# The widget's steps have besides: {', '.join(left_out)}.\n"
         statements = "".join(f"\n{part}" for part in (self._optimizer(), *step.before) if part)
         functions = "".join(f"\n\n{part}" for part in (penalty, step.function) if part)
-        built = self._run(f"{self.definitions.text}{making}")["model"]
-        check_alike(self.model, built)
-        drawn, stored = self._setting(missing_weights(self.state, built), weights)
+        built, state = self._run(f"{self.definitions.text}{making}")
+        check_alike(self.model, built["model"])
+        drawn, stored = self._setting(missing_weights(self.state, built["model"]), state, weights)
         if weights is not None:
             drawn, stored = f"{drawn}{stored}", ""
         end = "".join(f"\n\n{part}" for part in (stored, step.after) if part)
@@ -117,12 +126,14 @@ class _Recipe:
         workbench.run(f"model = {expression}")
         patching = Patching(expressions, workbench, definitions.refer)
         patching.mend(self.model)
-        return f"torch.manual_seed({self.seed})\nmodel = {expression}\n{patching.text}{cast(self.model)}"
+        mending = f"{statements_text(patching.statements)}{cast(self.model)}"
+        return f"torch.manual_seed({self.seed})\nmodel = {expression}\n{mending}"
 
     def _setting(
-        self, missing: dict[str, Tensor], file: str | os.PathLike[str] | None
+        self, missing: dict[str, Tensor], state: Tensor, file: str | os.PathLike[str] | None
     ) -> tuple[str, str]:
-        drawn, names = drawn_text(self.model, missing, (self.seed, 0), self.definitions)
+        seeds = (self.seed, 0)
+        drawn, names = drawn_text(self.model, missing, seeds, state, self.definitions)
         left = {name: tensor for name, tensor in missing.items() if name not in names}
         stored, imports = weights_text(left, len(self.state), file)
         self.definitions.imports |= imports
@@ -205,7 +216,10 @@ class _Recipe:
         return text
 
     def _prove(self, text: str) -> None:
-        made = self._run(text)
+        package = __name__.partition(".")[0]
+        if package in text:
+            raise Unwritable(f"the code for it mentions {package}")
+        made, _ = self._run(text)
         check_alike(self.model, made["model"])
         differing = missing_weights(self.state, made["model"])
         if differing:
@@ -213,7 +227,7 @@ class _Recipe:
         if self.optimizer is not None:
             check_same_groups(self.groups, plain_groups(made["optimizer"]))
 
-    def _run(self, text: str) -> dict[str, Any]:
+    def _run(self, text: str) -> tuple[dict[str, Any], Tensor]:
         try:
             return run_alone(text)
         except Exception as error:
