@@ -14,8 +14,10 @@ from .tweaks.knobs import AS_GIVEN
 if TYPE_CHECKING:
     from .display.stage import Stage
     from .measurement.reading import Reading
+    from .training.regimes.regime import Regime
     from .training.session import TrainingSession
     from .training.settings import Settings
+    from .training.validation import Validation
     from .widget import GradientFlow
 
 
@@ -34,6 +36,7 @@ class Backstage:
         self._notice = ""
         self._settings: Settings | None = None
         self._status_is_stale = False
+        self._changes_told: tuple[str, ...] = ()
         self._following = threading.local()
 
     # -- what the session tells ------------------------------------------------------
@@ -53,8 +56,13 @@ class Backstage:
         self.stage.record(reading)
         flow = self._flow()
         if flow is not None:
-            flow.set_trait("step_number", reading.step)
-            flow.set_trait("loss", reading.loss)
+            flow.take_numbers(reading.step, reading.loss)
+
+    def validated(self, validation: Validation) -> None:
+        """Take in a validation; where there is no accuracy, it draws nothing."""
+        if not math.isnan(validation.accuracy):
+            self._status_is_stale = True
+            self.stage.validation(validation.step, validation.accuracy)
 
     def begin_run(self, preview: Reading | None) -> None:
         """Take in that a new run begins."""
@@ -64,8 +72,7 @@ class Backstage:
         self._status_is_stale = True
         flow = self._flow()
         if flow is not None:
-            flow.set_trait("step_number", 0)
-            flow.set_trait("loss", math.nan)
+            flow.take_numbers(0, math.nan)
 
     def state_changed(self) -> None:
         """Take in that the session plays, pauses, has failed or has finished."""
@@ -109,7 +116,16 @@ class Backstage:
             return self._notice, True
         if session.foreign_loop:
             return "Your loop is running in a cell: the controls apply when the cell ends.", False
-        return " ".join(tweak.sentence for tweak in session.tweaks), False
+        return "", False
+
+    def _changes(self) -> tuple[str, ...]:
+        """Return a sentence for each change in the model, and for each switch of the regime."""
+        session = self.session
+        if session is None:
+            return ()
+        regime = session.settings.regime.sentences
+        tweaks = (tweak.sentence for tweak in session.tweaks)
+        return (*(sentence for sentence in tweaks if sentence not in regime), *regime)
 
     def is_playing(self) -> bool:
         """Say whether steps follow one another now."""
@@ -123,16 +139,20 @@ class Backstage:
             flow._press(action)
 
     def on_status(self, status: str) -> None:
-        """Take in the status line."""
+        """Take in the status line; what the page shows of changes elsewhere goes with it."""
         flow = self._flow()
         if flow is not None:
-            flow.set_trait("status", status)
+            flow.set_trait("status", " · ".join([status, *self._changes()]))
 
     # -- what the widget asks --------------------------------------------------------
 
     def say(self) -> None:
-        """Bring the status line up to date."""
+        """Bring the status line, and what was changed, up to date."""
         self._status_is_stale = False
+        changes = self._changes()
+        if changes != self._changes_told:
+            self._changes_told = changes
+            self.stage.changes_told(changes)
         self.stage.state_changed()
 
     def refresh_status(self) -> None:
@@ -169,4 +189,14 @@ def _markers(before: Settings | None, after: Settings | None) -> list[str]:
     if after.weight_decay != before.weight_decay:
         own = after.weight_decay is None
         texts.append(f"weight decay {'as given' if own else format(after.weight_decay, '.3g')}")
+    return [*texts, *_markers_of_regime(before.regime, after.regime)]
+
+
+def _markers_of_regime(before: Regime, after: Regime) -> list[str]:
+    texts = []
+    attack = after.adversarial
+    if attack != before.adversarial:
+        texts.append(f"attack {f'{attack.method} ε {attack.epsilon:.3g}' if attack else 'off'}")
+    if after.accumulation != before.accumulation:
+        texts.append(f"accumulation {after.accumulation}")
     return texts

@@ -21,7 +21,7 @@ HOT_KNOBS = (
     "optimizer_kind",
     "weight_decay",
 )
-_CAN_BE_NONE = ("clip_norm", "clip_value", "weight_decay", *CAN_BE_OFF)
+_CAN_BE_NONE = ("clip_norm", "clip_value", "weight_decay", "regime", *CAN_BE_OFF)
 
 
 class Knob(traitlets.Any):
@@ -63,6 +63,12 @@ class KnobTraits(traitlets.HasTraits):
         None,
         help="Cold knob: None for off, the strength of a penalty in the loss, or 'hard'.",
     )
+    regime = Knob(
+        None,
+        help="How data and gradients reach the model: a Regime, a mapping of its switches, or "
+        "None for none. Attack and gradient accumulation act at the next step, the others "
+        "begin a new run.",
+    )
 
     _ready: bool
     _construction: Construction
@@ -76,15 +82,16 @@ class KnobTraits(traitlets.HasTraits):
         """Give the traits their first values."""
         session = self._training
         self.learning_rate, self.weight_decay = session.learning_rate, session.own_weight_decay
-        for name in ("clip_norm", "clip_value", "batch_size", "optimizer_kind"):
+        for name in ("clip_norm", "clip_value", "batch_size", "optimizer_kind", "regime"):
             setattr(self, name, getattr(session.settings, name))
         for name, knob in self._construction.knobs.items():
-            if knob.offered:
-                setattr(self, name, getattr(session.settings, name))
+            offered = knob.offered
+            value = getattr(session.settings, name) if offered else self.trait_defaults(name)
+            setattr(self, name, value)
 
     # -- checks ----------------------------------------------------------------------
 
-    @traitlets.validate(*HOT_KNOBS, *COLD_KNOBS)
+    @traitlets.validate(*HOT_KNOBS, *COLD_KNOBS, "regime")
     def _check_knob(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
         if not self._ready:
@@ -132,6 +139,13 @@ class KnobTraits(traitlets.HasTraits):
                 setattr(self, other, off)
         if name == "optimizer_kind" and session.settings.weight_decay is None:
             self.weight_decay = session.own_weight_decay
+
+    @traitlets.observe("regime")
+    def _turn_regime(self, change: Any) -> None:
+        value = change["new"]
+        if self._ready and self._training.settings.regime != value:
+            self._turn("regime", {"regime": value})
+            self._backstage.say()
 
     @traitlets.observe(*COLD_KNOBS)
     def _turn_cold(self, change: Any) -> None:

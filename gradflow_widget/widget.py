@@ -16,10 +16,12 @@ from .cells import CellRegistry, after_each_cell
 from .display.closing import close_tree
 from .display.controls import Actions, Controls, Offer, legend
 from .display.stage import SPEEDS, Speed, Stage
+from .fresh_traits import FreshTraits
 from .knob_traits import Knob, KnobTraits
 from .measurement.history import History
 from .measurement.reading import Reading
-from .playground.assembly import assemble
+from .playground.assembly import Playground, PlaygroundNetwork, assemble
+from .playground.presets import preset_of, presets
 from .training.batches import DEFAULT_BATCH_SIZE, as_batches
 from .training.construction import Construction, ModelSource, OptimizerSource
 from .training.objective import Objective, as_objective
@@ -27,24 +29,15 @@ from .training.optimizers import KINDS
 from .training.run import check_unwatched
 from .training.session import TrainingSession
 from .training.settings import Settings, checked_count
+from .training.validation import ValidationCurve, Validator
 from .tweaks.depth import DEEPEST, SHALLOWEST
 from .tweaks.knobs import AS_GIVEN, COLD_KNOBS
 from .tweaks.record import Tweak
 
 _cells = CellRegistry()
-_LOSS = "Loss of the latest step: the whole of what is minimised, a penalty among it."
 
 
-class _FreshStatus(traitlets.Unicode[str, str]):
-    """The status line, brought up to date when somebody reads it."""
-
-    def get(self, obj: Any, cls: type[Any] | None = None) -> str | None:
-        """Return the line as it is now."""
-        obj._refresh_status()
-        return super().get(obj, cls)
-
-
-class GradientFlow(KnobTraits, widgets.VBox):
+class GradientFlow(KnobTraits, FreshTraits, widgets.VBox):
     """Shows live how the error signal flows back through every layer of a model.
 
     Args:
@@ -58,6 +51,10 @@ class GradientFlow(KnobTraits, widgets.VBox):
         objective: ``objective(model, batch)`` returns the loss, for anything else.
         clip_norm: clip the gradients to this global L2 norm; None is off.
         seed: of weights (of a factory), batch order and dropout.
+        validation: data of the same kind that are kept from training. Accuracy and loss on at
+            most 1,000 samples of them, always the same, are evaluated every 10 steps or less
+            often, in at most 5 % of the training time, and where training comes to rest; the
+            run is the same, bit for bit, with and without.
 
     Raises:
         TypeError, ValueError: an argument can't be used; the sentence says what would do.
@@ -66,9 +63,6 @@ class GradientFlow(KnobTraits, widgets.VBox):
 
     speed = Knob(1, help="Every how many steps one is drawn, or 'max'.")
     playing = traitlets.Bool(False, help="Whether steps follow one another.")
-    step_number = traitlets.Int(0, read_only=True, help="Steps done in the present run.")
-    loss = traitlets.Float(math.nan, read_only=True, help=_LOSS)
-    status = _FreshStatus("", read_only=True, help="The status line.")
 
     def __init__(
         self,
@@ -80,17 +74,18 @@ class GradientFlow(KnobTraits, widgets.VBox):
         objective: Objective | None = None,
         clip_norm: float | None = None,
         seed: int = 0,
+        validation: Any = None,
     ) -> None:
         self._closed = self._ready = False
-        self._construction = Construction(model, optimizer)
-        self._loss_fn, self._objective = loss_fn, objective
-        objective, origin = as_objective(loss_fn, objective, data)
-        batches = as_batches(data) if data is not None else None
-        samples = batches.size if batches is not None else None
-        settings = Settings(
+        begin = self._prepared(
+            model,
+            optimizer,
+            loss_fn,
+            data,
+            objective=objective,
             clip_norm=clip_norm,
-            batch_size=None if samples is None else min(DEFAULT_BATCH_SIZE, samples),
             seed=seed,
+            validation=validation,
         )
         # An earlier run of this cell may be training the very same model.
         _cells.replace_earlier()
@@ -101,12 +96,8 @@ class GradientFlow(KnobTraits, widgets.VBox):
         self._controls: Controls | None = None
         self._stop_listening: Callable[[], None] = lambda: None
         try:
-            self._session = TrainingSession(
-                self._construction, objective, batches, settings, self._backstage, origin=origin
-            )
-            self._backstage.session = self._session
-            self._adopt()
-            self._controls = self._make_controls(samples)
+            begin()
+            self._controls = self._make_controls()
             super().__init__(self._children(self._controls))
         except BaseException:
             self._release()
@@ -117,35 +108,165 @@ class GradientFlow(KnobTraits, widgets.VBox):
         self._backstage.say()
         _cells.define(self)
 
+    def _prepared(
+        self,
+        model: ModelSource,
+        optimizer: OptimizerSource,
+        loss_fn: Callable[[Any, Any], Any] | None,
+        data: Any,
+        *,
+        objective: Objective | None = None,
+        clip_norm: float | None = None,
+        seed: int,
+        validation: Any,
+    ) -> Callable[[], None]:
+        """Check what a session is made of; return what begins it.
+
+        Raises:
+            TypeError, ValueError: see the class.
+        """
+        construction = Construction(model, optimizer)
+        # Where only a loop of the user's own trains, the loss is there to validate with.
+        learns_from, called = (validation, "validation") if data is None else (data, "data")
+        minimised, origin = as_objective(loss_fn, objective, learns_from, called)
+        batches = as_batches(data) if data is not None else None
+        samples = batches.size if batches is not None else None
+        settings = Settings(
+            clip_norm=clip_norm,
+            batch_size=None if samples is None else min(DEFAULT_BATCH_SIZE, samples),
+            seed=seed,
+        )
+        validator = None
+        if minimised is not None and validation is not None:
+            validator = Validator(minimised, validation)
+
+        def begin() -> None:
+            session = TrainingSession(
+                construction,
+                minimised,
+                batches,
+                settings,
+                self._backstage,
+                origin=origin,
+                validator=validator,
+            )
+            self._construction, self._session = construction, session
+            self._loss_fn, self._objective = loss_fn, objective
+            self._samples = samples
+            self._offers_presets = isinstance(model, PlaygroundNetwork)
+            self._backstage.session = session
+            self._adopt()
+
+        return begin
+
     @classmethod
     def playground(
-        cls, network: str = "mlp", data: str = "digits", *, seed: int = 0, **knobs: Any
+        cls, network: str = "mlp", data: Any = "digits", *, seed: int = 0, **knobs: Any
     ) -> GradientFlow:
-        """Return a widget with everything provided.
+        """Return a widget with everything provided, validation data among it.
 
         Args:
-            network: "mlp".
-            data: "digits".
+            network: "mlp", "linear" (deep, without activations) or "residual" for vectors;
+                "cnn", "vgg" or "resnet" for images; "rnn", "lstm", "gru" or "transformer" for
+                sequences and text.
+            data: "digits" (for every network), "spoken_digits", "text", "adding", "moons",
+                "spirals" or "regression"; or your own: a pair of arrays (inputs, targets), a
+                dataset of images such as torchvision's, or what ``from_csv``,
+                ``from_dataframe``, ``from_wav_folder`` and their kin in
+                ``gradflow_widget.playground.data`` return.
             seed: of weights and batch order.
             **knobs: first values of the knobs: ``depth``, ``activation``,
                 ``initialization``, ``normalization``, ``skips``, ``orthogonality``,
-                ``learning_rate``, ``clip_norm``, ``clip_value``, ``batch_size``, ``speed``.
+                ``learning_rate``, ``clip_norm``, ``clip_value``, ``batch_size``,
+                ``optimizer_kind``, ``weight_decay``, ``regime``, ``speed``; and the parameters
+                of the network (such as ``width``) and of the data (such as ``noise``).
 
         Raises:
-            ValueError: a name or a value is unknown; the message lists the known ones.
+            ValueError: a name or a value is unknown, or network and data don't fit; the
+                message lists what would do.
+            TypeError: ``data`` are none of these.
         """
         parts = assemble(network, data, knobs)
         if "learning_rate" in knobs:
             Settings(learning_rate=knobs["learning_rate"])
-        flow = cls(parts.build, parts.optimize, parts.loss_fn, parts.data, seed=seed)
-        tweaked = {name: knobs[name] for name in COLD_KNOBS[2:] if name in knobs}
+        flow = cls(
+            parts.build,
+            parts.optimize,
+            parts.loss_fn,
+            parts.data,
+            seed=seed,
+            validation=parts.loaded.validation,
+        )
         try:
-            for name, value in {**tweaked, **parts.hot}.items():
-                setattr(flow, name, value)
+            flow._turn_first(parts, knobs)
         except BaseException:
             flow.close()
             raise
         return flow
+
+    @classmethod
+    def preset(cls, name: str, seed: int | None = None) -> GradientFlow:
+        """Return a playground as a preset has it; :meth:`presets` tells which there are.
+
+        Args:
+            name: of the preset, such as "vanishing sigmoid".
+            seed: of weights and batch order, in the place of the preset's.
+
+        Raises:
+            ValueError: there is no such preset, or the seed can't be used.
+        """
+        return cls.playground(**preset_of(name).arguments(seed))
+
+    @staticmethod
+    def presets() -> dict[str, str]:
+        """Return the presets by name, and for each what to watch when it runs."""
+        return {name: preset.watch for name, preset in presets().items()}
+
+    def load_preset(self, name: str, seed: int | None = None) -> None:
+        """Put a preset in the place of what is trained; the run before stays as the ghost.
+
+        Network, data, knobs and regime are the preset's, only the speed stays. A model of
+        one's own is let go as it then is.
+
+        Raises:
+            ValueError: there is no such preset, or the seed can't be used.
+            RuntimeError: the widget is closed, or your own loop is under way in a cell.
+        """
+        preset = preset_of(name)
+        self._training.check()
+        if self._training.foreign_loop:
+            raise RuntimeError(
+                "your own loop is under way in a cell: load a preset when the cell has ended."
+            )
+        knobs = preset.arguments(seed)
+        network, data, seed = (knobs.pop(key) for key in ("network", "data", "seed"))
+        parts = assemble(network, data, knobs)
+        begin = self._prepared(
+            parts.build,
+            parts.optimize,
+            parts.loss_fn,
+            parts.data,
+            seed=seed,
+            validation=parts.loaded.validation,
+        )
+        before = self._controls
+        assert before is not None
+        before.close()
+        self._training.stop()
+        self._ready = False
+        try:
+            begin()
+        finally:
+            self._ready = True
+        self._exchange_controls(before, self._make_controls())
+        self._turn_first(parts, knobs)
+        self._backstage.state_changed()
+
+    def _turn_first(self, parts: Playground, knobs: dict[str, Any]) -> None:
+        """Give the knobs those of their first values that the network is not built with."""
+        tweaked = {name: knobs[name] for name in COLD_KNOBS[2:] if name in knobs}
+        for name, value in {**tweaked, **parts.hot}.items():
+            setattr(self, name, value)
 
     # -- properties ------------------------------------------------------------------
 
@@ -173,6 +294,26 @@ class GradientFlow(KnobTraits, widgets.VBox):
     def tweaks(self) -> tuple[Tweak, ...]:
         """What has been changed in the model as it now stands: knob, sentence and value."""
         return self._training.tweaks
+
+    @property
+    def validations(self) -> ValidationCurve:
+        """The validations of the present run, as columns; see ``validation`` above.
+
+        While training rests, reading it validates the latest step, should that not have been.
+
+        Raises:
+            Exception: what the model or the loss raised on the validation data.
+        """
+        return self._training.validations
+
+    @property
+    def accuracy(self) -> float:
+        """The latest validation accuracy, a share from 0 to 1; NaN before the first.
+
+        NaN too where nothing is validated, or the targets are no classes.
+        """
+        latest = self.validations.latest
+        return math.nan if latest is None else latest.accuracy
 
     # -- training --------------------------------------------------------------------
 
@@ -216,7 +357,8 @@ class GradientFlow(KnobTraits, widgets.VBox):
 
         Raises:
             TypeError: ``loop`` can't be called.
-            RuntimeError: another loop is under way, or the widget is closed.
+            RuntimeError: another loop is under way, the regime needs steps of the widget's
+                own, or the widget is closed.
         """
         self._training.run(loop)
         if self._controls is not None:
@@ -312,7 +454,7 @@ class GradientFlow(KnobTraits, widgets.VBox):
 
     # -- parts -----------------------------------------------------------------------
 
-    def _make_controls(self, samples: int | None) -> Controls:
+    def _make_controls(self) -> Controls:
         knobs, session = self._construction.knobs, self._training
         return Controls(
             self,
@@ -323,6 +465,7 @@ class GradientFlow(KnobTraits, widgets.VBox):
                 new_seed=lambda: self._press("new seed"),
                 look_at=self._stage.look_at,
                 failed=self._backstage.say_error,
+                load_preset=self.load_preset,
             ),
             cold={
                 name: Offer(knob.value, knob.reason, knob.options) for name, knob in knobs.items()
@@ -339,9 +482,23 @@ class GradientFlow(KnobTraits, widgets.VBox):
                 "weight_decay": Offer(self.weight_decay, _sentence(self._refusal("weight_decay"))),
             },
             depths=(SHALLOWEST, DEEPEST),
-            samples=samples,
+            samples=self._samples,
             can_train=session.can_train,
+            regime=Offer(self.regime, _sentence(session.why_no_regime())),
+            presets=tuple(self.presets().items()) if self._offers_presets else (),
         )
+
+    def _exchange_controls(self, before: Controls, controls: Controls) -> None:
+        """Show other controls in the place of those before; what is looked at stays."""
+        self._controls = controls
+        for name in ("measure_choice", "relative_choice", "loss_choice"):
+            getattr(controls, name).value = getattr(before, name).value
+        parts = ("toolbar", "knobs", "views")
+        others = {id(getattr(before, part)): getattr(controls, part) for part in parts}
+        shown: Any = self
+        shown.children = [others.get(id(child), child) for child in shown.children]
+        for part in parts:
+            close_tree(getattr(before, part))
 
     def _children(self, controls: Controls) -> list[Any]:
         stage = self._stage

@@ -7,9 +7,11 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
+import traitlets
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -223,6 +225,56 @@ def test_a_random_nan_is_found_with_the_same_random_numbers(make_flow: Any) -> N
     flow.step(60)
     step = int(np.flatnonzero(np.isnan(flow.history.loss))[0]) + 1
     assert f"the output of layer 'second' was first, at step {step}." in flow.status
+
+
+# -- numbers of the latest step ----------------------------------------------------------
+
+
+def test_who_observes_a_number_hears_of_every_step_with_old_and_new(make_flow: Any) -> None:
+    flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+    flow.speed = "max"
+    flow.step(3)  # nobody observes them
+    heard: list[tuple[str, Any, Any, int]] = []
+
+    def hear(change: Any) -> None:
+        heard.append((change["name"], change["old"], change["new"], flow.step_number))
+
+    flow.observe(hear, ["step_number", "loss"])
+    flow.step(2)
+    losses = flow.history.loss.tolist()
+    assert heard == [
+        ("step_number", 3, 4, 4),
+        ("loss", losses[2], losses[3], 4),
+        ("step_number", 4, 5, 5),
+        ("loss", losses[3], losses[4], 5),
+    ]
+    heard.clear()
+    flow.reset()
+    assert [(name, old) for name, old, *_ in heard] == [("step_number", 5), ("loss", losses[4])]
+    flow.unobserve(hear, ["step_number", "loss"])
+    heard.clear()
+    flow.step(2)
+    assert heard == []
+    assert (flow.step_number, flow.loss) == (2, losses[1])
+    for name in ("step_number", "loss"):
+        with pytest.raises(traitlets.TraitError, match="read-only"):
+            setattr(flow, name, 3)
+
+
+def test_who_observes_everything_hears_of_numbers_and_a_link_follows_them(make_flow: Any) -> None:
+    flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+    heard: list[str] = []
+    flow.observe(lambda change: heard.append(change["name"]))
+    flow.step()
+    assert {"step_number", "loss"} <= set(heard)
+    flow.unobserve_all()
+    text = widgets.IntText()
+    link = traitlets.dlink((flow, "step_number"), (text, "value"))
+    flow.step(4)
+    assert text.value == 5
+    link.unlink()
+    flow.step()
+    assert text.value == 5
 
 
 # -- cells -------------------------------------------------------------------------------

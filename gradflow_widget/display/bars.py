@@ -29,7 +29,7 @@ _TICKS = 20
 _LONGEST_NAME = 28
 _LAYERS, _TIME_STEPS = "layer, input → output", "time step, first → last"
 _COLOURS = {
-    "": "var(--gradflow-ghost)",
+    "": "var(--gradflow-unjudged)",
     "healthy": "var(--gradflow-healthy)",
     "vanishing": "var(--gradflow-vanishing)",
     "exploding": "var(--gradflow-exploding)",
@@ -70,7 +70,7 @@ class FlowChart:
             base=-4.0,
             padding=0.15,
             stroke_width=0,
-            colors=["var(--gradflow-ghost)"],
+            colors=["var(--gradflow-unjudged)"],
             preserve_domain={"x": True, "y": True},
             **DEAF,
         )
@@ -125,20 +125,23 @@ class FlowChart:
             "Gradient flow", "bars", [bars, outline, ghost, glyphs], [x_axis, y_axis]
         )
         # In the order in which a frame sets them. Scales before marks, so that no mark is ever
-        # placed on a domain that is already out of date. Axes before scales, and labels before
-        # values: bqplot redraws an axis in d3 transitions, each of which writes the labels that
-        # held when it was begun, even after newer ones are in their place.
+        # placed on a domain that is already out of date; the places first with room for the old
+        # marks too, which are redrawn by it. Axes before scales, and labels before values: bqplot
+        # redraws an axis in d3 transitions, each of which writes the labels that held when it was
+        # begun, even after newer ones are in their place.
         self.targets = {
             "bars_x_axis": x_axis,
             "bars_y_axis": y_axis,
-            "bars_x": x,
+            "bars_x_room": x,
             "bars_y": y,
             "bars": bars,
             "bars_outline": outline,
             "bars_ghost": ghost,
             "bars_glyphs": glyphs,
+            "bars_x": x,
             "bars_figure": self.figure,
         }
+        self._columns = 1
 
     def begin_run(self, last: Reading | None) -> None:
         """Keep the last reading of the run before as the ghost."""
@@ -179,15 +182,22 @@ class FlowChart:
         # A bar of the least value must still be seen above the floor.
         floor, top = self._range.fit(low - 0.15, high)
 
-        count, columns = len(values), max(len(values), len(old))
+        count = len(values)
         places = np.arange(1, count + 1)
+        old_places = np.arange(1, len(old) + 1)
+        if ghost is not None and measure != "through time":
+            old_places = _places_of(ghost, reading)
+        shown = np.isfinite(old) & np.isfinite(old_places)
+        columns = int(max(count, old_places[np.isfinite(old_places)].max(initial=1)))
         writer.set("bars_figure", title=self._title(reading))
         ticks, names = decade_ticks(floor, top)
         writer.set("bars_y_axis", tick_labels=names, tick_values=np.array(ticks))
         writer.set("bars_y", min=floor, max=top)
         along = _TIME_STEPS if measure == "through time" else _LAYERS
         writer.set("bars_x_axis", label=along, tick_labels=_layer_labels(columns))
-        writer.set("bars_x", domain=list(range(1, columns + 1)))
+        writer.set("bars_x_room", domain=_domain(max(columns, self._columns)))
+        writer.set("bars_x", domain=_domain(columns))
+        self._columns = columns
         writer.set(
             "bars",
             x=places,
@@ -203,10 +213,9 @@ class FlowChart:
                 y=np.where(np.isfinite(unclipped), unclipped, floor),
                 base=floor,
             )
-        shown = np.isfinite(old)
         writer.set("bars_ghost", visible=bool(shown.any()))
         if shown.any():
-            writer.set("bars_ghost", x=np.arange(1, len(old) + 1)[shown], y=old[shown])
+            writer.set("bars_ghost", x=old_places[shown].astype(np.int64), y=old[shown])
         self._draw_glyphs(writer, reading, values, problems, (floor, top))
 
     def _title(self, reading: Reading) -> str:
@@ -284,6 +293,27 @@ class FlowChart:
         if np.isinf(value):
             return "inf"
         return "zero" if value == 0 else ""
+
+
+def _places_of(earlier: Reading, now: Reading) -> FloatArray:
+    """Return where each layer of an earlier run stands among the present ones, from 1.
+
+    Norms that were put in or taken out move the others on: layers with weights keep to each
+    other in their order, the others to those of their name, NaN where there is none. Where
+    there are more or fewer weights, layers keep their numbers.
+    """
+    before = [i for i, layer in enumerate(earlier.described) if layer.is_weight_layer]
+    after = [i for i, layer in enumerate(now.described) if layer.is_weight_layer]
+    if len(before) != len(after) or len(earlier.described) == len(now.described):
+        return np.arange(1.0, len(earlier.described) + 1)
+    places = {name: place for place, name in enumerate(now.layers, start=1)}
+    found = np.array([places.get(name, np.nan) for name in earlier.layers], dtype=np.float64)
+    found[before] = np.array(after) + 1
+    return found
+
+
+def _domain(columns: int) -> list[int]:
+    return list(range(1, columns + 1))
 
 
 def _layer_labels(count: int) -> dict[str, str]:

@@ -14,9 +14,21 @@ from ..tweaks.knobs import COLD_KNOBS, checked_knob
 from .data import DATA, KINDS, Kind, Loaded, Source, as_loaded
 from .networks import NETWORKS, Network
 
-HOT_KNOBS = ("clip_norm", "clip_value", "batch_size", "speed")
+HOT_KNOBS = (
+    "clip_norm",
+    "clip_value",
+    "batch_size",
+    "optimizer_kind",
+    "weight_decay",
+    "regime",
+    "speed",
+)
 # Each has a target at every place: with 64 of 64 characters a step would take 20 ms.
 _PIECES_OF_TEXT = 16
+
+
+class PlaygroundNetwork(partial[nn.Module]):
+    """A factory of the playground's, which tells it from one of the user's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +93,7 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
     built_with = [name for name in chosen.parameters if name in values]
     rate = values.get("learning_rate", chosen.learning_rate)
     return Playground(
-        partial(
+        PlaygroundNetwork(
             chosen.make, **chosen.fitted(loaded), **{name: values[name] for name in built_with}
         ),
         lambda parameters: chosen.optimize(parameters, lr=float(rate)),

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Protocol
 
 from ..measurement.reading import Reading
+from .validation import Validation
 
 
 class Audience(Protocol):
@@ -20,6 +21,9 @@ class Audience(Protocol):
 
     def record(self, reading: Reading) -> None:
         """Take in a step's reading."""
+
+    def validated(self, validation: Validation) -> None:
+        """Take in a validation of the present run."""
 
     def begin_run(self, preview: Reading | None) -> None:
         """Take in that a new run begins, with a look at the network before any step."""

@@ -232,13 +232,22 @@ def _own_generators(iterable: object) -> list[torch.Generator]:
     return list(found.values())
 
 
-def _as_tensor(value: Any) -> torch.Tensor | None:
+def as_new(batches: Batches) -> Batches:
+    """Return the same data with a place of its own; an iterable has only one, and is itself."""
+    if isinstance(batches, TensorBatches):
+        return TensorBatches(batches.inputs, batches.targets)
+    if isinstance(batches, DatasetBatches):
+        return DatasetBatches(batches.dataset, batches.size or 0)
+    return batches
+
+
+def _as_tensor(value: Any, name: str) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiubc":
             raise TypeError(
-                f"data holds an array of dtype {value.dtype}, which torch can't use: "
+                f"{name} holds an array of dtype {value.dtype}, which torch can't use: "
                 "convert it to numbers."
             )
         # torch takes neither negative strides nor, without a warning, read-only memory.
@@ -248,48 +257,49 @@ def _as_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
-def as_batches(data: Any) -> Batches:
+def as_batches(data: Any, name: str = "data") -> Batches:
     """Return the batches that ``data`` stands for.
 
     Args:
         data: a pair of tensors (or arrays) of equal length, a Dataset with a length, or an
             iterable of batches such as a DataLoader.
+        name: of the argument that it came from, for error messages.
 
     Raises:
         TypeError: it is none of these.
         ValueError: lengths differ, there is no sample, or the iterable is one-shot.
     """
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        inputs, targets = _as_tensor(data[0]), _as_tensor(data[1])
+        inputs, targets = _as_tensor(data[0], name), _as_tensor(data[1], name)
         if inputs is not None and targets is not None:
             if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) != len(targets):
                 raise ValueError(
-                    f"data has inputs of shape {tuple(inputs.shape)} but targets of shape "
+                    f"{name} has inputs of shape {tuple(inputs.shape)} but targets of shape "
                     f"{tuple(targets.shape)}: both need the same length."
                 )
             if len(inputs) == 0:
-                raise ValueError("data is empty: give at least one sample.")
+                raise ValueError(f"{name} is empty: give at least one sample.")
             return TensorBatches(inputs, targets)
         if (inputs is None) != (targets is None):
             kinds = " and ".join(type(part).__name__ for part in data)
-            raise TypeError(f"data is a pair of {kinds}: give two tensors or two arrays.")
+            raise TypeError(f"{name} is a pair of {kinds}: give two tensors or two arrays.")
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         if not isinstance(data, Sized):
-            raise TypeError("data is a Dataset without a length: wrap it in a DataLoader.")
+            raise TypeError(f"{name} is a Dataset without a length: wrap it in a DataLoader.")
         if len(data) == 0:
-            raise ValueError("data is empty: give at least one sample.")
+            raise ValueError(f"{name} is empty: give at least one sample.")
         return DatasetBatches(data, len(data))
     if isinstance(data, _NO_BATCHES) or not isinstance(data, Iterable):
         raise TypeError(
-            "data must be a pair of tensors, a Dataset or an iterable of batches, "
+            f"{name} must be a pair of tensors, a Dataset or an iterable of batches, "
             f"not {type(data).__name__}."
         )
     if isinstance(data, Iterator) or _gives_one_pass(data):
         raise ValueError(
-            "data can be gone through only once: pass a list of batches or a DataLoader."
+            f"{name} can be gone through only once: pass a list of batches or a DataLoader."
         )
     if isinstance(data, Sized) and len(data) == 0:
-        raise ValueError("data is empty: give at least one batch.")
+        raise ValueError(f"{name} is empty: give at least one batch.")
     return IterableBatches(data)
 
 
@@ -304,7 +314,7 @@ def on_device(batch: Any, device: torch.device) -> Any:
     """Move every tensor in a (nested) batch to ``device``; arrays become tensors."""
     if isinstance(batch, torch.Tensor):
         return batch if batch.device == device else batch.to(device, non_blocking=True)
-    if isinstance(batch, np.ndarray) and (tensor := _as_tensor(batch)) is not None:
+    if isinstance(batch, np.ndarray) and (tensor := _as_tensor(batch, "data")) is not None:
         return on_device(tensor, device)
     if hasattr(batch, "to") and callable(batch.to):
         return batch.to(device)

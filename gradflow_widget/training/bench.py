@@ -11,25 +11,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from ..measurement.reading import Reading
 from .audience import Audience, Telling
-from .construction import Built, Construction
+from .batches import Batches
+from .construction import Built, Construction, Looks
 from .pace import Pace
 from .run import Run, check_unwatched
 from .settings import Settings
 from .trainer import Trainer
+from .validating import Validating
 
 CLOSED = "this GradientFlow is closed: make a new one."
 Hook = Callable[..., None]
+_UNTIMED = nullcontext()
 
 
 class Made(NamedTuple):
-    """A run in waiting, and a look at its network before any step."""
+    """A run in waiting: what it is made of, its batches, and a look at it before any step.
+
+    Batches are None where the user's own loop trains. There is no look where the run is the
+    present one, which is to be rewound first.
+    """
 
     built: Built
+    batches: Batches | None
     preview: Reading | None
 
 
@@ -43,6 +51,7 @@ class Bench:
         audience: who looks on.
         telling: where readings go.
         pace: who may step when.
+        validating: validates; None where there is nothing to validate with.
 
     Attributes:
         settings: what the knobs say now.
@@ -50,6 +59,7 @@ class Bench:
     """
 
     run: Run
+    _built: Built | None = None
 
     def __init__(
         self,
@@ -59,11 +69,13 @@ class Bench:
         audience: Audience,
         telling: Telling,
         pace: Pace,
+        validating: Validating | None,
     ) -> None:
         self._construction, self._trainer = construction, trainer
         self.settings = self._settings_of_step = construction.first_settings(settings)
         self._settings_lock = threading.Lock()
         self._audience, self._telling, self._pace = audience, telling, pace
+        self._validating = validating
         self._step_lock = threading.RLock()
         self._own_step_on: int | None = None
         self._hooks: tuple[Hook, Hook] | None = None
@@ -76,27 +88,46 @@ class Bench:
             RuntimeError: the model, objective or data failed on the first batch.
         """
         self._hooks = before_step, after_step
-        built = self._construction.build(self.settings, self._inputs_of(self.settings))
+        built = self._construction.build(self.settings, self._looks(self.settings))
         check_unwatched(built.optimizer)
-        preview = self._preview(built, self.settings)
-        self.run = self._watch(built, self.settings)
+        made = self._completed(built, self.settings)
+        if self._validating is not None:
+            self._validating.check(built.model)
+        self.run, self._built = self._watch(built, self.settings), built
         self.settings = self._settings_of_step = self._construction.look_at(
             built.model, self.settings, trains=self._trainer is not None
         )
-        self._begin_run(preview)
+        self._take_batches(made)
+        self._begin_run(made.preview)
 
     # -- what a run is made of ---------------------------------------------------------
 
-    def _inputs_of(self, settings: Settings) -> Any:
+    def _looks(self, settings: Settings) -> Looks | None:
         trainer = self._trainer
-        return None if trainer is None else lambda model: trainer.first_inputs(model, settings)
-
-    def _preview(self, built: Built, settings: Settings) -> Reading | None:
-        return None if self._trainer is None else self._trainer.preview(built.model, settings)
+        if trainer is None:
+            return None
+        return Looks(
+            lambda model: trainer.first_inputs(model, settings),
+            lambda model: trainer.forward_order(model, settings),
+        )
 
     def _made(self, settings: Settings) -> Made:
-        built = self._construction.build(settings, self._inputs_of(settings))
-        return Made(built, self._preview(built, settings))
+        built = self._construction.build(settings, self._looks(settings), present=self._built)
+        return self._completed(built, settings)
+
+    def _completed(self, built: Built, settings: Settings) -> Made:
+        trainer = self._trainer
+        if trainer is None:
+            return Made(built, None, None)
+        batches = trainer.batches_for(settings, built)
+        if built is self._built:
+            trainer.check_attack(self.run, settings)
+            return Made(built, batches, None)
+        return Made(built, batches, trainer.preview(built.model, settings, batches))
+
+    def _take_batches(self, made: Made) -> None:
+        if self._trainer is not None and made.batches is not None:
+            self._trainer.use(made.batches)
 
     def _watch(self, built: Built, settings: Settings) -> Run:
         assert self._hooks is not None
@@ -115,6 +146,8 @@ class Bench:
             self._trainer.restart(self.settings.seed)
         if preview is not None:
             self.run.probe.set_order(preview.layers)
+        if self._validating is not None:
+            self._validating.begin_run()
         self._telling.forget()
         self._audience.begin_run(preview)
         self.run.probe.full = self._audience.next_is_drawn(may_wait=False)
@@ -140,7 +173,9 @@ class Bench:
         """Take changes over that need no more than that; False where there are others."""
         with self._settings_lock:
             settings, now = self.checked(changes), self.settings
-            if (settings.cold, settings.optimizer_kind) != (now.cold, now.optimizer_kind):
+            if (settings.regime, settings.optimizer_kind) != (now.regime, now.optimizer_kind):
+                return False
+            if settings.cold != now.cold:
                 return False
             self.settings = settings
             return True
@@ -170,12 +205,14 @@ class Bench:
         present run.
 
         Raises:
-            ValueError: a value can't be used.
+            TypeError, ValueError: a value can't be used, or not with this model and these data.
             CannotTweak: the model can't be changed so; the present run goes on unchanged.
             Exception: what a factory raised; likewise.
         """
         settings = self.checked(changes)
         if settings.cold == self.settings.cold:
+            if self._trainer is not None and self.settings.regime.adversarial is None:
+                self._trainer.check_attack(self.run, settings)
             if settings.optimizer_kind != self.settings.optimizer_kind:
                 self.run.use(settings.optimizer_kind)
             self._take_over(changes)
@@ -199,6 +236,10 @@ class Bench:
             self._rewind(changes)
 
     def _replace(self, made: Made, changes: dict[str, Any]) -> None:
+        if made.built is self._built:
+            self._take_batches(made)
+            self._rewind(changes)
+            return
         settings = self.checked(changes)
         if made.built.optimizer is self.run.given_optimizer:
             self.run.close()
@@ -206,7 +247,8 @@ class Bench:
         else:
             run = self._watch(made.built, settings)
             self.run.close()
-        self.run = run
+        self.run, self._built = run, made.built
+        self._take_batches(made)
         self._take_over(changes)
         self._begin_run(made.preview)
 
@@ -251,9 +293,31 @@ class Bench:
         self._own_step_on = threading.get_ident()
         settings = self._settings_of_step = self.settings
         try:
-            self._trainer.step(self.run, settings)
+            with self._timing():
+                self._trainer.step(self.run, settings)
         finally:
             self._own_step_on = None
+
+    def validate_if_due(self) -> None:
+        """Validate after a step where it is time, on the thread that steps.
+
+        Raises:
+            Exception: what the user's model or objective raised.
+        """
+        if self._validating is not None and not self._pace.stopped:
+            self._validating.if_due(self.run)
+
+    def validate_at_rest(self, *, whatever_it_takes: bool = False) -> None:
+        """Validate the latest step unless it has been, while nobody steps.
+
+        Raises:
+            Exception: what the user's model or objective raised.
+        """
+        if self._validating is not None and not self._pace.stopped:
+            self._validating.at_rest(self.run, whatever_it_takes=whatever_it_takes)
+
+    def _timing(self) -> AbstractContextManager[None]:
+        return _UNTIMED if self._validating is None else self._validating.own_step()
 
     def _read_settings(self) -> Settings:
         """Return the settings of the step under way: in our own, those it began with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..measurement.layers import find_layers
-from ..tweaks.copying import NO_ROOM
+from ..tweaks.copying import NO_ROOM, changed_in_place, copied
 from ..tweaks.errors import CannotTweak
 from ..tweaks.knobs import (
     AS_GIVEN,
@@ -22,6 +22,7 @@ from ..tweaks.knobs import (
 )
 from ..tweaks.optimizer import rebuilt_optimizer
 from .randomness import RandomStream
+from .regimes.applied import model_under
 from .settings import Settings
 from .snapshot import Snapshot
 from .tweaking import InputsOf, changed_copy
@@ -36,6 +37,29 @@ class Built(NamedTuple):
     model: nn.Module
     optimizer: Optimizer
     beginning: Snapshot
+
+    def at_the_beginning(self) -> tuple[nn.Module, Optimizer]:
+        """Return copies of both as they were at first; they themselves may have trained since.
+
+        Raises:
+            CannotTweak: the model can't be copied.
+        """
+        twin = copied(self.model)
+        self.beginning.write_into(twin)
+        then = self.beginning.optimizer_as_it_was(self.optimizer)
+        return twin, rebuilt_optimizer(then, self.model, twin)
+
+
+class Looks(NamedTuple):
+    """What the first batch tells of a model.
+
+    Attributes:
+        inputs_of: what it is called with.
+        called: its modules in forward order.
+    """
+
+    inputs_of: InputsOf
+    called: Callable[[nn.Module], Sequence[nn.Module]]
 
 
 class Construction:
@@ -112,39 +136,47 @@ class Construction:
 
     def depends_on_seed(self, settings: Settings) -> bool:
         """Whether another seed makes another model."""
-        return self.is_factory or bool(self.turned(settings))
+        curriculum = settings.regime.curriculum
+        # The order of a curriculum by loss is that of a first model, which is drawn from it.
+        is_by_loss = curriculum is not None and curriculum.by == "loss"
+        return self.is_factory or is_by_loss or bool(self.turned(settings))
 
     # -- building --------------------------------------------------------------------
 
-    def build(self, settings: Settings, inputs_of: InputsOf | None = None) -> Built:
+    def build(
+        self, settings: Settings, looks: Looks | None = None, *, present: Built | None = None
+    ) -> Built:
         """Return the model and its optimizer; what is drawn comes from the settings' seed.
 
         Args:
             settings: what the knobs say.
-            inputs_of: what a model is called with in the first step.
+            looks: what the first batch tells; None: there is none.
+            present: what is trained now. Where the answer is the same, it is returned as it
+                is, and for whoever takes it to rewind.
 
         Raises:
             TypeError: a factory returned something else.
-            ValueError: the model has no parameters, or lazy ones.
+            ValueError: the model has no parameters, or lazy ones, or a saved state does not fit.
+            FileNotFoundError: there is no saved state.
             CannotTweak: the model can't be changed so; one sentence says why.
             Exception: what a factory raised.
         """
         with RandomStream(settings.seed, every_source=True)():
             if self.is_factory:
-                return self._from_factory(settings, inputs_of)
+                return self._from_factory(settings, looks)
             if self._given is None:
                 model: Any = self._model
                 find_layers(model)  # an optimizer would complain in its own words
                 optimizer = self._optimizer_for(model)
                 self._given = Built(model, optimizer, Snapshot(model, optimizer))
                 return self._given
-            changes = self.turned(settings)
-            if changes:
-                return self._from_given(self._given, changes, settings.seed, inputs_of)
-            self._given.beginning.restore(self._given.model, self._given.optimizer)
+            if self.turned(settings) or settings.regime.changes_model:
+                return self._from_given(self._given, settings, looks)
+            if self._given is not present:
+                self._given.beginning.restore(self._given.model, self._given.optimizer)
             return self._given
 
-    def _from_factory(self, settings: Settings, inputs_of: InputsOf | None) -> Built:
+    def _from_factory(self, settings: Settings, looks: Looks | None) -> Built:
         factory: Any = self._model
         model = factory(**self._arguments(settings))
         if not isinstance(model, nn.Module):
@@ -153,17 +185,14 @@ class Construction:
                 "it must return a torch.nn.Module."
             )
         find_layers(model)
-        changes = self.turned(settings)
-        if changes:
+        if self.turned(settings) or settings.regime.changes_model:
             # A copy of it too, for a factory may return one and the same module each time.
-            model = changed_copy(model, None, changes, settings.seed, inputs_of)
+            model = self._changed(model, None, settings, looks)
         optimizer = self._optimizer_for(model)
         return Built(model, optimizer, Snapshot(model, optimizer))
 
-    def _from_given(
-        self, given: Built, changes: dict[str, Any], seed: int, inputs_of: InputsOf | None
-    ) -> Built:
-        model = changed_copy(given.model, given.beginning, changes, seed, inputs_of)
+    def _from_given(self, given: Built, settings: Settings, looks: Looks | None) -> Built:
+        model = self._changed(given.model, given.beginning, settings, looks)
         try:
             if isinstance(self._optimizer, Optimizer):
                 before = given.beginning.optimizer_as_it_was(self._optimizer)
@@ -173,6 +202,15 @@ class Construction:
             return Built(model, optimizer, Snapshot(model, optimizer))
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise CannotTweak(NO_ROOM) from error
+
+    def _changed(
+        self, model: nn.Module, beginning: Snapshot | None, settings: Settings, looks: Looks | None
+    ) -> nn.Module:
+        """Return a copy under the knobs, and then under the regime."""
+        inputs_of = None if looks is None else looks.inputs_of
+        twin = changed_copy(model, beginning, self.turned(settings), settings.seed, inputs_of)
+        with changed_in_place(twin):
+            return model_under(settings.regime, twin, _unknown if looks is None else looks.called)
 
     def _arguments(self, settings: Settings) -> dict[str, Any]:
         """Return what a factory is called with."""
@@ -199,6 +237,11 @@ class Construction:
 def _with_first_values(settings: Settings, knobs: Mapping[str, ColdKnob]) -> Settings:
     offered = {name: knob.value for name, knob in knobs.items() if knob.offered}
     return settings.replaced(**offered)
+
+
+def _unknown(_: nn.Module) -> Sequence[nn.Module]:
+    """Return no module: without a batch, layers stand in the order of their registration."""
+    return ()
 
 
 def _is_as_given(value: object) -> bool:

@@ -11,6 +11,7 @@ from .audience import Audience, Telling
 from .bench import Bench
 from .own_loop import OwnLoop
 from .pace import Pace
+from .validating import Validating
 from .worker import Worker
 
 
@@ -24,6 +25,7 @@ class UserLoops:
         telling: how readings are told.
         worker: the thread on which a loop that was handed over runs.
         come_to_rest: tells the audience of everything when training rests.
+        validating: counts the steps that are to be validated; None: nothing is.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class UserLoops:
         telling: Telling,
         worker: Worker,
         come_to_rest: Callable[[], None],
+        validating: Validating | None,
     ) -> None:
         self._bench, self._pace = bench, pace
         self._audience, self._telling = audience, telling
         self._worker, self._come_to_rest = worker, come_to_rest
+        self._validating = validating
         self._loop: OwnLoop | None = None
         self._foreign: threading.Thread | None = None
 
@@ -74,6 +78,8 @@ class UserLoops:
             if failure is not None:
                 raise failure
             self._pace.pause()
+            with self._bench.stepping():
+                self._bench.validate_at_rest()
             self._come_to_rest()
         elif self._pace.stopped:
             let_go()
@@ -109,6 +115,8 @@ class UserLoops:
     def foreign_has_ended(self) -> None:
         """Note that the cell with the user's plain loop has ended, or that we step ourselves."""
         self._foreign = None
+        if self._validating is not None:
+            self._validating.loop_rests()
 
     def check_no_foreign(self) -> None:
         """Raise RuntimeError where a plain loop in another thread may be between two steps."""
@@ -136,17 +144,23 @@ class UserLoops:
         if self._bench.is_in_own_step:
             return
         self._telling.tell()
-        probe, pace = self._bench.run.probe, self._pace
+        bench, probe, pace = self._bench, self._bench.run.probe, self._pace
+        if self._validating is not None:
+            self._validating.loop_stepped()
+        bench.validate_if_due()
         loop = self._loop
         if loop is not None and loop.is_running and self._worker.is_current:
             pace.count(asked=True)
             if pace.at_rest:
+                bench.validate_at_rest()
                 self._come_to_rest()
             while True:
                 loop.hold()
                 probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
                 if not pace.at_rest:
-                    return
+                    break
+            self._loop_goes_on()
+            return
         if pace.stopped:
             return
         known, self._foreign = self._foreign, threading.current_thread()
@@ -154,3 +168,8 @@ class UserLoops:
             self._audience.state_changed()
         pace.count(asked=False)
         probe.full = self._audience.next_is_drawn(may_wait=False)
+        self._loop_goes_on()
+
+    def _loop_goes_on(self) -> None:
+        if self._validating is not None:
+            self._validating.loop_goes_on()

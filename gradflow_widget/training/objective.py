@@ -16,9 +16,14 @@ class NoPairError(ValueError):
 
 
 def as_objective(
-    loss_fn: Callable[[Any, Any], Any] | None, objective: Objective | None, data: Any
+    loss_fn: Callable[[Any, Any], Any] | None,
+    objective: Objective | None,
+    data: Any,
+    data_name: str = "data",
 ) -> tuple[Objective | None, str]:
     """Return what a step minimises and the name of the argument that it came from.
+
+    ``data_name`` is that of the argument that ``data`` came from.
 
     Raises:
         TypeError: a function can't be called.
@@ -34,7 +39,7 @@ def as_objective(
     if objective is not None:
         return objective, "objective"
     if loss_fn is None:
-        raise ValueError("data was given without loss_fn: give loss_fn or objective too.")
+        raise ValueError(f"{data_name} was given without loss_fn: give loss_fn or objective too.")
     loss = loss_fn
 
     def supervised(model: nn.Module, batch: Any) -> Any:

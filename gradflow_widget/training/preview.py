@@ -14,6 +14,7 @@ from .failure import FirstBatchError, came_from, described
 from .objective import NoPairError, Objective
 from .penalty import whole_objective
 from .randomness import RandomStream, python_and_numpy_state
+from .regimes.adversarial import perturbed
 from .settings import Settings
 
 
@@ -34,11 +35,12 @@ def preview(
 ) -> Preview:
     """Look at ``model``; it, the batches and every random state stay as they are.
 
-    ``origin`` is the name of the argument that ``objective`` came from.
+    ``origin`` is the name of the argument that ``objective`` came from. Under an adversarial
+    regime the batch is the one that an attack has made of it.
 
     Raises:
         TypeError, ValueError: the objective returns no scalar with a graph, or the data
-            no usable batch.
+            no usable batch, or none that the regime can attack.
         FirstBatchError: the model, the objective or the data raised something.
     """
 
@@ -50,15 +52,18 @@ def preview(
 
     draws_elsewhere = False
 
-    def watched(model: nn.Module, batch: Any) -> torch.Tensor:
-        nonlocal draws_elsewhere
-        before = python_and_numpy_state()
+    def tried(model: nn.Module, batch: Any) -> torch.Tensor:
         try:
-            loss = objective(model, batch)
+            return objective(model, batch)
         except NoPairError:
             raise
         except Exception as error:
             raise failed("model" if came_from(error, model) else origin, error) from error
+
+    def watched(model: nn.Module, batch: Any) -> torch.Tensor:
+        nonlocal draws_elsewhere
+        before = python_and_numpy_state()
+        loss = tried(model, batch)
         draws_elsewhere = python_and_numpy_state() != before
         whole: torch.Tensor = whole_objective(model, loss, origin)
         return whole
@@ -72,6 +77,9 @@ def preview(
         except Exception as error:
             raise failed("data", error) from error
         try:
+            attack = settings.regime.adversarial
+            if attack is not None:
+                batch = perturbed(model, tried, batch, attack, origin=origin)
             reading = read_objective(model, watched, batch, origin=origin)
         except (TypeError, ValueError, FirstBatchError):
             raise

@@ -40,6 +40,11 @@ class RandomState:
         finally:
             outside.put()
 
+    @property
+    def of_torch(self) -> torch.Tensor:
+        """The state of torch's generator on the CPU, as ``torch.set_rng_state`` takes it."""
+        return self._torch
+
     def put(self) -> None:
         """Make it the state of the process."""
         torch.set_rng_state(self._torch)
@@ -69,13 +74,13 @@ class RandomStream:
         self._own = RandomState.seeded(seed, every_source=self.every_source)
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Draw from this stream inside the ``with`` block."""
+    def __call__(self) -> Iterator[RandomState]:
+        """Draw from this stream inside the ``with`` block; gives what it begins with."""
         every_source = self.every_source
         outside = RandomState(every_source=every_source)
         self._own.put()
         try:
-            yield
+            yield self._own
         finally:
             self._own = RandomState(every_source=every_source)
             outside.put()

@@ -30,9 +30,12 @@ from .loops import UserLoops
 from .objective import Objective
 from .own_loop import PATIENCE
 from .pace import Pace
+from .regimes.regime import Regime, listed
 from .settings import Settings, checked_count
 from .steering import learning_rate_of
 from .trainer import Trainer
+from .validating import Validating
+from .validation import ValidationCurve, Validator
 from .worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class TrainingSession:
         settings: the first settings.
         audience: who looks on.
         origin: the name of the argument that ``objective`` came from, for error messages.
+        validator: evaluates beside the training; None: nothing is validated.
 
     Raises:
         TypeError, ValueError: the model, optimizer, data or objective can't be used.
@@ -64,7 +68,9 @@ class TrainingSession:
         audience: Audience,
         *,
         origin: str = "objective",
+        validator: Validator | None = None,
     ) -> None:
+        self._construction = construction
         self._trainer = (
             None if objective is None or batches is None else Trainer(objective, batches, origin)
         )
@@ -73,11 +79,26 @@ class TrainingSession:
         self._telling = Telling(audience)
         self._failure = LastFailure()
         self._worker = Worker(self._pace, self._take_turn, self._fail)
+        self._validating = None if validator is None else Validating(validator, audience)
+        self._no_validations = ValidationCurve()
+        self._steps_here = 0
         self._bench = Bench(
-            construction, self._trainer, settings, audience, self._telling, self._pace
+            construction,
+            self._trainer,
+            settings,
+            audience,
+            self._telling,
+            self._pace,
+            self._validating,
         )
         self._loops = UserLoops(
-            self._bench, self._pace, audience, self._telling, self._worker, self._come_to_rest
+            self._bench,
+            self._pace,
+            audience,
+            self._telling,
+            self._worker,
+            self._come_to_rest,
+            self._validating,
         )
         self._bench.begin(self._loops.before_step, self._loops.after_step)
         _open_sessions.add(self)
@@ -131,6 +152,25 @@ class TrainingSession:
         return history
 
     @property
+    def validations(self) -> ValidationCurve:
+        """The validations of the present run; at rest, with that of the latest step.
+
+        Raises:
+            Exception: what the model or the objective raised on the validation data.
+        """
+        if self._validating is None:
+            return self._no_validations
+        if self._nobody_steps and not self.failure:
+            with self._bench.stepping():
+                self._bench.validate_at_rest(whatever_it_takes=True)
+        return self._validating.curve
+
+    @property
+    def _nobody_steps(self) -> bool:
+        loops = self._loops
+        return self._pace.is_over and not (self._steps_here or loops.under_way or loops.foreign)
+
+    @property
     def first_nonfinite(self) -> NonFinite | None:
         """The first tensor of the present run that was not finite."""
         return self._bench.run.fault.found
@@ -171,11 +211,15 @@ class TrainingSession:
         """Return the settings as ``changes`` would make them.
 
         Raises:
-            ValueError: a value is out of range, or the batch size larger than the data.
+            ValueError: a value is out of range, the batch size larger than the data, or the
+                regime none that can be had.
             RuntimeError: the session is closed.
         """
         self._check_open()
-        return self._bench.checked(changes)
+        settings = self._bench.checked(changes)
+        if settings.regime != self.settings.regime and (reason := self.why_not(settings.regime)):
+            raise ValueError(f"regime can't be changed: {reason}")
+        return settings
 
     def why_no_other_optimizer(self) -> str:
         """Return why the kind of optimizer can't be changed, as a sentence; "" if it can."""
@@ -183,6 +227,32 @@ class TrainingSession:
             return "your own loop holds the optimizer that it steps with."
         if self.learning_rate is None:
             return "the optimizer has no learning rate to hand on."
+        return ""
+
+    def why_no_regime(self) -> str:
+        """Return why most of a regime can't be had at all, as a sentence; "" if it can."""
+        if self._trainer is None:
+            return "your own loop trains this model: give data with loss_fn or objective."
+        return ""
+
+    def why_not(self, regime: Regime) -> str:
+        """Return why a regime can't be had, as a sentence; "" if it can, as far as is known."""
+        ours = regime.of_our_steps
+        of_the_loop = "your own loop makes its steps itself"
+        if self._trainer is None:
+            if ours:
+                return (
+                    f"{of_the_loop}, and {listed(ours)} needs ours: give data with loss_fn or "
+                    "objective."
+                )
+            if regime.changes_model and not self._construction.is_factory:
+                return (
+                    "your own loop trains this model, and would not know of a changed copy: "
+                    "give data with loss_fn or objective, or a factory as model."
+                )
+        # Any change of the cold part ends a loop that is under way.
+        elif self._loops.under_way and ours and regime.cold == self.settings.regime.cold:
+            return f"{of_the_loop}, and {listed(ours)} needs ours: wait() for it first."
         return ""
 
     def turn(self, **changes: Any) -> None:
@@ -315,16 +385,20 @@ class TrainingSession:
         self._check_can_train()
         if self._loops.under_way:
             raise RuntimeError("your own loop is under way: wait() for it first.")
-        return self._steps_here(count)
+        return self._steps_in_this_thread(count)
 
-    def _steps_here(self, count: int) -> Iterator[Reading]:
+    def _steps_in_this_thread(self, count: int) -> Iterator[Reading]:
         self._failure.clear()
         self.pause()
+        self._steps_here += 1
         try:
             for number in range(1, count + 1):
                 drawn = self._audience.next_is_drawn(may_wait=False, must=number == count)
                 yield self._step_here(drawn)
+            with self._bench.stepping():
+                self._bench.validate_at_rest()
         finally:
+            self._steps_here -= 1
             self._audience.state_changed()
 
     def _step_here(self, drawn: bool) -> Reading:
@@ -346,7 +420,8 @@ class TrainingSession:
 
         Raises:
             TypeError: ``loop`` can't be called.
-            RuntimeError: another loop is under way, or the session is closed.
+            RuntimeError: another loop is under way, the regime needs steps of our own, or the
+                session is closed.
         """
         if not callable(loop):
             raise TypeError(
@@ -356,12 +431,23 @@ class TrainingSession:
             self._check_open()
             if self._loops.under_way:
                 raise RuntimeError("another loop is under way: wait() for it, or call reset().")
+            if ours := self.settings.regime.of_our_steps:
+                raise RuntimeError(
+                    f"your own loop makes its steps itself, and {listed(ours)} needs ours: "
+                    "set regime to None first."
+                )
             self._loops.hand_over(loop)
         self.play()
 
     def loop_has_ended(self) -> None:
-        """Note that the cell with the user's plain loop has ended."""
+        """Note that the cell with the user's plain loop has ended, and validate what it did.
+
+        Raises:
+            Exception: what the model or the objective raised on the validation data.
+        """
         self._loops.foreign_has_ended()
+        with self._bench.stepping():
+            self._bench.validate_at_rest()
 
     def stop(self) -> None:
         """End the thread and take every hook off; what was recorded stays.
@@ -429,9 +515,13 @@ class TrainingSession:
             return
         drawn = self._audience.next_is_drawn(may_wait=True, must=self._pace.next_is_last)
         with self._bench.stepping():
-            if not self._pace.begin():
-                return  # paused, or asked to make way, while waiting for the page
+            if not self._pace.begin():  # paused, or asked to make way, while waiting for the page
+                if self._pace.at_rest:
+                    self._bench.validate_at_rest()
+                return
             self._one_step(drawn, asked=True)
+            if self._pace.at_rest:
+                self._bench.validate_at_rest()
         if self._pace.at_rest:
             self._come_to_rest()
 
@@ -441,6 +531,7 @@ class TrainingSession:
         self._bench.own_step(drawn)
         try:
             self._telling.tell()
+            self._bench.validate_if_due()
         finally:
             self._pace.count(asked=asked)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..tweaks.knobs import AS_GIVEN, CAN_BE_OFF, COLD_KNOBS, checked_knob
 from .optimizers import checked_kind
+from .regimes.regime import NOTHING, Regime, regime_from
 
 
 def checked_positive(name: str, value: object) -> float:
@@ -86,9 +87,12 @@ class Settings:
         skips: a cold knob: None for off, a positive number, "1/sqrt(2L)" or "learned".
         orthogonality: a cold knob: None for off, a positive strength of the penalty that is
             added to the loss, or "hard".
+        regime: how data and gradients reach the model: a :class:`Regime`, what ``regime_from``
+            takes, or None for everything off.
 
     Raises:
         ValueError: a value is out of range; the sentence names it and what would do.
+        TypeError: ``regime`` is none.
     """
 
     learning_rate: float | None = None
@@ -104,6 +108,7 @@ class Settings:
     normalization: str | None = AS_GIVEN
     skips: float | str | None = None
     orthogonality: float | str | None = None
+    regime: Regime = NOTHING
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm", "clip_value"):
@@ -124,6 +129,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None or name not in (*CAN_BE_OFF, "depth", "activation"):
                 object.__setattr__(self, name, checked_knob(name, value))
+        if not isinstance(self.regime, Regime):
+            object.__setattr__(self, "regime", regime_from(self.regime))
 
     def replaced(self, **changes: Any) -> Settings:
         """Return a copy with some values changed."""
@@ -131,5 +138,5 @@ class Settings:
 
     @property
     def cold(self) -> dict[str, Any]:
-        """What all cold knobs say."""
-        return {name: getattr(self, name) for name in COLD_KNOBS}
+        """What all cold knobs say, and what of the regime takes a new run."""
+        return {**{name: getattr(self, name) for name in COLD_KNOBS}, "regime": self.regime.cold}

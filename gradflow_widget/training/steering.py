@@ -46,7 +46,7 @@ class Steering:
     def coming(self) -> list[dict[str, Any]]:
         """Return each group's learning rate and weight decay as the next step will have them."""
         settings = self._settings_of_step()
-        groups = [
+        groups: list[dict[str, Any]] = [
             {key: float(group[key]) for key in ("lr", "weight_decay") if key in group}
             for group in self._optimizer.param_groups
         ]

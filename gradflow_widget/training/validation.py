@@ -22,7 +22,8 @@ from torch import nn
 
 from ..measurement.layers import first_tensor
 from ..measurement.single import everything_kept
-from .batches import DatasetBatches, TensorBatches, as_batches, on_device
+from .batches import Batches, DatasetBatches, TensorBatches, as_batches, on_device
+from .failure import FirstBatchError, described
 from .objective import Objective
 from .randomness import RandomStream
 from .settings import checked_count, checked_positive, checked_seed
@@ -64,7 +65,7 @@ class Validator:
     An evaluation looks at ``samples`` samples at most, the same ones each time. One is due
     every ``every`` steps, but only once ``share`` of the time that the steps so far have taken
     has made up for all evaluations before it; so evaluations take at most that share, and the
-    last of them.
+    last of them. What is evaluated beyond that, at rest, is not in this account.
 
     Args:
         objective: ``objective(model, batch)``, as in training.
@@ -96,10 +97,12 @@ class Validator:
         self._share = checked_positive("share", share)
         most, seed = checked_count("samples", samples), checked_seed(seed)
         # A loader may draw, or start processes, whenever it is gone through: here it is, once.
+        source = as_batches(data, "validation")
+        self._is_tensors = isinstance(source, TensorBatches)
         with RandomStream(seed, every_source=True)():
-            self._batches = list(_some_batches(data, most, seed))
+            self._batches = list(_some_batches(source, data, most, seed))
         self._samples = sum(map(_length, self._batches))
-        self._clock = clock
+        self.clock = clock
         self.restart()
 
     @property
@@ -112,7 +115,8 @@ class Validator:
         """What is evaluated, and what it may cost."""
         return (
             f"Validation: {self._samples:,} held-out samples every {self._every} steps or less "
-            f"often, in at most {self._share:.0%} of the training time."
+            f"often, in at most {self._share:.0%} of the training time, and where training comes "
+            "to rest."
         )
 
     @property
@@ -127,15 +131,40 @@ class Validator:
     @contextmanager
     def timing_a_step(self) -> Iterator[None]:
         """Count the time inside the ``with`` as training."""
-        begin = self._clock()
+        begin = self.clock()
         try:
             yield
         finally:
-            self._trained += self._clock() - begin
+            self.count_training(self.clock() - begin)
+
+    def count_training(self, seconds: float) -> None:
+        """Count so many seconds as training."""
+        self._trained += seconds
 
     def is_due(self, step: int) -> bool:
         """Say whether an evaluation is due after ``step`` steps."""
         return step % self._every == 0 and self._spent <= self._share * self._trained
+
+    def check(self, model: nn.Module) -> None:
+        """Try ``model`` on two samples, or where only batches are known on the first of them.
+
+        Raises:
+            FirstBatchError: the model, the objective or the data raised something.
+        """
+        first = self._batches[0]
+        if self._is_tensors:
+            first = tuple(part[:2] for part in first)
+        parameter = next(model.parameters(), None)
+        device = torch.device("cpu") if parameter is None else parameter.device
+        try:
+            with everything_kept(model), torch.no_grad():
+                model.eval()
+                self._measured(model, on_device(first, device))
+        except Exception as error:
+            raise FirstBatchError(
+                f"validation failed on the first batch with {described(error)}: "
+                "give samples like those of the training."
+            ) from error
 
     def evaluate(
         self,
@@ -143,6 +172,7 @@ class Validator:
         step: int,
         *,
         looking_away: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_account: bool = True,
     ) -> Validation:
         """Evaluate ``model``, and leave it and all random state as they are.
 
@@ -150,11 +180,12 @@ class Validator:
             model: the network.
             step: after how many steps.
             looking_away: of the probe that watches it, ``probe.looking_away``.
+            on_account: whether its time goes on the account that :meth:`is_due` looks at.
 
         Raises:
             Exception: what the model or the objective raised.
         """
-        begin = self._clock()
+        begin = self.clock()
         losses: list[torch.Tensor] = []
         counts: list[torch.Tensor] = []
         parameter = next(model.parameters(), None)
@@ -170,8 +201,9 @@ class Validator:
         loss = sum(mean * length for mean, length in sums) / self._samples
         right, labels = torch.stack(counts).sum(dim=0).tolist()
         accuracy = right / labels if labels else math.nan
-        seconds = self._clock() - begin
-        self._spent += seconds
+        seconds = self.clock() - begin
+        if on_account:
+            self._spent += seconds
         return Validation(step, accuracy, loss, self._samples, seconds)
 
     def _measured(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -219,8 +251,7 @@ def _length(batch: Any) -> int:
     return int(tensor.shape[0]) if tensor is not None and tensor.dim() else 1
 
 
-def _some_batches(data: Any, most: int, seed: int) -> Iterator[Any]:
-    batches = as_batches(data)
+def _some_batches(batches: Batches, data: Any, most: int, seed: int) -> Iterator[Any]:
     if isinstance(batches, TensorBatches | DatasetBatches):
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(batches.size or 0, generator=generator)[:most].sort().values
@@ -235,7 +266,7 @@ def _some_batches(data: Any, most: int, seed: int) -> Iterator[Any]:
             return
         yield batch
     if not taken:
-        raise ValueError("validation data gave no batch: give at least one.")
+        raise ValueError("validation gave no batch: give at least one.")
 
 
 class ValidationCurve:

@@ -22,11 +22,25 @@ const colours = [...css.matchAll(/--gradflow-(\w+): light-dark\((#\w+), (#\w+)\)
   ([, name, light, dark]) => ({ name, light: light as string, dark: dark as string }),
 );
 
+/** A colour of bars alone; all others are of text too. */
+const UNJUDGED = "unjudged";
+const spoken = colours.filter(({ name }) => name !== UNJUDGED);
+
 it("has a colour for each verdict", () => {
-  expect(colours.map(({ name }) => name)).toEqual(["healthy", "vanishing", "exploding", "severed", "ghost"]);
+  expect(spoken.map(({ name }) => name)).toEqual(["healthy", "vanishing", "exploding", "severed", "ghost"]);
 });
 
-it.each(colours)("$name is readable as text in both themes", ({ light, dark }) => {
+it.each(spoken)("$name is readable as text in both themes", ({ light, dark }) => {
   for (const background of BACKGROUNDS.light) expect(contrast(light, background)).toBeGreaterThanOrEqual(4.5);
   for (const background of BACKGROUNDS.dark) expect(contrast(dark, background)).toBeGreaterThanOrEqual(4.5);
+});
+
+it("draws bars without a verdict visibly, and unlike all others without any colour", () => {
+  const unjudged = colours.find(({ name }) => name === UNJUDGED);
+  expect(contrast(unjudged?.light ?? "", "#ffffff")).toBeGreaterThanOrEqual(3);
+  expect(contrast(unjudged?.dark ?? "", "#111111")).toBeGreaterThanOrEqual(3);
+  for (const { light, dark } of spoken) {
+    expect(contrast(unjudged?.light ?? "", light)).toBeGreaterThanOrEqual(1.5);
+    expect(contrast(unjudged?.dark ?? "", dark)).toBeGreaterThanOrEqual(1.5);
+  }
 });

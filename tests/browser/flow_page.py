@@ -12,8 +12,9 @@ from playwright.sync_api import Locator
 
 from tests.browser.jupyterlab import Notebook
 
-# As tall as the whole widget where its charts stand below each other.
-TALL = 1400
+# As tall as a long cell and the whole widget where its charts stand below each other: bqplot lays
+# out anew only what is in sight.
+TALL = 2400
 
 # Marks stand in the order in which the charts list them; a hidden one is as good as empty.
 _DRAWN = """root => {
@@ -135,6 +136,13 @@ class FlowPage:
     def table(self) -> Locator:
         return self.root.locator("details.gradflow-table")
 
+    @property
+    def layer_names(self) -> Locator:
+        """The names of the bars' layers in the table, which is opened for that."""
+        if self.table.get_attribute("open") is None:
+            self.table.locator("summary").click()
+        return self.table.locator("table").first.locator("tbody th")
+
     def drawn(self) -> Drawn:
         """Read the charts and the status line."""
         return Drawn(**self.root.evaluate(_DRAWN))
@@ -199,8 +207,26 @@ class FlowPage:
         self.root.focus()
         self.notebook.page.keyboard.press(key)
 
+    def point_at_bar(self, number: int) -> Locator:
+        """Move the mouse onto bar ``number``, from 0, and return the tooltip."""
+        bar = self.root.locator(".gradflow-chart-bars .bar").nth(number)
+        bar.scroll_into_view_if_needed()
+        box = None
+        # While it trains, only the height moves.
+        while (place := bar.bounding_box()) is None or box is None or place["x"] != box["x"]:
+            box = place
+            self.notebook.page.evaluate(_FIVE_FRAMES)
+        mouse = self.notebook.page.mouse
+        mouse.move(box["x"] + box["width"] / 2, box["y"] + min(2, box["height"]))
+        return self.notebook.page.locator(".gradflow-tooltip:visible")
+
+    def point_away(self) -> None:
+        """Move the mouse into the window's corner."""
+        self.notebook.page.mouse.move(2, 2)
+
     def drag(self, label: str, share: float) -> None:
-        """Drag a slider's handle by mouse to a share of its track."""
+        """Drag a slider's handle by mouse to a share of its track, once it is there."""
+        self.slider(label).scroll_into_view_if_needed()
         track = self._control(label).locator(".noUi-base").bounding_box()
         handle = self.slider(label).bounding_box()
         assert track is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_colour_and_mark_follow_each_layers_own_verdict(drawn: DrawnChart) -> No
     drawn.draw(reading([1.0] * 4), problems)
 
     assert drawn["bars"].colors == [
-        f"var(--gradflow-{name})" for name in ("vanishing", "exploding", "healthy", "ghost")
+        f"var(--gradflow-{name})" for name in ("vanishing", "exploding", "healthy", "unjudged")
     ]
     assert drawn.glyphs() == {1: "▼", 2: "▲"}
 
@@ -164,6 +165,53 @@ def test_the_last_reading_of_the_run_before_is_the_ghost(drawn: DrawnChart) -> N
     assert drawn["bars_ghost"].y == pytest.approx([-3, -2, -1])
     assert drawn["bars_x"].domain == [1, 2, 3]  # room for the deeper of the two
     assert drawn["bars_y"].min <= -3
+
+
+def with_norms(norms: list[float], names: list[str]) -> Reading:
+    """A reading of these layers; those whose name ends in "norm" have no weight matrix."""
+    made = reading(norms)
+    described = tuple(
+        replace(layer, name=name, is_weight_layer=not name.endswith("norm"))
+        for layer, name in zip(made.described, names, strict=True)
+    )
+    return replace(made, described=described)
+
+
+def test_a_ghost_stays_over_its_layers_where_norms_come_between_them(drawn: DrawnChart) -> None:
+    drawn.chart.begin_run(with_norms([1e-3, 1e-2, 1e-1], ["0", "2", "4"]))
+    drawn.draw(with_norms([1.0] * 5, ["0.layer", "0.norm", "2.layer", "2.norm", "4"]))
+
+    assert drawn["bars_ghost"].x.tolist() == [1, 3, 5]
+    assert drawn["bars_ghost"].y == pytest.approx([-3, -2, -1])
+
+
+def test_a_ghost_of_norms_that_are_gone_tells_of_the_layers_that_are_left(
+    drawn: DrawnChart,
+) -> None:
+    names = ["in_norm", "0", "a_norm", "2", "b_norm"]
+    drawn.chart.begin_run(with_norms([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], names))
+    drawn.draw(with_norms([1.0] * 3, ["in_norm", "0", "2"]))
+
+    assert drawn["bars_ghost"].x.tolist() == [1, 2, 3]
+    assert drawn["bars_ghost"].y == pytest.approx([-5, -4, -2])
+    assert drawn["bars_x"].domain == [1, 2, 3]
+
+
+def test_no_mark_is_ever_without_a_place(drawn: DrawnChart) -> None:
+    # The page sets one target after the other, and draws all marks at each change of a scale.
+    placed: dict[str, list[int]] = {}
+    domain: list[int] = []
+    for depth in (3, 6, 2, 2, 2, 5):
+        drawn.chart.begin_run(reading([1.0] * depth))
+        drawn.chart.draw(drawn.writer, reading([1.0] * depth), ["healthy"] * depth)
+        for update in drawn.writer.message(whole=False)[0]:
+            name, state = update["target"], update["state"]
+            if name.startswith("bars_x") and "domain" in state:
+                domain = state["domain"]
+            if name in ("bars", "bars_ghost"):
+                placed[name] = list(range(1, depth + 1))
+            assert all(set(places) <= set(domain) for places in placed.values()), (depth, name)
+    assert domain == [1, 2, 3, 4, 5]
 
 
 def test_a_ghost_leaves_out_what_has_no_number(drawn: DrawnChart) -> None:

@@ -290,9 +290,9 @@ def test_bad_numbers_get_one_sentence(options: Any, message: str) -> None:
 
 
 def test_data_that_cannot_be_used_are_refused() -> None:
-    with pytest.raises(TypeError, match="data must be"):
+    with pytest.raises(TypeError, match="validation must be"):
         Validator(cross_entropy, "digits")
-    with pytest.raises(ValueError, match="data is empty"):
+    with pytest.raises(ValueError, match="validation is empty"):
         Validator(cross_entropy, (torch.ones(0, 2), torch.ones(0)))
 
 

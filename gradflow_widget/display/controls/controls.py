@@ -13,6 +13,7 @@ from .offers import Actions, Offer
 from .optimizer_and_data import OptimizerAndData
 from .parts import box
 from .presets import Presets
+from .regimes import RegimeKnobs
 from .toolbar import Toolbar
 from .views import Views
 
@@ -32,6 +33,7 @@ class Controls:
         depths: the ends of the depth slider.
         samples: how many the data has; None where it comes in batches of its own.
         can_train: whether play and step have something to train with.
+        regime: offer of ``regime``; None, and there is no such heading.
         presets: pairs of name and what to watch; none, and there is no such heading.
     """
 
@@ -45,6 +47,7 @@ class Controls:
         depths: tuple[int, int],
         samples: int | None,
         can_train: bool,
+        regime: Offer | None = None,
         presets: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._binding = binding = Binding(owner, actions.failed)
@@ -66,18 +69,21 @@ class Controls:
         self._training = training = OptimizerAndData(binding, hot, samples)
         self.optimizer_menu, self.decay_slider = training.optimizer_menu, training.decay_slider
         self.batch_choice, self.batch_slider = training.batch_choice, training.batch_slider
+        self._regime = under = RegimeKnobs(binding, regime)
+        self.regime_menus, self.epsilon_slider = under.menus, under.epsilon_slider
         told = Presets(binding, actions, presets)
         self.preset_buttons = told.buttons
 
         folded = {
             "network": ("Network", self._network.children),
             "training": ("Optimizer and data", training.children),
+            "regime": ("Training regime", under.children),
             "presets": ("Presets", told.children),
         }
         folded = {name: (title, parts) for name, (title, parts) in folded.items() if parts}
         self.folds = Folds(
             {name: title for name, (title, _) in folded.items()},
-            _tooltips_in([sight.box, *self._network.children, *training.children]),
+            _tooltips_in([sight.box, *self._network.children, *training.children, *under.children]),
         )
         self.knobs = box(
             [
@@ -90,7 +96,8 @@ class Controls:
             ],
             "gradflow-knobs",
         )
-        for trait in (*self.network_menus, *(name for name in hot), "batch_size"):
+        regimes = ("regime",) if under.children else ()
+        for trait in (*self.network_menus, *(name for name in hot), *regimes, "batch_size"):
             binding.bind(trait, self._tell_folds)
 
         views = Views(actions.look_at)
@@ -111,6 +118,7 @@ class Controls:
         self.folds.in_short = {
             "network": self._network.in_short(),
             "training": self._training.in_short(),
+            **({"regime": self._regime.in_short()} if self._regime.children else {}),
         }
 
 

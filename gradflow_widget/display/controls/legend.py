@@ -11,6 +11,7 @@ LEGEND = (
     '<span class="gradflow-swatch-vanishing">■</span> ▼ vanishing '
     '<span class="gradflow-swatch-exploding">■</span> ▲ exploding '
     '<span class="gradflow-swatch-severed">■</span> ✕ severed '
+    '<span class="gradflow-swatch-unjudged">■</span> not judged (norms, layers unlike any other) '
     "· outline: before clipping · dashed: previous run "
     "· 0 exactly zero · ∅ no gradient · ∥ frozen · NaN · ∞ infinite"
 )

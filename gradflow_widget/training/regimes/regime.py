@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -206,8 +206,22 @@ class Regime:
 
     @property
     def cold(self) -> Regime:
-        """What takes a new run: all but the attack and the accumulation."""
-        return replace(self, adversarial=None, accumulation=1)
+        """What takes a new run: all but the attack, and the accumulation.
+
+        Under a curriculum that is one too, for its pace is in steps.
+        """
+        accumulation = 1 if self.curriculum is None else self.accumulation
+        return replace(self, adversarial=None, accumulation=accumulation)
+
+    @property
+    def changes_model(self) -> bool:
+        """Whether a model under it is another one: saved state, frozen layers, dropout."""
+        return self.transfer is not None or self.dropout is not None
+
+    @property
+    def changes_data(self) -> bool:
+        """Whether it gives training other data, or the same in another order."""
+        return self.curriculum is not None or self.label_noise > 0
 
     @property
     def of_our_steps(self) -> tuple[str, ...]:
@@ -262,13 +276,17 @@ _PARTS: dict[str, type[Attack | Curriculum | Transfer]] = {
     "transfer": Transfer,
 }
 
+NOTHING = Regime()
+"""The regime with everything off."""
+
 
 def regime_from(mapping: object) -> Regime:
     """Return the regime that a mapping, such as a preset's, describes.
 
     ``{"adversarial": {"method": "pgd", "epsilon": 0.1}, "accumulation": 4}``; the names are
     the attributes of :class:`Regime`, :class:`Attack`, :class:`Curriculum` and
-    :class:`Transfer`. None is the regime with everything off.
+    :class:`Transfer`, which may stand in the mapping too. None is the regime with everything
+    off.
 
     Raises:
         TypeError: it is no mapping, or a part of it is none.
@@ -279,7 +297,7 @@ def regime_from(mapping: object) -> Regime:
         return Regime()
     values = dict(_checked_mapping("regime", mapping))
     for name, kind in _PARTS.items():
-        if values.get(name) is not None:
+        if values.get(name) is not None and not isinstance(values[name], kind):
             values[name] = _part_from(kind, name, values[name])
     return _part_from(Regime, "regime", values)
 
@@ -318,6 +336,20 @@ def _plain(part: Attack | Curriculum | Transfer | Regime) -> dict[str, Any]:
     if isinstance(part, Attack) and part.method == "fgsm":
         return {"method": part.method, "epsilon": part.epsilon}
     return plain
+
+
+_IN_WORDS = {
+    "adversarial": "adversarial training",
+    "curriculum": "a curriculum",
+    "accumulation": "gradient accumulation",
+    "label_noise": "label noise",
+}
+
+
+def listed(switches: Sequence[str]) -> str:
+    """Return names out of ``Regime.of_our_steps`` in words: "a curriculum and label noise"."""
+    *others, last = (_IN_WORDS[name] for name in switches)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _switch(name: str, value: object) -> bool:

@@ -59,7 +59,9 @@ def test_what_needs_a_new_run_and_what_needs_our_own_steps() -> None:
     assert hot.of_our_steps == ("adversarial", "accumulation")
     for name in ("curriculum", "transfer", "label noise", "dropout"):
         regime = regime_from(REGIMES[name])
-        assert replace(regime, accumulation=3).cold == regime
+        several = replace(regime, accumulation=3)
+        # A curriculum's pace is in steps, so what a step takes is a matter of the run.
+        assert several.cold == (several if name == "curriculum" else regime)
     assert regime_from({**REGIMES["transfer"], **REGIMES["dropout"]}).of_our_steps == ()
 
 

@@ -1,0 +1,151 @@
+"""Presets in a widget: made from one, and loaded into one that has been training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import ipywidgets.widgets.widget as ipywidgets_registry
+import pytest
+import torch
+from torch import nn
+
+from gradflow_widget import GradientFlow
+from gradflow_widget.playground.presets import presets
+
+
+@pytest.fixture
+def preset() -> Iterator[Callable[..., GradientFlow]]:
+    """Make widgets from presets that are closed when the test is over."""
+    made: list[GradientFlow] = []
+
+    def make(name: str, seed: int | None = None) -> GradientFlow:
+        made.append(GradientFlow.preset(name, seed))
+        return made[-1]
+
+    yield make
+    for flow in made:
+        flow.close()
+
+
+def losses(flow: GradientFlow, steps: int) -> list[float]:
+    flow.step(steps)
+    return flow.history.loss.tolist()
+
+
+def press(flow: GradientFlow, name: str) -> None:
+    assert flow._controls is not None
+    flow._controls.preset_buttons[name].click()
+
+
+def test_a_widget_is_made_from_a_preset_with_its_seed_or_another(nothing_is_left, preset):
+    first, again, other = (
+        preset("vanishing sigmoid", seed) for seed in (None, presets()["vanishing sigmoid"].seed, 5)
+    )
+    assert (first.depth, first.activation) == (12, "sigmoid")
+    assert losses(first, 3) == losses(again, 3) != losses(other, 3)
+    for flow in (first, again, other):
+        flow.close()
+
+
+def test_what_to_watch_is_told_for_each():
+    told = GradientFlow.presets()
+    assert list(told) == list(presets())
+    assert "sigmoid" in told["vanishing sigmoid"]
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_button_loads_a_preset_as_if_it_had_been_made_so(nothing_is_left, preset, name):
+    flow = preset("frozen backbone")
+    flow.step(2)
+    press(flow, name)
+    assert flow.step_number == 0
+    assert len(flow.history) == 0
+    made = preset(name)
+    assert losses(flow, 3) == losses(made, 3)
+    for knob in ("depth", "activation", "initialization", "normalization", "skips", "batch_size"):
+        assert getattr(flow, knob) == getattr(made, knob), knob
+    assert (flow.learning_rate, flow.clip_norm) == (made.learning_rate, made.clip_norm)
+    assert (flow.optimizer_kind, flow.regime) == (made.optimizer_kind, made.regime)
+    flow.close()
+    made.close()
+
+
+def test_loading_again_and_again_leaves_no_widget_behind(preset):
+    flow = preset("vanishing sigmoid")
+    before = set(ipywidgets_registry._instances)
+    for name in ("exploding RNN", "pre-LN transformer", "vanishing sigmoid"):
+        press(flow, name)
+        flow.step()
+    assert len(ipywidgets_registry._instances) == len(before)
+
+
+def test_the_controls_follow_the_preset_and_turn_its_network(preset):
+    flow = preset("vanishing sigmoid")
+    press(flow, "exploding RNN")
+    controls = flow._controls
+    assert controls is not None
+    assert controls.toolbar in flow.children
+    assert controls.activation_menu.value == "relu"
+    controls.depth_slider.value = 2
+    assert len(flow.model.layers) == 2
+    press(flow, "learning rate too low")
+    assert flow.learning_rate == 1e-4
+    flow._controls.depth_slider.value = 5
+    assert len([m for m in flow.model if isinstance(m, nn.Linear)]) == 5
+
+
+def test_what_is_looked_at_and_the_speed_stay(preset):
+    flow = preset("vanishing sigmoid")
+    flow.speed = 5
+    flow._controls.measure_choice.value = "signal gradient"
+    flow._controls.loss_choice.value = False
+    press(flow, "dead ReLUs")
+    assert flow.speed == 5
+    assert flow._controls.speed_menu.value == "every 5th"
+    assert flow._stage.speed == 5
+    assert flow._controls.measure_choice.value == "signal gradient"
+    assert flow._controls.loss_choice.value is False
+    assert flow._stage.bars.measure == "signal gradient"
+
+
+def test_a_preset_is_loaded_while_another_plays(preset):
+    flow = preset("vanishing sigmoid")
+    flow.play()
+    flow.wait(steps=3, timeout=60)
+    flow.load_preset("dead ReLUs", seed=3)
+    assert (flow.playing, flow.step_number) == (False, 0)
+    assert losses(flow, 3) == losses(preset("dead ReLUs", 3), 3)
+
+
+def test_an_unknown_preset_leaves_everything_as_it_is(preset):
+    flow = preset("dead ReLUs")
+    flow.step(2)
+    model, controls = flow.model, flow._controls
+    with pytest.raises(ValueError, match="preset 'dead' is unknown"):
+        flow.load_preset("dead")
+    with pytest.raises(ValueError, match="seed"):
+        flow.load_preset("full batch", seed=-1)
+    assert (flow.model, flow._controls, flow.step_number) == (model, controls, 2)
+    flow.step()
+
+
+def test_a_closed_widget_loads_no_preset(preset):
+    flow = preset("dead ReLUs")
+    flow.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        flow.load_preset("full batch")
+
+
+def test_a_model_of_one_s_own_is_offered_no_preset_and_keeps_its_weights(make_flow):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    data = torch.randn(64, 4), torch.randn(64, 1)
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), data)
+    assert flow._controls.preset_buttons == {}
+    flow.step(2)
+    learned = {name: value.clone() for name, value in model.state_dict().items()}
+    flow.load_preset("full batch")
+    flow.step()
+    assert flow.model is not model
+    assert all(torch.equal(value, learned[name]) for name, value in model.state_dict().items())
+    assert "full batch" in flow._controls.preset_buttons
