@@ -29,6 +29,8 @@ from .tweaking import InputsOf, changed_copy
 
 ModelSource = nn.Module | Callable[..., nn.Module]
 OptimizerSource = Optimizer | Callable[..., Optimizer]
+# So many layers have hidden ones, and blocks that repeat.
+_DEEP = 12
 
 
 class Built(NamedTuple):
@@ -113,9 +115,27 @@ class Construction:
 
         ``trains``: whether there is something to train a changed copy with.
         """
-        knobs = completed(self.knobs, model) if self.is_factory else knobs_of_module(model)
+        if self.is_factory:
+            knobs = completed(self.knobs, model)
+            if not all(knob.offered for knob in knobs.values()):
+                deeper = completed(self.knobs, self._deeper(model, settings))
+                knobs = {n: knob if knob.offered else deeper[n] for n, knob in knobs.items()}
+        else:
+            knobs = knobs_of_module(model)
         self.knobs = knobs if trains else without_training(knobs)
         return _with_first_values(settings, self.knobs)
+
+    def _deeper(self, model: nn.Module, settings: Settings) -> nn.Module:
+        """Return the factory's product at a depth where it has all that it can have."""
+        if not self.knobs["depth"].is_named or (settings.depth or 0) >= _DEEP:
+            return model
+        factory: Any = self._model
+        with RandomStream(settings.seed, every_source=True)():
+            try:
+                deeper = factory(**{**self._arguments(settings), "depth": _DEEP})
+            except Exception:  # it may refuse that depth, and then it is what it is
+                return model
+        return deeper if isinstance(deeper, nn.Module) else model
 
     def meant(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``changes`` with what a knob began with in the place of "as given"."""

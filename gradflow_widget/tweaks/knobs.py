@@ -18,9 +18,9 @@ from torch import nn
 from .activation import ACTIVATIONS, activation_of, checked_activation, put_on_activation
 from .depth import DEEPEST, checked_depth, depth_of
 from .errors import CannotTweak
-from .initialization import SCHEMES, checked_scheme
+from .initialization import SCHEMES, check_initializable, checked_scheme
 from .normalization import KINDS, check_normalizable, has_normalization
-from .orthogonality import HARD
+from .orthogonality import HARD, check_orthogonalizable
 from .record import tweaks_of
 from .skips import DEPTH_SCALE, LEARNED, check_skippable
 
@@ -154,19 +154,15 @@ def _options(name: str) -> tuple[Option, ...]:
 # -- a model that is there ---------------------------------------------------------------
 
 
-def knobs_of_module(model: nn.Module, *, any_depth: bool = False) -> dict[str, ColdKnob]:
+def knobs_of_module(model: nn.Module) -> dict[str, ColdKnob]:
     """Return what the tweaks can change in ``model``, which is left as it is.
 
     What can't be known without a copy is found when the knob is turned.
-
-    Args:
-        model: the model.
-        any_depth: its depth may change by other means, so that what it lacks may come.
     """
     found = {}
     for name in COLD_KNOBS:
         try:
-            found[name] = ColdKnob(name, _FIRST_VALUES[name](model, any_depth))
+            found[name] = ColdKnob(name, _FIRST_VALUES[name](model))
         except CannotTweak as error:
             found[name] = ColdKnob(name, reason=str(error))
         except Exception as error:
@@ -180,7 +176,7 @@ def _recorded(model: nn.Module, knob: str) -> Any:
     return next((tweak.value for tweak in tweaks_of(model) if tweak.knob == knob), None)
 
 
-def _first_depth(model: nn.Module, _: bool) -> int:
+def _first_depth(model: nn.Module) -> int:
     blocks = depth_of(model).blocks
     if blocks > DEEPEST:
         raise CannotTweak(
@@ -189,37 +185,37 @@ def _first_depth(model: nn.Module, _: bool) -> int:
     return blocks
 
 
-def _first_activation(model: nn.Module, any_depth: bool) -> str:
+def _first_activation(model: nn.Module) -> str:
     name = activation_of(model)
-    if name is None and not any_depth:
+    if name is None:
         put_on_activation(model, None)  # says why where there is none to change
     return name or AS_GIVEN
 
 
-def _first_initialization(model: nn.Module, _: bool) -> str:
+def _first_initialization(model: nn.Module) -> str:
+    check_initializable(model)
     return AS_GIVEN
 
 
-def _first_normalization(model: nn.Module, any_depth: bool) -> str | None:
+def _first_normalization(model: nn.Module) -> str | None:
     if has_normalization(model):
         return _recorded(model, "normalization") or AS_GIVEN
-    if not any_depth:
-        check_normalizable(model)
+    check_normalizable(model)
     return None
 
 
-def _first_skips(model: nn.Module, any_depth: bool) -> float | str | None:
-    if not any_depth:
-        check_skippable(model)
+def _first_skips(model: nn.Module) -> float | str | None:
+    check_skippable(model)
     return checked_knob("skips", _recorded(model, "skips"))  # type: ignore[no-any-return]
 
 
-def _first_orthogonality(model: nn.Module, _: bool) -> float | str | None:
+def _first_orthogonality(model: nn.Module) -> float | str | None:
+    check_orthogonalizable(model)
     value = _recorded(model, "orthogonality")
     return checked_knob("orthogonality", value)  # type: ignore[no-any-return]
 
 
-_FIRST_VALUES: dict[str, Callable[[nn.Module, bool], Any]] = {
+_FIRST_VALUES: dict[str, Callable[[nn.Module], Any]] = {
     "depth": _first_depth,
     "activation": _first_activation,
     "initialization": _first_initialization,
@@ -282,7 +278,7 @@ _WITHOUT_DEFAULT: Mapping[str, Any] = {
 
 def completed(named: Mapping[str, ColdKnob], product: nn.Module) -> dict[str, ColdKnob]:
     """Add to the knobs that a factory names those that tweaks can turn on its product."""
-    found = knobs_of_module(product, any_depth=named["depth"].offered)
+    found = knobs_of_module(product)
     return {name: knob if knob.is_named else found[name] for name, knob in named.items()}
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradflow_widget import (
+    CannotTweak,
     GradientFlow,
     with_activation,
     with_depth,
@@ -602,3 +603,21 @@ def test_a_cold_turn_ends_a_loop_of_one_s_own(make_flow: Any) -> None:
     flow.activation = "tanh"
     assert_same_bars(flow, read(own, own.model()))
     flow.step(2)
+
+
+@pytest.mark.parametrize(("network", "depth"), [("lstm", 3), ("vgg", 9)])
+def test_a_factorys_product_offers_what_it_has_at_some_depth(network: str, depth: int) -> None:
+    flow = GradientFlow.playground(network, "digits")
+    with pytest.raises(CannotTweak):
+        flow.skips = 1.0  # not at this depth
+    flow.depth = depth
+    flow.skips = 1.0
+    assert any(tweak.knob == "skips" for tweak in flow.tweaks)
+    flow.close()
+
+
+def test_a_factorys_product_offers_nothing_that_it_has_at_no_depth() -> None:
+    flow = GradientFlow.playground("lstm", "digits")
+    with pytest.raises(ValueError, match="activation can't be changed: .* no activation"):
+        flow.activation = "relu"
+    flow.close()
