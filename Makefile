@@ -9,6 +9,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # npm starts node by name, so the one from the wheel has to be found first.
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm
+PYTEST := $(BIN)/python -m pytest
+IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# What starts servers or watches the clock of a page wants the machine for itself.
+ONE_BY_ONE := tests/browser tests/test_server.py tests/test_wheel.py
 FRONT_END := gradflow_widget/display/static/panel.js
 
 .PHONY: help demo test bench picture set-up chromium clean
@@ -26,7 +30,9 @@ test: set-up ## set everything up and run every check
 	@echo "== import-linter" && $(BIN)/lint-imports
 	@echo "== tsc" && cd js && $(NPM) run --silent typecheck
 	@echo "== vitest" && cd js && $(NPM) run --silent test
-	@echo "== pytest" && $(BIN)/python -m pytest --nbmake tests notebooks $(ARGS)
+	@echo "== pytest" && $(PYTEST) $(IN_PARALLEL) tests $(addprefix --ignore ,$(ONE_BY_ONE))
+	@echo "== pytest, notebooks" && $(PYTEST) $(IN_PARALLEL) --nbmake notebooks
+	@echo "== pytest, servers and browser" && $(PYTEST) $(ONE_BY_ONE)
 
 bench: set-up ## print the tables of speed; ARGS is passed on
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -36,6 +36,10 @@ class Activated(nn.Module):
 Z = torch.tensor([[-1.0, -1.0, 1.0, 2.0], [-3.0, 2.0, 1.0, 3.0], [0.0, -2.0, 3.0, 1.0]])
 
 
+def _name(activation: object) -> str:
+    return getattr(activation, "__name__", type(activation).__name__)
+
+
 @pytest.mark.parametrize(
     "activation",
     [
@@ -51,7 +55,7 @@ Z = torch.tensor([[-1.0, -1.0, 1.0, 2.0], [-3.0, 2.0, 1.0, 3.0], [0.0, -2.0, 3.0
         nn.Sequential(nn.Flatten(), nn.ReLU()),
         nn.Sequential(nn.ReLU(), nn.Dropout(0.5)),
     ],
-    ids=str,
+    ids=_name,
 )
 def test_a_unit_is_dead_where_relu_is_flat_for_the_whole_batch(activation):
     reading = take_reading(Activated(activation, 4), lambda o, _: o.sum(), Z, None)
@@ -77,7 +81,7 @@ def test_a_unit_is_dead_where_relu_is_flat_for_the_whole_batch(activation):
         (F.hardsigmoid, lambda z: (z.abs() < 3).double()),
         (F.leaky_relu, lambda z: torch.ones_like(z)),
     ],
-    ids=str,
+    ids=_name,
 )
 def test_an_output_is_saturated_where_the_slope_is_a_twentieth_of_the_steepest(activation, slope):
     z = torch.linspace(-12, 12, 4801, dtype=torch.float64)[:, None]
@@ -90,7 +94,7 @@ def test_an_output_is_saturated_where_the_slope_is_a_twentieth_of_the_steepest(a
     assert reading.saturated_fraction[0] == pytest.approx(expected, abs=2e-3)
 
 
-@pytest.mark.parametrize("activation", [F.gelu, F.silu, F.mish, F.hardswish], ids=str)
+@pytest.mark.parametrize("activation", [F.gelu, F.silu, F.mish, F.hardswish], ids=_name)
 def test_gates_saturate_only_far_below_zero(activation):
     z = torch.linspace(-12, 12, 2401, dtype=torch.float64)[:, None].requires_grad_()
     (slope,) = torch.autograd.grad(activation(z).sum(), z)
