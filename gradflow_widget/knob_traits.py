@@ -70,6 +70,8 @@ class KnobTraits(traitlets.HasTraits):
         "begin a new run.",
     )
 
+    loaded_preset = traitlets.Unicode("", help="The preset whose button was pressed for this run.")
+
     _ready: bool
     _construction: Construction
     _backstage: Backstage
@@ -81,6 +83,7 @@ class KnobTraits(traitlets.HasTraits):
     def _adopt(self) -> None:
         """Give the traits their first values."""
         session = self._training
+        self.loaded_preset = ""
         self.learning_rate, self.weight_decay = session.learning_rate, session.own_weight_decay
         for name in ("clip_norm", "clip_value", "batch_size", "optimizer_kind", "regime"):
             setattr(self, name, getattr(session.settings, name))
@@ -117,7 +120,7 @@ class KnobTraits(traitlets.HasTraits):
         if name == "batch_size" and session.settings.batch_size is None:
             return "the data come in batches of their own, so change it where they are made."
         if name == "optimizer_kind":
-            return session.why_no_other_optimizer()
+            return session.refusals.of_optimizer(session.learning_rate)
         return ""
 
     # -- turns -----------------------------------------------------------------------

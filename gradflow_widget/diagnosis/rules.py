@@ -172,11 +172,17 @@ def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
 
 
 def _why_no_number(reading: Reading) -> str:
-    weight_layers = sum(layer.is_weight_layer for layer in reading.described)
-    if weight_layers == 1:
+    frozen = [
+        f
+        for layer, f in zip(reading.described, reading.frozen, strict=True)
+        if layer.is_weight_layer
+    ]
+    if len(frozen) == 1:
         return "There is only one weight layer: nothing to compare it with."
-    if weight_layers == 0:
+    if not frozen:
         return "There is no weight layer to judge the flow by."
+    if sum(frozen) == len(frozen) - 1:
+        return "Only one weight layer learns, the others are frozen: nothing to compare it with."
     return "The signal gradient could not be read at these layers."
 
 

@@ -26,6 +26,8 @@ MEASURES: dict[Measure, str] = {
 # Beyond this many layers, glyphs stand only at the ends of a run of equal ones.
 _CROWDED = 48
 _TICKS = 20
+# A ghost of more layers, times those of the bars, would leave the bars no room.
+_MOST_GHOST = 4
 _LONGEST_NAME = 28
 _LAYERS, _TIME_STEPS = "layer, input → output", "time step, first → last"
 _COLOURS = {
@@ -173,6 +175,8 @@ class FlowChart:
             if ghost is None
             else self._in_decades(measured(ghost, measure), ghost, measure)
         )
+        if len(old) > _MOST_GHOST * len(values):
+            ghost, old = None, np.empty(0)
         bound = measure == "weight gradient" and reading.clip_scale != 1.0
         if measure == "through time":
             problems = [""] * len(values)  # verdicts are of layers
@@ -184,7 +188,7 @@ class FlowChart:
 
         count = len(values)
         places = np.arange(1, count + 1)
-        old_places = np.arange(1, len(old) + 1)
+        old_places: FloatArray = np.arange(1.0, len(old) + 1)
         if ghost is not None and measure != "through time":
             old_places = _places_of(ghost, reading)
         shown = np.isfinite(old) & np.isfinite(old_places)
@@ -205,17 +209,21 @@ class FlowChart:
             base=floor,
             colors=[_COLOURS[problem] for problem in problems],
         )
-        writer.set("bars_outline", visible=bound)
         if bound:
             writer.set(
                 "bars_outline",
+                visible=True,
                 x=places,
                 y=np.where(np.isfinite(unclipped), unclipped, floor),
                 base=floor,
             )
-        writer.set("bars_ghost", visible=bool(shown.any()))
+        else:
+            _hide(writer, "bars_outline")
         if shown.any():
-            writer.set("bars_ghost", x=old_places[shown].astype(np.int64), y=old[shown])
+            places_shown = old_places[shown].astype(np.int64)
+            writer.set("bars_ghost", visible=True, x=places_shown, y=old[shown])
+        else:
+            _hide(writer, "bars_ghost")
         self._draw_glyphs(writer, reading, values, problems, (floor, top))
 
     def _title(self, reading: Reading) -> str:
@@ -262,8 +270,9 @@ class FlowChart:
         if len(texts) > _CROWDED:
             texts = _ends_of_runs(texts)
         shown = [i for i, text in enumerate(texts) if text]
-        writer.set("bars_glyphs", visible=bool(shown))
         if not shown:
+            _hide(writer, "bars_glyphs")
+            writer.set("bars_glyphs", text=[""])
             return
         heights = np.where(np.isfinite(values), values, floor)
         infinite = [self.state_of(reading, i) == "inf" for i in range(len(texts))]
@@ -271,6 +280,7 @@ class FlowChart:
         small = len(texts) > 24
         writer.set(
             "bars_glyphs",
+            visible=True,
             x=np.array(shown) + 1,
             y=np.minimum(heights[shown], top - 0.06 * (top - floor)),
             text=[texts[i] for i in shown],
@@ -293,6 +303,11 @@ class FlowChart:
         if np.isinf(value):
             return "inf"
         return "zero" if value == 0 else ""
+
+
+def _hide(writer: FrameWriter, target: str) -> None:
+    """Hide a mark, at a place that is always there: bqplot goes on placing hidden marks."""
+    writer.set(target, visible=False, x=np.array([1]), y=np.array([0.0]))
 
 
 def _places_of(earlier: Reading, now: Reading) -> FloatArray:

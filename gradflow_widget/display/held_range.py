@@ -11,7 +11,8 @@ class HeldRange:
     """Limits of an axis, in steps of ``grain``.
 
     They widen at once when a value falls outside, and narrow only after the values have
-    filled less than ``loose`` of them for ``patience`` looks in a row.
+    filled less than ``loose`` of them for ``patience`` looks in a row. What they span at
+    ``least`` is made up above the values, or below where those are bound to fall.
     """
 
     def __init__(
@@ -22,7 +23,9 @@ class HeldRange:
         loose: float = 0.45,
         patience: int = 40,
         headroom: float = 0.0,
+        falling: bool = False,
     ) -> None:
+        self._falling = falling
         self._grain, self._least = grain, least
         self._loose, self._patience = loose, patience
         self._headroom = headroom
@@ -60,10 +63,13 @@ class HeldRange:
         grain = self._grain
         bottom = math.floor(low / grain) * grain
         top = math.ceil((high + self._headroom) / grain) * grain
+        below = self._falling
         while top - bottom < self._least:
-            top += grain
-            if top - bottom < self._least:
+            if below:
                 bottom -= grain
+            else:
+                top += grain
+            below = not below
         return bottom, top
 
 

@@ -16,6 +16,9 @@ _MOST_MARKERS = 60
 # of the least width.
 _LABEL_ROOM = 0.045
 _LABEL_LENGTH = 38
+# How far the ghost may widen the axis beyond the curve, on each side: in decades, or in spans of
+# the curve. One that exploded would leave the curve no height.
+_GHOST_DECADES, _GHOST_SPANS = 2.0, 4.0
 
 
 class LossChart:
@@ -26,7 +29,7 @@ class LossChart:
         self.logarithmic = True
         self._ghost: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._markers: list[tuple[int, str]] = []
-        self._y_log = HeldRange(grain=0.25, least=0.5, loose=0.3, patience=200)
+        self._y_log = HeldRange(grain=0.25, least=0.5, loose=0.3, patience=200, falling=True)
         self._y_linear = HeldRange(grain=0.1, least=0.1, loose=0.3, patience=200)
         self._x_end = 20.0
         x, y = (
@@ -121,6 +124,8 @@ class LossChart:
         self.validation.clear()
         self._markers = []
         self._x_end = 20.0
+        self._y_log.forget()
+        self._y_linear.forget()
 
     def mark(self, step: int, text: str) -> None:
         """Leave a labelled marker at ``step``; turns of a knob at one step share it."""
@@ -139,8 +144,7 @@ class LossChart:
         logarithmic = self.logarithmic and self.curve.positive and bool(np.all(ghost_losses > 0))
         if logarithmic:
             losses, ghost_losses = np.log10(losses), np.log10(ghost_losses)
-        shown = np.concatenate([losses, ghost_losses])
-        bottom, top = self._limits(shown, logarithmic)
+        bottom, top = self._limits(losses, ghost_losses, logarithmic)
         self._draw_axes(writer, bottom, top, logarithmic, float(ghost_steps.max(initial=0.0)))
         _draw_line(writer, "loss", steps, losses)
         _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses)
@@ -149,10 +153,18 @@ class LossChart:
         self.validation.draw(writer, self._x_end)
         writer.set("loss_figure", fig_margin={**self._margin, **self.validation.margin()})
 
-    def _limits(self, shown: NDArray[np.float64], logarithmic: bool) -> tuple[float, float]:
-        if not len(shown):
+    def _limits(
+        self, losses: NDArray[np.float64], ghost: NDArray[np.float64], logarithmic: bool
+    ) -> tuple[float, float]:
+        if not len(losses) and not len(ghost):
             return (-1.0, 1.0) if logarithmic else (0.0, 1.0)
-        low, high = float(shown.min()), float(shown.max())
+        curve = losses if len(losses) else np.median(ghost)
+        low, high = float(np.min(curve)), float(np.max(curve))
+        if len(ghost):
+            span = max(high - min(low, 0.0), 1e-12)
+            reach = _GHOST_DECADES if logarithmic else _GHOST_SPANS * span
+            low = min(low, max(float(ghost.min()), low - reach))
+            high = max(high, min(float(ghost.max()), high + reach))
         if logarithmic:
             return self._y_log.fit(low, high)
         # Linear losses have any scale: the grain follows their spread.

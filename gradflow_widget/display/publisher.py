@@ -4,8 +4,9 @@ Frames are numbered. The page confirms each from the animation frame that applie
 only a few may be unconfirmed: as many as the round trip to the page, measured by pings,
 calls for. A session that has every step drawn waits for room before a step, but never
 longer than ``PATIENCE``, and not at all where no page is looking or where the kernel can't
-hear it (a cell is running); then frames go out at a slow pace of their own. The newest
-reading is drawn, never a backlog.
+hear it (a cell is running); then frames go out at a slow pace of their own. A page that has
+long shown nothing while another has shown frames is gone without a word, and is not counted
+among those that look. The newest reading is drawn, never a backlog.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ class Publisher:
         self._round_trips: deque[float] = deque(maxlen=9)
         self._last_ping = 0.0
         self._pages: dict[str, bool] = {}
+        # Since when each page that looks has been sent frames of which it has confirmed none.
+        self._silent_since: dict[str, float] = {}
+        self._gone: set[str] = set()
         # How many frames the page may confirm together. Each message makes the kernel tell
         # JupyterLab that it is busy and idle again, which costs the page milliseconds.
         self.confirmed_together = 1
@@ -151,20 +155,42 @@ class Publisher:
                     if sent is not None and not dropped:
                         self.steps_drawn += sent[1]
                 self.animation_frames = int(message.get("animation_frame", self.animation_frames))
+                if not message.get("dropped"):
+                    self._has_shown(page)
             elif kind == "view":
-                appeared = bool(message["visible"]) and not self._pages.get(page)
+                appeared = bool(message["visible"]) and not self._looks(page)
                 self._pages[page] = bool(message["visible"])
-                self.visible = any(self._pages.values())
+                self._silent_since.pop(page, None)
+                self._gone.discard(page)
+                self.visible = any(map(self._looks, self._pages))
                 self._unheard = False
                 if appeared:
-                    self._whole = self._wanted = True
-                    self._in_flight.clear()
-                    self._start()
+                    self._show_everything()
             elif kind == "pong":
                 sent_at = self._pings.pop(int(message["id"]), None)
                 if sent_at is not None:
                     self._round_trips.append(time.monotonic() - sent_at)
             self._condition.notify_all()
+
+    def _looks(self, page: str) -> bool:
+        return self._pages.get(page, False) and page not in self._gone
+
+    def _has_shown(self, page: str) -> None:
+        """Take in that a page has shown a frame; those long silent meanwhile are gone."""
+        now = time.monotonic()
+        self._silent_since.pop(page, None)
+        if page in self._gone:  # it was only slow, or asleep
+            self._gone.discard(page)
+            if not self.visible:
+                self.visible = True
+                self._show_everything()
+        self._gone |= {p for p, t in self._silent_since.items() if now - t > FORGOTTEN_AFTER}
+
+    def _show_everything(self) -> None:
+        """Send a page that has just appeared what it may have missed."""
+        self._whole = self._wanted = True
+        self._in_flight.clear()
+        self._start()
 
     def begin_run(self) -> None:
         """Count drawn steps anew."""
@@ -200,7 +226,10 @@ class Publisher:
                 draws_step, self._draws_step = self._draws_step, False
                 self._number += 1
                 number = self._number
-                self._in_flight[number] = (time.monotonic(), draws_step)
+                now = time.monotonic()
+                self._in_flight[number] = (now, draws_step)
+                for page in filter(self._looks, self._pages):
+                    self._silent_since.setdefault(page, now)
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
                 at_once = not draws_step or number % self.confirmed_together == 0

@@ -10,6 +10,8 @@ from .chart import DEAF, Axis, Label, LinearScale, Lines
 from .frame import FrameWriter
 
 _MOST_POINTS = 500
+# In percent: there is no room for a label below it.
+_LOW = 15.0
 _TICKS = (0, 20, 40, 60, 80, 100)
 # What the labels of the axis on the right need, in px.
 _ROOM = {False: 14, True: 62}
@@ -111,13 +113,14 @@ class ValidationCurve:
             steps, percents = np.repeat(steps, 2), np.repeat(percents, 2)
         writer.set("validation", x=steps, y=percents)
         step, percent = points[-1]
-        # To the right, where the curve has ended; below, where there is no room for it.
+        # To the right, where the curve has ended; else below, or above where that is the axis.
         beside = step < 0.85 * end
+        below = percent > _LOW
         writer.set(
             "validation_label",
             align="start" if beside else "end",
             x_offset=7 if beside else 0,
-            y_offset=4 if beside else 20,
+            y_offset=4 if beside else 20 if below else -8,
             x=np.array([float(step)]),
             y=np.array([percent]),
             text=[f"{percent:.1f} %"],

@@ -51,6 +51,11 @@ class Playground:
     hot: dict[str, Any]
     loaded: Loaded
 
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of a widget that have no name: model, optimizer, loss and data."""
+        return self.build, self.optimize, self.loss_fn, self.data
+
 
 def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playground:
     """Look names and knobs up, and load the data in the form that the network takes.

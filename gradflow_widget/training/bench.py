@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+from ..measurement.history import History
 from ..measurement.reading import Reading
 from .audience import Audience, Telling
 from .batches import Batches
@@ -24,7 +25,7 @@ from .settings import Settings
 from .trainer import Trainer
 from .validating import Validating
 
-CLOSED = "this GradientFlow is closed: make a new one."
+_CLOSED = "this GradientFlow is closed: make a new one."
 Hook = Callable[..., None]
 _UNTIMED = nullcontext()
 
@@ -55,11 +56,12 @@ class Bench:
 
     Attributes:
         settings: what the knobs say now.
-        run: the present run, once :meth:`begin` has made it.
+        run: the present run, once :meth:`make_first` has made it.
     """
 
     run: Run
     _built: Built | None = None
+    _first_look: Reading | None = None
 
     def __init__(
         self,
@@ -80,8 +82,10 @@ class Bench:
         self._own_step_on: int | None = None
         self._hooks: tuple[Hook, Hook] | None = None
 
-    def begin(self, before_step: Hook, after_step: Hook) -> None:
+    def make_first(self, before_step: Hook, after_step: Hook) -> None:
         """Make the first run; the hooks are called around each of its optimizer steps.
+
+        Nobody is told of it before :meth:`begin`.
 
         Raises:
             TypeError, ValueError: the model, optimizer, data or objective can't be used.
@@ -98,7 +102,12 @@ class Bench:
             built.model, self.settings, trains=self._trainer is not None
         )
         self._take_batches(made)
-        self._begin_run(made.preview)
+        self._first_look = made.preview
+
+    def begin(self) -> None:
+        """Begin the first run."""
+        self._begin_run(self._first_look)
+        self._first_look = None
 
     # -- what a run is made of ---------------------------------------------------------
 
@@ -194,8 +203,7 @@ class Bench:
             RuntimeError: the session is closed.
         """
         with self._pace.changing(), self._step_lock:
-            if self._pace.stopped:
-                raise RuntimeError(CLOSED)
+            self.check_open()
             yield
 
     def turn(self, changes: dict[str, Any], make_way: Callable[[], None]) -> bool:
@@ -269,7 +277,19 @@ class Bench:
             if self._trainer is not None:
                 self._trainer.restart(self.settings.seed)
 
+    def check_open(self) -> None:
+        """Raise RuntimeError where the session is closed."""
+        if self._pace.stopped:
+            raise RuntimeError(_CLOSED)
+
     # -- a step ------------------------------------------------------------------------
+
+    @property
+    def history(self) -> History:
+        """The readings of the present run; waits for those still on the device."""
+        history = self.run.probe.history
+        self._telling.tell()
+        return history
 
     @contextmanager
     def stepping(self) -> Iterator[None]:

@@ -29,6 +29,14 @@ class Worker:
         """Whether the caller is on this thread."""
         return threading.current_thread() is self._thread
 
+    def check_not_current(self, call: str) -> None:
+        """Raise RuntimeError where ``call``, which waits for this thread, was made on it."""
+        if self.is_current:
+            raise RuntimeError(
+                f"{call} was called on the training thread, for which it would wait forever: "
+                "call it from a cell."
+            )
+
     def start(self) -> None:
         """Start the thread where there is none yet and the pace has not stopped."""
         with self._lock:

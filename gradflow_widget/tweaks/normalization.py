@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from .following import Following, following
 from .lineage import descend
 from .norms import Place, is_norm, kind_of, new_norm, place_of_norm
 from .record import forget, record
+from .stand_in import StandIn
 from .weights import is_gpt_conv1d
 
 KINDS = ("batch", "layer", "group", "rms", "weight", "spectral")
@@ -30,7 +31,7 @@ _TITLES = {
 }
 
 
-class Normalized(nn.Module):
+class Normalized(StandIn):
     """A layer and the norm of its output.
 
     Attributes of the layer, such as ``weight``, are found here too; methods that initialise
@@ -48,16 +49,12 @@ class Normalized(nn.Module):
         normal: Tensor = self.norm(self.layer(*args, **kwargs))
         return normal
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "_parameters" in name or name.startswith("_"):
-                raise
-            return getattr(super().__getattr__("layer"), name)
+    def _other(self) -> nn.Module:
+        # Not through the class's own, which would ask here for what is not there yet.
+        return cast(nn.Module, nn.Module.__getattr__(self, "layer"))
 
 
-class RemovedNorm(nn.Module):
+class RemovedNorm(StandIn):
     """The place of a norm that was taken out: hands its input on."""
 
     def __init__(self, original: nn.Module) -> None:
@@ -72,14 +69,9 @@ class RemovedNorm(nn.Module):
         """Return the input."""
         return input
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "_parameters" in name or name.startswith("_"):
-                raise
-            # Foreign code asks norms for eps or for the dtype of their weight.
-            return getattr(self.__dict__[_ORIGINAL], name)
+    def _other(self) -> nn.Module:
+        original: nn.Module = self.__dict__[_ORIGINAL]
+        return original
 
     def extra_repr(self) -> str:
         """Say which norm it was."""

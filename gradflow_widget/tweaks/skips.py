@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -17,13 +17,14 @@ from .lineage import descend
 from .record import forget, record, value_of
 from .sequence import methods_of, syntax_of
 from .shapes import change_of_shape
+from .stand_in import StandIn
 from .tracing import inputs_of, is_torch_layer, traced
 
 DEPTH_SCALE, LEARNED = "1/sqrt(2L)", "learned"
 _ADDS = frozenset({"add", "add_", "__add__", "__iadd__", "iadd", "__radd__"})
 
 
-class Residual(nn.Module):
+class Residual(StandIn):
     """A block and the skip connection around it: x + scale·f(x).
 
     With f that keeps the variance, gradients grow by √(1 + scale²) a block toward the input
@@ -85,13 +86,9 @@ class Residual(nn.Module):
         total = x + self.scale * first
         return type(out)([total, *out[1:]]) if isinstance(out, tuple | list) else total
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_"):
-                raise
-            return getattr(super().__getattr__("body"), name)
+    def _other(self) -> nn.Module:
+        # Not through the class's own, which would ask here for what is not there yet.
+        return cast(nn.Module, nn.Module.__getattr__(self, "body"))
 
     def extra_repr(self) -> str:
         """Say the scale."""

@@ -72,6 +72,14 @@ it("a toggle says which one is pressed", async () => {
   expect([group?.getAttribute("role"), group?.getAttribute("aria-label")]).toEqual(["group", "a step sees"]);
 });
 
+it("says which preset was loaded last", async () => {
+  knobs.innerHTML = `<button class="gradflow-preset"></button><button class="gradflow-preset"></button>`;
+  const presets = [...knobs.querySelectorAll("button")];
+  presets[1]?.classList.add("gradflow-loaded");
+  await Promise.resolve();
+  expect(presets.map((button) => button.getAttribute("aria-current"))).toEqual(["false", "true"]);
+});
+
 it("describes a control that comes later", async () => {
   knobs.insertAdjacentHTML("beforeend", menu("optimizer"));
   await mutated();

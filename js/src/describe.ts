@@ -1,7 +1,7 @@
 /**
  * Says to pointers and to screen readers what ipywidgets tells neither: the tooltip of a slider
  * stands on its label alone and that of a menu nowhere, a slider has no name, and a toggle does
- * not say whether it is pressed.
+ * not say whether it is pressed, nor a preset whether it is the one that was loaded.
  */
 const CONTROL = ".widget-inline-hbox, .widget-toggle-buttons";
 const OPERATED = "select, input, .noUi-handle, .widget-readout";
@@ -65,6 +65,9 @@ export function describeControls(
 ): () => void {
   function all(): void {
     for (const control of knobs.querySelectorAll<HTMLElement>(CONTROL)) describe(control, tooltips);
+    for (const preset of knobs.querySelectorAll(".gradflow-preset")) {
+      set(preset, "aria-current", String(preset.classList.contains("gradflow-loaded")));
+    }
     changed();
   }
   const observer = new MutationObserver(all);

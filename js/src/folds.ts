@@ -4,6 +4,7 @@
  */
 import type { AnyModel, Render } from "@anywidget/types";
 import { describeControls } from "./describe";
+import { Successor } from "./successor";
 
 /** The synced traits; the kernel writes them all. */
 export interface FoldsState {
@@ -14,6 +15,7 @@ export interface FoldsState {
 
 /** What holds the headings and what they open. */
 const KNOBS = ".gradflow-knobs";
+const ROOT = ".gradflow";
 const STORED = "gradflow-open-";
 
 function isOpen(name: string): boolean {
@@ -103,9 +105,16 @@ const render: Render<FoldsState> = ({ model, el }) => {
   const placed = new ResizeObserver(() => {
     const around = knobs();
     if (around === null || leave !== null) return;
-    leave = describeControls(around, model.get("tooltips"), () => {
+    const root = around.closest(ROOT);
+    const successor = root === null ? null : new Successor(around, root);
+    const endDescribing = describeControls(around, model.get("tooltips"), () => {
       for (const heading of shown) heading.show();
+      successor?.look();
     });
+    leave = () => {
+      endDescribing();
+      successor?.leave();
+    };
   });
   placed.observe(el);
   for (const heading of shown) heading.show();

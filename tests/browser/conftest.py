@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +53,16 @@ def shared_notebook(running_lab: JupyterLab) -> Iterator[Notebook]:
     notebook = running_lab.open_notebook([""])
     yield notebook
     running_lab.close_notebook(notebook)
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest) -> Iterator[Callable[[Notebook], None]]:
+    """Call it with a notebook for a picture of it, should the test fail."""
+    seen: list[Notebook] = []
+    yield seen.append
+    if request.node.stash.get(_FAILED, False):
+        for notebook in seen:
+            _keep_evidence(notebook, f"failed-{request.node.name}")
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from playwright.sync_api import Locator
 
 from tests.browser.jupyterlab import Notebook
 
-# As tall as a long cell and the whole widget where its charts stand below each other: bqplot lays
-# out anew only what is in sight.
-TALL = 2400
+# As tall as the whole widget where its charts stand below each other: bqplot lays out anew only
+# what is in sight.
+TALL = 1400
 
 # Marks stand in the order in which the charts list them; a hidden one is as good as empty.
 _DRAWN = """root => {
@@ -132,6 +132,9 @@ class FlowPage:
         if button.get_attribute("aria-expanded") == "false":
             button.click()
 
+    def bar(self, number: int) -> Locator:
+        return self.root.locator(".gradflow-chart-bars .bar").nth(number)
+
     @property
     def table(self) -> Locator:
         return self.root.locator("details.gradflow-table")
@@ -173,16 +176,24 @@ class FlowPage:
 
         return self.wait_for(stands_still)
 
-    def resize(self, width: int) -> None:
+    def resize(self, width: int, height: int = TALL) -> None:
         """Give the window another width, and the height of the whole widget."""
-        self.notebook.set_width(width, TALL)
-        # bqplot lays a chart out anew some animation frames after its place has changed.
+        self.notebook.set_width(width, height)
+        # JupyterLab lays its panels out anew some time after the window has changed, and bqplot a
+        # chart some animation frames after its place has.
         self.notebook.page.wait_for_function(
-            """() => [...document.querySelectorAll(".gradflow .bqplot")].every(figure => {
-                const plot = figure.querySelector(".plotarea_background");
-                const room = figure.clientWidth - (plot?.width.baseVal.value ?? 0);
-                return 60 < room && room < 120;
-            })"""
+            """width => {
+                const {right} = document.querySelector(".gradflow").getBoundingClientRect();
+                if (window.innerWidth !== width || right > width || right < width - 120) {
+                    return false;
+                }
+                return [...document.querySelectorAll(".gradflow .bqplot")].every(figure => {
+                    const plot = figure.querySelector(".plotarea_background");
+                    const room = figure.clientWidth - (plot?.width.baseVal.value ?? 0);
+                    return 60 < room && room < 120;
+                });
+            }""",
+            arg=width,
         )
 
     def play(self) -> None:
@@ -209,7 +220,7 @@ class FlowPage:
 
     def point_at_bar(self, number: int) -> Locator:
         """Move the mouse onto bar ``number``, from 0, and return the tooltip."""
-        bar = self.root.locator(".gradflow-chart-bars .bar").nth(number)
+        bar = self.bar(number)
         bar.scroll_into_view_if_needed()
         box = None
         # While it trains, only the height moves.

@@ -370,17 +370,19 @@ def test_status_and_verdict_are_spoken_politely(cell: FlowCell) -> None:
     page.button("Step").click()
     page.wait_for(lambda drawn: drawn.step == 1)
 
-    live = page.root.locator("[aria-live=polite]")
+    live = page.root.locator(".gradflow-live[aria-live=polite]")
     expect(live).to_contain_text("step 1", timeout=10_000)
     expect(live).to_contain_text(page.drawn().verdict)
     assert page.root.get_attribute("aria-label") == "Gradient flow"
 
 
-def test_a_model_given_ready_made_says_why_depth_and_activation_rest(cell: FlowCell) -> None:
+def test_a_model_of_one_layer_says_why_depth_and_activation_rest(cell: FlowCell) -> None:
     page = cell.show(GIVEN.format(body="model = nn.Linear(64, 10)"))
 
     expect(page.menu("activation")).to_be_disabled()
     expect(page.menu("activation")).to_have_value("–")
     expect(page.slider("depth").locator("xpath=../../..")).to_have_attribute("disabled", "true")
     expect(page.readout("depth")).to_be_hidden()
-    expect(page.root.locator(".gradflow-reasons")).to_contain_text("given ready made")
+    reasons = page.root.locator(".gradflow-reasons:visible")
+    expect(reasons).to_contain_text("The model repeats no block")
+    expect(reasons).to_contain_text("The model has no activation between its layers")

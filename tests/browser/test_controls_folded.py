@@ -176,9 +176,14 @@ def test_with_everything_open_nothing_overlaps_and_nothing_is_cut(
 def test_a_preset_is_loaded_by_its_button(cell: FlowCell) -> None:
     page = show(cell, "presets=PRESETS")
     heading(page, "Presets").click()
+    words = page.root.locator(".gradflow-watch")
+    expect(words).to_contain_text("Play runs it")
     page.button("mended by skips").click()
     cell.kernel.wait_until("flow.desk.done == [('load preset', 'mended by skips')]")
-    expect(page.root.locator(".gradflow-preset").nth(1)).to_contain_text("reaches 90 %")
+    expect(words).to_contain_text("reaches 90 %")
+    expect(page.button("mended by skips")).to_have_attribute("aria-current", "true")
+    expect(page.button("exploding RNN")).to_have_attribute("aria-current", "false")
+    expect(heading(page, "Presets")).to_contain_text("mended by skips")
 
 
 # -- what the stage tells ----------------------------------------------------------------

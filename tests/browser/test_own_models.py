@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.browser.flow_page import FlowCell, FlowPage
+from tests.browser.flow_page import TALL, Drawn, FlowCell, FlowPage
 from tests.browser.jupyterlab import Theme
 from tests.browser.own_models import CNN, GPT2, OwnModel
 
@@ -136,8 +136,12 @@ def test_the_learning_rate_by_key_and_by_mouse(page: FlowPage, own: OwnModel) ->
         page.drag("learning rate", 0.2)
         kernel.wait_until("flow.learning_rate < 1e-4")
         kernel.wait_until("flow.optimizer.param_groups[0]['lr'] == flow.learning_rate")
-    shown = float(page.readout("learning rate").inner_text())
-    assert shown == pytest.approx(kernel.evaluate("flow.learning_rate"), rel=0.05)
+
+    def shows_it(_: Drawn) -> bool:
+        shown = float(page.readout("learning rate").inner_text())
+        return bool(shown == pytest.approx(kernel.evaluate("flow.learning_rate"), rel=0.05))
+
+    page.wait_for(shows_it)
 
 
 def test_clipping_by_norm_and_by_value_with_a_threshold(page: FlowPage) -> None:
@@ -235,6 +239,7 @@ def test_a_norm_s_numbers_under_the_pointer_while_it_trains(page: FlowPage, own:
     expect(tooltip).to_contain_text("batch deviation")
     told = fact(tooltip, "batch deviation")
     expect(tooltip.get_by_text(told, exact=True)).to_have_count(0)  # it follows the steps
+    expect(tooltip).to_be_visible()
     page.pause()
     notes = kernel.evaluate(f"dict(flow._stage._shown.layer_notes[{bar}])")
     assert set(notes) == {"batch mean", "batch deviation", "scale", "shift"}
@@ -408,20 +413,27 @@ def test_pictures(page: FlowPage, own: OwnModel) -> None:
     expect(page.layer_names).to_have_text(names)
     for theme in THEMES:
         notebook.set_theme(theme)
-        for width in (1500, 600):
-            page.resize(width)
-            page.point_away()
+        for width, height in ((1500, 1000), (600, TALL + 800)):  # the cell above it is long
+            page.resize(width, height)
+            page.at_rest()
             notebook.screenshot(f"own-{own.name}-{theme}-{width}", page.root)
             assert sticking_out(page) == []
+            # The far one last, so that a narrower window finds the tooltip outside of it.
             for name in (own.norm, names[-1]):
-                tooltip = page.point_at_bar(names.index(name))
-                expect(tooltip).to_contain_text(name)
-                box = tooltip.bounding_box()
-                assert box is not None
-                assert 0 <= box["x"] < box["x"] + box["width"] <= width
-                if name == own.norm:
-                    notebook.screenshot(f"own-{own.name}-tooltip-{theme}-{width}")
-    page.point_away()
+                is_beside(page.point_at_bar(names.index(name)), page, names.index(name), width)
+                if theme == "light" and name == own.norm:
+                    notebook.screenshot(f"own-{own.name}-tooltip-{width}", page.root)
+            page.point_away()
+
+
+def is_beside(tooltip: Locator, page: FlowPage, number: int, width: int) -> None:
+    """Check that a tooltip stands beside its bar, inside a window of this width."""
+    expect(tooltip).to_contain_text(f"{number + 1} · ")
+    box, bar = tooltip.bounding_box(), page.bar(number).bounding_box()
+    assert box is not None
+    assert bar is not None
+    assert 0 <= box["x"] < box["x"] + box["width"] <= width
+    assert box["y"] - 20 < bar["y"] < box["y"] + box["height"] + 20
 
 
 def sticking_out(page: FlowPage) -> list[str]:

@@ -302,3 +302,15 @@ def test_an_exploding_network_keeps_its_verdict_when_it_is_played(make_flow: Any
     for _ in range(12):
         flow.step()
         assert "Exploding" in flow.status
+
+
+def test_where_all_but_one_layer_are_frozen_there_is_nothing_to_compare() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    verdict = judge(
+        [take_reading(model, nn.CrossEntropyLoss(), torch.randn(8, 4), torch.arange(8) % 2)]
+    )
+    assert verdict.problem == ""
+    assert verdict.sentence.startswith("Only one weight layer learns, the others are frozen")

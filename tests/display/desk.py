@@ -51,6 +51,7 @@ class Owner(traitlets.HasTraits):
     optimizer_kind = traitlets.Any("as given")
     weight_decay = traitlets.Any(0.0)
     speed = traitlets.Any(1)
+    loaded_preset = traitlets.Unicode("")
     playing = traitlets.Bool(False)
 
     @traitlets.validate(

@@ -198,20 +198,37 @@ def test_a_ghost_of_norms_that_are_gone_tells_of_the_layers_that_are_left(
 
 
 def test_no_mark_is_ever_without_a_place(drawn: DrawnChart) -> None:
-    # The page sets one target after the other, and draws all marks at each change of a scale.
+    # The page sets one target after the other, and draws all marks, also those that are hidden,
+    # at each change of a scale.
     placed: dict[str, list[int]] = {}
     domain: list[int] = []
-    for depth in (3, 6, 2, 2, 2, 5):
-        drawn.chart.begin_run(reading([1.0] * depth))
-        drawn.chart.draw(drawn.writer, reading([1.0] * depth), ["healthy"] * depth)
+    before: list[float] = []
+    for depth, value in ((3, 1.0), (6, 1.0), (5, np.nan), (2, 1.0), (2, 0.0), (60, 1.0), (5, 1.0)):
+        if before:
+            drawn.chart.begin_run(reading(before))
+        before = [value] * depth
+        unclipped = [10.0] * depth if depth == 6 else None
+        problem = "vanishing" if depth == 60 else "healthy"
+        drawn.chart.draw(drawn.writer, reading(before, unclipped=unclipped), [problem] * depth)
         for update in drawn.writer.message(whole=False)[0]:
             name, state = update["target"], update["state"]
             if name.startswith("bars_x") and "domain" in state:
                 domain = state["domain"]
-            if name in ("bars", "bars_ghost"):
-                placed[name] = list(range(1, depth + 1))
+            if "x" in state:
+                placed[name] = drawn.writer._state[name]["x"].tolist()
             assert all(set(places) <= set(domain) for places in placed.values()), (depth, name)
+    assert set(placed) == {"bars", "bars_outline", "bars_ghost", "bars_glyphs"}
     assert domain == [1, 2, 3, 4, 5]
+
+
+def test_a_ghost_of_a_much_deeper_network_leaves_the_bars_their_room(drawn: DrawnChart) -> None:
+    drawn.chart.begin_run(reading([1e-9] * 9))
+    drawn.draw(reading([1.0, 1.0]))
+    assert not drawn["bars_ghost"].visible
+    assert drawn["bars_x"].domain == [1, 2]
+    assert drawn["bars_y"].min > -9
+    drawn.draw(reading([1.0, 1.0, 1.0]))
+    assert drawn["bars_ghost"].visible
 
 
 def test_a_ghost_leaves_out_what_has_no_number(drawn: DrawnChart) -> None:

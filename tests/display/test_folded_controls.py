@@ -226,21 +226,48 @@ def test_a_single_sample_offers_no_choice() -> None:
 # -- presets -----------------------------------------------------------------------------
 
 
-def test_a_preset_is_loaded_by_its_button_and_says_what_to_watch() -> None:
-    desk = Desk(presets=[("vanishing sigmoid", "The first layers' bars fall <below> 1e-5.")])
+STORIES = [("one", "Bars fall <below> 1e-5."), ("two", "Bars are level.")]
+
+
+def loaded(desk: Desk) -> list[str]:
+    buttons = desk.controls.preset_buttons
+    return [name for name, button in buttons.items() if "gradflow-loaded" in button._dom_classes]
+
+
+def words(desk: Desk) -> str:
+    said: str = desk.controls.knobs.children[-1].children[-1].value
+    return said
+
+
+def test_a_preset_is_loaded_by_its_button_which_is_marked_then_and_says_what_to_watch() -> None:
+    desk = Desk(presets=STORIES)
     assert list(desk.controls.folds.titles) == ["network", "training", "presets"]
-    desk.controls.preset_buttons["vanishing sigmoid"].click()
-    assert desk.done == [("load preset", "vanishing sigmoid")]
+    assert desk.controls.preset_buttons["two"].tooltip == "Bars are level."
+    assert loaded(desk) == []
+    assert "Play runs it" in words(desk)
 
-    words = desk.controls.knobs.children[-1].children[0].children[1].value
-    assert words == "The first layers&#x27; bars fall &lt;below&gt; 1e-5."
+    desk.controls.preset_buttons["one"].click()
+
+    assert desk.done == [("load preset", "one")]
+    assert loaded(desk) == ["one"]
+    assert words(desk).endswith("Bars fall &lt;below&gt; 1e-5.")
+    assert desk.controls.folds.in_short["presets"] == "one"
+
+    # The controls that take their place for the new network say so too.
+    other = Desk(desk.owner, presets=STORIES)
+    assert loaded(other) == ["one"]
+    assert "Bars fall" in words(other)
+    desk.owner.loaded_preset = ""
+    assert loaded(other) == []
+    assert other.controls.folds.in_short["presets"] == ""
 
 
-def test_a_preset_that_fails_is_told() -> None:
-    desk = Desk(presets=[("one", "nothing"), ("two", "nothing")])
+def test_a_preset_that_fails_is_told_and_not_marked() -> None:
+    desk = Desk(presets=STORIES)
     desk.refuses = True
     desk.controls.preset_buttons["two"].click()
     assert desk.errors == ["load preset is refused"]
+    assert loaded(desk) == []
 
 
 def test_closed_the_folded_controls_follow_no_more(desk: Desk) -> None:

@@ -57,6 +57,11 @@ def test_they_widen_at_once() -> None:
     assert held.fit(-6.2, 0.5) == (-7.0, 1.0)
 
 
+def test_room_that_the_values_do_not_fill_is_where_they_are_bound_to_go() -> None:
+    assert fresh().fit(0.2, 0.7) == (0.0, 2.0)
+    assert HeldRange(grain=1.0, least=2.0, falling=True).fit(0.2, 0.7) == (-1.0, 1.0)
+
+
 def test_they_narrow_only_after_the_values_have_rested_small_for_a_while() -> None:
     held = fresh(patience=3)
     wide = held.fit(-9.5, 0.5)

@@ -143,6 +143,18 @@ def test_the_run_before_stays_as_a_ghost_within_the_axes() -> None:
     assert drawn["loss"].x.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(("logarithmic", "most"), [(True, 3.0), (False, 25.0)])
+def test_a_ghost_that_exploded_leaves_the_curve_its_height(logarithmic: bool, most: float) -> None:
+    drawn = DrawnChart([2.0, 2.0, 2.0, 1e9, 1e30])
+    drawn.chart.logarithmic = logarithmic
+    drawn.chart.begin_run()
+    drawn.draw()
+    drawn.train([2.5, 2.0, 1.0])
+    assert drawn["loss_ghost"].visible
+    assert drawn["loss_y"].max <= most
+    assert drawn["loss_y"].min <= drawn["loss"].y.min()
+
+
 def test_a_marker_has_a_rule_from_top_to_bottom_and_a_label() -> None:
     drawn = DrawnChart([1.0] * 10)
     drawn.chart.mark(5, "lr 0.1")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -32,6 +33,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     monkeypatch.setattr(module, "FORGOTTEN_AFTER", 0.2)
     monkeypatch.setattr(module, "UNHEARD_INTERVAL", 0.02)
+
+
+def steps_until(page: FakePage, met: Callable[[], bool]) -> None:
+    """Step as training does until something has come about."""
+    until = time.monotonic() + 10
+    steps = 0
+    while not met():
+        assert time.monotonic() < until, "it never came about"
+        steps += 1
+        draws_a_step(page, steps)
 
 
 def test_without_a_view_nothing_is_sent_and_nothing_waits(page: FakePage) -> None:
@@ -80,6 +91,64 @@ def test_while_one_of_two_pages_is_shown_drawing_goes_on(looking: FakePage) -> N
     assert looking.publisher.visible
     looking.publisher.receive({"type": "view", "page": "other", "visible": False})
     assert not looking.publisher.visible
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_page_that_went_without_a_word_is_forgotten_while_another_is_shown(
+    looking: FakePage,
+) -> None:
+    looking.publisher.receive({"type": "view", "page": "crashed", "visible": True})
+    steps_until(looking, lambda: "crashed" in looking.publisher._gone)
+    looking.show(False)
+
+    assert not looking.publisher.visible
+    sent = len(looking.frames)
+    assert draws_a_step(looking, 5) is False
+    assert len(looking.frames) == sent
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("speaks", ["confirm", "view"])
+def test_a_page_that_was_only_asleep_is_shown_everything_when_it_speaks_again(
+    looking: FakePage, speaks: str
+) -> None:
+    looking.publisher.receive({"type": "view", "page": "asleep", "visible": True})
+    steps_until(looking, lambda: "asleep" in looking.publisher._gone)
+    looking.show(False)
+    sent = len(looking.frames)
+    looking.state = 1_000_000
+    if speaks == "confirm":
+        looking.publisher.receive({"type": "confirm", "page": "asleep", "frame": sent})
+    else:
+        looking.publisher.receive({"type": "view", "page": "asleep", "visible": True})
+    looking.wait_for_frames(sent + 1)
+
+    assert looking.publisher.visible
+    assert looking.wholes[-1] is True
+    assert looking.shows[-1] == 1_000_000
+
+
+def test_a_page_that_was_sent_nothing_for_long_is_not_forgotten(
+    looking: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    looking.publisher.receive({"type": "view", "page": "other", "visible": True})
+    looking.wait_for_frames(2)
+    looking.publisher.receive({"type": "confirm", "page": "other", "frame": 2})
+    looking.confirms_at_once = False
+    looking.confirm_all()
+    clock[0] += 60 * module.FORGOTTEN_AFTER
+    draws_a_step(looking, 1)
+    looking.wait_for_frames(3)
+    looking.confirm_all()
+    assert looking.publisher._gone == set()
+
+    clock[0] += 2 * module.FORGOTTEN_AFTER
+    draws_a_step(looking, 2)
+    looking.wait_for_frames(4)
+    looking.confirm_all()
+    assert looking.publisher._gone == {"other"}
 
 
 def test_every_step_is_drawn_and_confirmed_one_by_one(looking: FakePage) -> None:

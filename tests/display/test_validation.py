@@ -70,6 +70,19 @@ def test_not_its_colour_alone_tells_it_from_the_loss(drawn: DrawnChart) -> None:
     assert drawn["validation_axis"].label == "validation accuracy"
 
 
+@pytest.mark.parametrize("accuracy", [0.0, 0.086, 0.5, 1.0])
+def test_its_label_is_never_cut_off_at_the_end_of_the_axes(
+    drawn: DrawnChart, accuracy: float
+) -> None:
+    for step in range(1, 100):
+        drawn.chart.curve.append(step, 1.0)
+    drawn.draw(s99=accuracy)
+    label = drawn["validation_label"]
+    assert label.align == "end"
+    # Upward from the point by 15 % of the axis, or downward; 20 px are less than that.
+    assert (label.y_offset < 0) == (accuracy < 0.15)
+
+
 def test_a_single_point_is_seen(drawn: DrawnChart) -> None:
     drawn.draw(s10=0.5)
     assert drawn["validation"].visible

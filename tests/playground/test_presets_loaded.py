@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.playground.assembly import PlaygroundNetwork
 from gradflow_widget.playground.presets import presets
 
 
@@ -127,6 +128,47 @@ def test_an_unknown_preset_leaves_everything_as_it_is(preset):
         flow.load_preset("full batch", seed=-1)
     assert (flow.model, flow._controls, flow.step_number) == (model, controls, 2)
     flow.step()
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise MemoryError("no room for another network")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        (PlaygroundNetwork, "__call__", MemoryError),  # the network can't be made
+        (nn.CrossEntropyLoss, "forward", RuntimeError),  # or its first batch fails
+    ],
+)
+def test_a_preset_that_can_not_be_made_leaves_everything_going_on(
+    nothing_is_left, preset, monkeypatch, place, name, error
+):
+    flow = preset("vanishing sigmoid")
+    flow.step(2)
+    before = flow.model, flow._controls, flow.children, flow._construction, flow.tweaks
+    with monkeypatch.context() as broken:
+        broken.setattr(place, name, no_room, raising=False)
+        with pytest.raises(error, match="no room"):
+            flow.load_preset("exploding RNN")
+    assert (flow.model, flow._controls, flow.children, flow._construction, flow.tweaks) == before
+    assert (flow.step_number, flow.depth, flow.activation) == (2, 12, "sigmoid")
+    assert losses(flow, 3) == losses(preset("vanishing sigmoid"), 5)
+    flow._controls.depth_slider.value = 3
+    assert (flow.depth, len(flow.history)) == (3, 0)
+    flow.load_preset("exploding RNN")
+    assert losses(flow, 2) == losses(preset("exploding RNN"), 2)
+
+
+def test_one_that_plays_plays_on_when_a_preset_can_not_be_made(preset, monkeypatch):
+    flow = preset("vanishing sigmoid")
+    flow.play()
+    with monkeypatch.context() as broken:
+        broken.setattr(PlaygroundNetwork, "__call__", no_room, raising=False)
+        press(flow, "exploding RNN")
+        assert "no room for another network" in flow.status
+    assert flow.playing
+    assert flow.wait(steps=3, timeout=60)
 
 
 def test_a_closed_widget_loads_no_preset(preset):

@@ -618,6 +618,6 @@ def test_a_factorys_product_offers_what_it_has_at_some_depth(network: str, depth
 
 def test_a_factorys_product_offers_nothing_that_it_has_at_no_depth() -> None:
     flow = GradientFlow.playground("lstm", "digits")
-    with pytest.raises(ValueError, match="activation can't be changed: .* no activation"):
+    with pytest.raises(ValueError, match=r"activation can't be changed: .* no activation"):
         flow.activation = "relu"
     flow.close()

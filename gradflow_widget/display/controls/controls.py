@@ -25,7 +25,8 @@ class Controls:
 
     Args:
         owner: has the traits ``learning_rate``, ``clip_norm``, ``clip_value``,
-            ``batch_size``, ``speed``, ``playing``, and those that are offered.
+            ``batch_size``, ``speed``, ``playing``, those that are offered, and
+            ``loaded_preset`` where there are presets.
         actions: what the buttons do.
         cold: offers of ``depth`` and ``activation``, and of ``initialization``,
             ``normalization``, ``skips`` and ``orthogonality`` where they are known.
@@ -71,7 +72,7 @@ class Controls:
         self.batch_choice, self.batch_slider = training.batch_choice, training.batch_slider
         self._regime = under = RegimeKnobs(binding, regime)
         self.regime_menus, self.epsilon_slider = under.menus, under.epsilon_slider
-        told = Presets(binding, actions, presets)
+        self._presets = told = Presets(binding, actions, presets)
         self.preset_buttons = told.buttons
 
         folded = {
@@ -97,7 +98,8 @@ class Controls:
             "gradflow-knobs",
         )
         regimes = ("regime",) if under.children else ()
-        for trait in (*self.network_menus, *(name for name in hot), *regimes, "batch_size"):
+        stories = ("loaded_preset",) if told.children else ()
+        for trait in (*self.network_menus, *hot, *regimes, *stories, "batch_size"):
             binding.bind(trait, self._tell_folds)
 
         views = Views(actions.look_at)
@@ -119,6 +121,7 @@ class Controls:
             "network": self._network.in_short(),
             "training": self._training.in_short(),
             **({"regime": self._regime.in_short()} if self._regime.children else {}),
+            **({"presets": self._presets.in_short()} if self._presets.children else {}),
         }
 
 

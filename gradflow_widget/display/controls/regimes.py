@@ -53,8 +53,8 @@ class RegimeKnobs:
         self._menu(
             "curriculum",
             "curriculum",
-            "Easy samples first, by a first model's loss or by length; begins a new run, whose "
-            "gradients fade early and grow again as hard samples come in",
+            "Easy samples first, by a first model's loss or by length; begins a new run: where the "
+            "easy ones are learned soon, the gradients fade, and grow again as hard ones come in",
             _ORDERS,
             lambda regime: None if regime.curriculum is None else regime.curriculum.by,
             self._curriculum,

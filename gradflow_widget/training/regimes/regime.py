@@ -103,8 +103,8 @@ class Curriculum:
         easy = "of lowest loss in a first model" if self.by == "loss" else "of shortest length"
         return (
             f"Curriculum: training starts on the {self.start:.0%} of the samples {easy}, and has "
-            f"all of them after {self.steps} steps; the gradients fade early, while the samples "
-            "are easy, and grow again as hard ones come in."
+            f"all of them after {self.steps} steps; where the network learns the easy ones before "
+            "hard ones come in, the gradients fade, and grow again with those."
         )
 
 

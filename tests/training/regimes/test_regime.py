@@ -173,7 +173,7 @@ def test_accumulation_makes_bars_steadier_and_shorter(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_under_a_curriculum_gradients_fade_early_and_grow_again(seed: int) -> None:
+def test_where_easy_samples_are_learned_soon_gradients_fade_and_grow_again(seed: int) -> None:
     norms = run_on_digits("curriculum", seed).total_norm
     early, later = norms[20:60].mean(), norms[100:150].mean()
     assert early < 0.7 * run_on_digits("nothing", seed).total_norm[20:60].mean()

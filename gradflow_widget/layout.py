@@ -1,0 +1,94 @@
+"""Layout: which controls a widget has, and where its parts stand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from .display.closing import close_tree
+from .display.controls import Actions, Controls, Offer, legend
+from .display.stage import Stage
+from .training.optimizers import KINDS
+from .tweaks.depth import DEEPEST, SHALLOWEST
+from .tweaks.knobs import AS_GIVEN
+
+if TYPE_CHECKING:
+    from .widget import GradientFlow
+
+_ROWS = ("toolbar", "knobs", "views")
+_CHOICES = ("measure_choice", "relative_choice", "loss_choice")
+
+
+def controls_of(flow: GradientFlow) -> Controls:
+    """Return new controls for what a widget now trains."""
+    session = flow._training
+    no_other_optimizer = session.refusals.of_optimizer(session.learning_rate)
+    given = f"as given ({type(session.optimizer).__name__})"
+    return Controls(
+        flow,
+        Actions(
+            toggle=lambda: flow._press("toggle"),
+            step=lambda: flow._press("step"),
+            reset=lambda: flow._press("reset"),
+            new_seed=lambda: flow._press("new seed"),
+            look_at=flow._stage.look_at,
+            failed=flow._backstage.say_error,
+            load_preset=flow.load_preset,
+        ),
+        cold={
+            name: Offer(knob.value, knob.reason, knob.options)
+            for name, knob in flow._construction.knobs.items()
+        },
+        hot={
+            "optimizer_kind": Offer(
+                AS_GIVEN,
+                _sentence(no_other_optimizer),
+                ((given, AS_GIVEN), *((kind, kind) for kind in KINDS)),
+            ),
+            "weight_decay": Offer(flow.weight_decay, _sentence(flow._refusal("weight_decay"))),
+        },
+        depths=(SHALLOWEST, DEEPEST),
+        samples=flow._samples,
+        can_train=session.can_train,
+        regime=Offer(flow.regime, _sentence(session.refusals.of_all_regimes())),
+        presets=tuple(flow.presets().items()) if flow._offers_presets else (),
+    )
+
+
+def laid_out(stage: Stage, controls: Controls) -> list[Any]:
+    """Return the parts of a widget, from top to bottom."""
+    charts = widgets.Box([stage.bars.figure, stage.loss.figure])
+    charts.add_class("gradflow-charts")
+    return [
+        controls.toolbar,
+        controls.knobs,
+        stage.panel,
+        controls.views,
+        charts,
+        legend(),
+        stage.table,
+    ]
+
+
+def exchange(shown: Any, before: Controls, controls: Controls) -> None:
+    """Show other controls in the place of those before; what is looked at stays."""
+    for name in _CHOICES:
+        getattr(controls, name).value = getattr(before, name).value
+    others = {id(getattr(before, row)): getattr(controls, row) for row in _ROWS}
+    shown.children = [others.get(id(child), child) for child in shown.children]
+    for row in _ROWS:
+        close_tree(getattr(before, row))
+
+
+def close_parts(flow: GradientFlow, stage: Stage, controls: Controls | None) -> None:
+    """Close every part of a widget, also of one whose construction has failed."""
+    roots = [flow, stage.panel, stage.table, stage.bars.figure, stage.loss.figure]
+    if controls is not None:
+        roots += [getattr(controls, row) for row in _ROWS]
+    for root in roots:
+        close_tree(root)
+
+
+def _sentence(clause: str) -> str:
+    return clause[:1].upper() + clause[1:]

@@ -1,0 +1,153 @@
+"""Playback: play, pause, step, wait and reset, and at what speed steps are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import traitlets
+
+from .display.stage import SPEEDS, Speed
+from .knob_traits import Knob
+from .training.settings import checked_count
+
+if TYPE_CHECKING:
+    from .backstage import Backstage
+    from .display.controls import Controls
+    from .display.stage import Stage
+    from .measurement.reading import Reading
+    from .training.session import TrainingSession
+
+
+class Playback(traitlets.HasTraits):
+    """The user's hand on the session: from Python, by buttons and by keys."""
+
+    speed = Knob(1, help="Every how many steps one is drawn, or 'max'.")
+    playing = traitlets.Bool(False, help="Whether steps follow one another.")
+
+    _ready: bool
+    _backstage: Backstage
+    _stage: Stage
+    _controls: Controls | None
+
+    @property
+    def _training(self) -> TrainingSession:
+        raise NotImplementedError
+
+    def play(self) -> None:
+        """Let steps follow one another on the session's thread.
+
+        Raises:
+            RuntimeError: there is nothing to train with, or the widget is closed.
+        """
+        self._training.play()
+
+    def pause(self) -> None:
+        """Stop after the step under way."""
+        self._training.pause()
+
+    def step(self, n: int = 1) -> None:
+        """Run ``n`` steps and return when they are done.
+
+        Raises:
+            ValueError: ``n`` is no whole number of at least 1.
+            RuntimeError: there is nothing to train with, or the widget is closed.
+            Exception: what the model or the data raised, with its traceback.
+        """
+        self._training.step(n)
+
+    def steps(self, n: int) -> Iterator[Reading]:
+        """Train ``n`` steps in the calling thread and yield each step's Reading.
+
+        Raises:
+            ValueError: ``n`` is no whole number of at least 1.
+            RuntimeError: there is nothing to train with, or the widget is closed.
+            Exception: what the model or the data raised.
+        """
+        return self._training.steps(n)
+
+    def run(self, loop: Callable[[], object]) -> None:
+        """Run your own training function on the session's thread; the controls stay live.
+
+        ``loop()`` is called without arguments. Play, pause, step, learning rate and
+        clipping act at its optimizer steps; :meth:`wait` waits for its end.
+
+        Raises:
+            TypeError: ``loop`` can't be called.
+            RuntimeError: another loop is under way, the regime needs steps of the widget's
+                own, or the widget is closed.
+        """
+        self._training.run(loop)
+        if self._controls is not None:
+            self._controls.allow_playing()
+
+    def wait(self, steps: int | None = None, timeout: float | None = None) -> bool:
+        """Wait until ``steps`` more steps are done, or until training comes to rest.
+
+        Returns:
+            False where ``timeout`` seconds ran out first.
+
+        Raises:
+            RuntimeError: nothing is training, so that no step would ever come.
+            Exception: what the model or the data raised, with its traceback.
+        """
+        return self._training.wait(steps, timeout)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Go back to the first step, to the same run again or with another seed.
+
+        With another seed a model from a factory gets new weights; one given ready made
+        keeps its own and sees other batches.
+
+        Raises:
+            ValueError: ``seed`` is no whole number from 0 to 2**63 - 1.
+            RuntimeError: the widget is closed, or your own loop is under way in a cell.
+        """
+        self._training.reset(seed)
+
+    def _press(self, action: str) -> None:
+        """Do what a button or a key asks for: "toggle", "step", "reset" or "new seed"."""
+        session = self._training
+        try:
+            if action == "toggle":
+                (session.pause if session.playing else session.play)()
+            elif action == "step":
+                session.request_steps(1)
+            elif action == "reset":
+                session.reset()
+            elif action == "new seed":
+                session.reset(session.settings.seed + 1)
+        except Exception as error:
+            self._backstage.say_error(error)
+
+    # -- traits ----------------------------------------------------------------------
+
+    @traitlets.validate("speed")
+    def _check_speed(self, proposal: Any) -> Speed:
+        value: Any = proposal["value"]
+        if value == "max":
+            return "max"
+        try:
+            return checked_count("speed", value)
+        except ValueError:
+            raise ValueError(
+                f"speed must be a whole number of at least 1 or 'max', not {value!r}; "
+                f"the menu offers {', '.join(map(str, SPEEDS))}."
+            ) from None
+
+    @traitlets.observe("speed")
+    def _turn_speed(self, change: Any) -> None:
+        self._stage.speed = change["new"]
+
+    @traitlets.observe("playing")
+    def _turn_playing(self, change: Any) -> None:
+        if not self._ready or self._backstage.is_following():
+            return
+        if not change["new"]:
+            self._training.pause()
+            return
+        try:
+            self._training.play()
+        except RuntimeError:
+            self.playing = False
+            raise

@@ -1,0 +1,101 @@
+"""Own steps: those that a session makes itself, on its thread or in the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..measurement.reading import Reading
+from .audience import Audience, Telling
+from .bench import Bench
+from .loops import UserLoops
+from .pace import Pace
+from .resting import Resting
+
+
+class OwnSteps:
+    """Makes steps on the bench, tells the audience of each, and validates where it is time.
+
+    Args:
+        bench: what is trained.
+        pace: who may step when.
+        audience: who looks on.
+        telling: how readings are told.
+        loops: the user's own loops, none of which is under way while we step.
+        resting: brings training to rest.
+
+    Attributes:
+        callers: how many callers are stepping in threads of their own.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        pace: Pace,
+        audience: Audience,
+        telling: Telling,
+        loops: UserLoops,
+        resting: Resting,
+    ) -> None:
+        self._bench, self._pace = bench, pace
+        self._audience, self._telling = audience, telling
+        self._loops, self._resting = loops, resting
+        self.callers = 0
+
+    def for_pace(self) -> None:
+        """Make the step that the pace has given a turn for, unless it was called off since.
+
+        Raises:
+            Exception: what the user's model, loss, data or optimizer raised.
+        """
+        bench, pace = self._bench, self._pace
+        drawn = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
+        with bench.stepping():
+            if not pace.begin():  # paused, or asked to make way, while waiting for the page
+                if pace.at_rest:
+                    bench.validate_at_rest()
+                return
+            self._one(drawn, asked=True)
+            if pace.at_rest:
+                bench.validate_at_rest()
+        if pace.at_rest:
+            self._resting.come_to_rest()
+
+    def here(self, count: int) -> Iterator[Reading]:
+        """Make ``count`` steps in the calling thread and yield each step's reading.
+
+        Raises:
+            RuntimeError: the session was closed meanwhile.
+            Exception: what the user's model, loss, data or optimizer raised.
+        """
+        self.callers += 1
+        try:
+            for number in range(1, count + 1):
+                drawn = self._audience.next_is_drawn(may_wait=False, must=number == count)
+                yield self._one_here(drawn)
+            with self._bench.stepping():
+                self._bench.validate_at_rest()
+        finally:
+            self.callers -= 1
+            self._audience.state_changed()
+
+    def _one_here(self, drawn: bool) -> Reading:
+        with self._bench.stepping():
+            self._bench.check_open()
+            try:
+                self._one(drawn, asked=False)
+                latest = self._bench.history.latest
+            except Exception as error:
+                self._resting.fail(error)
+                raise
+        assert latest is not None
+        return latest
+
+    def _one(self, drawn: bool, *, asked: bool) -> None:
+        """Make one step, the step lock held, and tell the audience."""
+        self._loops.foreign_has_ended()
+        self._bench.own_step(drawn)
+        try:
+            self._telling.tell()
+            self._bench.validate_if_due()
+        finally:
+            self._pace.count(asked=asked)

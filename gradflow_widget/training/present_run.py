@@ -1,0 +1,70 @@
+"""PresentRun: what there is to see of the run that stands on the bench."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..measurement.history import History
+from ..measurement.nonfinite import NonFinite
+from ..tweaks.record import Tweak, tweaks_of
+from .bench import Bench
+from .settings import Settings
+from .steering import learning_rate_of
+
+
+class PresentRun:
+    """What whoever looks at a session may know of its present run; nothing here changes it."""
+
+    _bench: Bench
+
+    @property
+    def settings(self) -> Settings:
+        """What the knobs say now."""
+        return self._bench.settings
+
+    @property
+    def model(self) -> nn.Module:
+        """The model of the present run."""
+        return self._bench.run.model
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of the present run."""
+        return self._bench.run.optimizer
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The first parameter group's learning rate; None where it has none."""
+        return learning_rate_of(self.optimizer)
+
+    @property
+    def coming_options(self) -> list[dict[str, Any]]:
+        """Learning rate and weight decay of each parameter group, as the next step has them."""
+        return self._bench.run.steering.coming()
+
+    def model_at_the_beginning(self) -> nn.Module:
+        """Return a copy of the model as the present run began with it."""
+        return self._bench.run.at_the_beginning()
+
+    @property
+    def own_weight_decay(self) -> float | None:
+        """The greatest weight decay of a parameter group before any steering; or None."""
+        return self._bench.run.steering.own_weight_decay
+
+    @property
+    def tweaks(self) -> tuple[Tweak, ...]:
+        """What has been changed in the model of the present run."""
+        return tweaks_of(self.model)
+
+    @property
+    def history(self) -> History:
+        """The readings of the present run; waits for those still on the device."""
+        return self._bench.history
+
+    @property
+    def first_nonfinite(self) -> NonFinite | None:
+        """The first tensor of the present run that was not finite."""
+        return self._bench.run.fault.found
