@@ -70,7 +70,7 @@ class KnobTraits(traitlets.HasTraits):
         "begin a new run.",
     )
 
-    loaded_preset = traitlets.Unicode("", help="The preset whose button was pressed for this run.")
+    loaded_preset = traitlets.Unicode("", help="The preset that was loaded last; read-only.")
 
     _ready: bool
     _construction: Construction

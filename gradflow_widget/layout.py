@@ -61,14 +61,25 @@ def laid_out(stage: Stage, controls: Controls) -> list[Any]:
     charts = widgets.Box([stage.bars.figure, stage.loss.figure])
     charts.add_class("gradflow-charts")
     return [
-        controls.toolbar,
-        controls.knobs,
+        _place(controls.toolbar),
+        _place(controls.knobs),
         stage.panel,
-        controls.views,
+        _place(controls.views),
         charts,
         legend(),
         stage.table,
     ]
+
+
+def _place(row: Any) -> Any:
+    """Return a box in which a row of controls can be exchanged.
+
+    Exchanged among the charts, it would have ipywidgets render all that stands below it anew,
+    and the old charts' marks, which bqplot leaves listening, draw on unseen.
+    """
+    place = widgets.Box([row])
+    place.add_class("gradflow-place")
+    return place
 
 
 def exchange(shown: Any, before: Controls, controls: Controls) -> None:
@@ -76,7 +87,10 @@ def exchange(shown: Any, before: Controls, controls: Controls) -> None:
     for name in _CHOICES:
         getattr(controls, name).value = getattr(before, name).value
     others = {id(getattr(before, row)): getattr(controls, row) for row in _ROWS}
-    shown.children = [others.get(id(child), child) for child in shown.children]
+    for place in shown.children:
+        row = others.get(id(place.children[0])) if getattr(place, "children", ()) else None
+        if row is not None:
+            place.children = [row]
     for row in _ROWS:
         close_tree(getattr(before, row))
 

@@ -161,7 +161,9 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         Raises:
             ValueError: there is no such preset, or the seed can't be used.
         """
-        return cls.playground(**preset_of(name).arguments(seed))
+        flow = cls.playground(**preset_of(name).arguments(seed))
+        flow.loaded_preset = name
+        return flow
 
     @staticmethod
     def presets() -> dict[str, str]:
@@ -169,7 +171,10 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         return {name: preset.watch for name, preset in presets().items()}
 
     def load_preset(self, name: str, seed: int | None = None) -> None:
-        """Put a preset in the place of what is trained; the run before stays as the ghost.
+        """Put a preset in the place of what is trained.
+
+        The run before stays as the ghost where it was of the same task, so that the two can be
+        compared: the same kind of loss, and as many samples.
 
         Network, data, knobs and regime are the preset's, only the speed stays. A model of
         one's own is let go as it then is. Where the preset's network can't be made, what is
@@ -197,12 +202,16 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         assert before is not None
         before.close()
         present.stop()
+        task = type(self._loss_fn), self._samples
         self._ready = False
         try:
             self._begin(preparation, coming)
         finally:
             self._ready = True
+        if task != (type(self._loss_fn), self._samples):
+            self._stage.forget_ghosts()
         self._controls = controls_of(self)
+        self.loaded_preset = name
         exchange(self, before, self._controls)
         self._turn_first(parts, knobs)
         self._backstage.state_changed()

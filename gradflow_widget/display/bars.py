@@ -151,6 +151,11 @@ class FlowChart:
             self._ghost = last
         self._range.forget()
 
+    def forget_ghost(self) -> None:
+        """Show nothing of the run before."""
+        self._ghost = None
+        self._range.forget()
+
     def look_changed(self) -> None:
         """Fit the axis anew: another quantity is shown."""
         self._range.forget()

@@ -14,7 +14,7 @@ from .validation import ValidationCurve
 _MOST_MARKERS = 60
 # Shares of the axis: labels of markers that stand closer would lie on each other, on a chart
 # of the least width.
-_LABEL_ROOM = 0.045
+_LABEL_ROOM = 0.055
 _LABEL_LENGTH = 38
 # How far the ghost may widen the axis beyond the curve, on each side: in decades, or in spans of
 # the curve. One that exploded would leave the curve no height.
@@ -124,6 +124,12 @@ class LossChart:
         self.validation.clear()
         self._markers = []
         self._x_end = 20.0
+        self._y_log.forget()
+        self._y_linear.forget()
+
+    def forget_ghost(self) -> None:
+        """Show nothing of the run before."""
+        self._ghost = None
         self._y_log.forget()
         self._y_linear.forget()
 

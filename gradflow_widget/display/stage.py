@@ -167,6 +167,13 @@ class Stage:
         self.publisher.begin_run()
         self.publisher.draw(step=False)
 
+    def forget_ghosts(self) -> None:
+        """Show nothing of the runs before: they can't be compared with the present one."""
+        with self._lock:
+            self.bars.forget_ghost()
+            self.loss.forget_ghost()
+        self.publisher.draw(step=False)
+
     def state_changed(self) -> None:
         """Show that the session plays, rests, has failed or has finished."""
         with self._lock:

@@ -49,7 +49,8 @@ class LayerParts:
 
 
 def _kind(module: nn.Module) -> str:
-    kind = type(module).__name__
+    """Return the class name, or what the class itself says that it is: ``layer_kind``."""
+    kind = getattr(type(module), "layer_kind", type(module).__name__)
     return kind.removeprefix("Parametrized") if hasattr(module, "parametrizations") else kind
 
 

@@ -235,6 +235,8 @@ class _Drawing:
         self._done |= {id(parameter) for parameter in weight.sources}
         value, bias_std, note = self._value(weight)
         weight.put(value)
+        # A module's name begins with a capital, a function's of the same kind does not.
+        note = next((known for known in self._used if known.casefold() == note.casefold()), note)
         self._used[note] = self._used.get(note, 0) + 1
         for bias in biases_of(weight):
             self._done.add(id(bias))

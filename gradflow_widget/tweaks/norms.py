@@ -135,6 +135,8 @@ class BatchNormOver(nn.BatchNorm1d):
     train mode too it is normalised by the running statistics, which it leaves as they are.
     """
 
+    layer_kind = "BatchNorm"
+
     def __init__(self, num_features: int, dim: int = -1) -> None:
         super().__init__(num_features)
         self.dim = dim
@@ -155,6 +157,7 @@ class BatchNormOver(nn.BatchNorm1d):
 class GroupNormOver(nn.GroupNorm):
     """Group norm of the features on the last dimension, position by position."""
 
+    layer_kind = "GroupNorm"
     dim = -1
 
     def forward(self, input: Tensor) -> Tensor:

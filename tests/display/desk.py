@@ -88,6 +88,7 @@ class Desk:
 
             return act
 
+        self._note_preset = note("load preset")
         self.controls = Controls(
             self.owner,
             Actions(
@@ -97,7 +98,7 @@ class Desk:
                 new_seed=note("new seed"),
                 look_at=note("look at"),
                 failed=lambda error: self.errors.append(str(error)),
-                load_preset=note("load preset"),
+                load_preset=self._load_preset,
             ),
             **{
                 "cold": COLD,
@@ -108,3 +109,7 @@ class Desk:
                 **given,
             },
         )
+
+    def _load_preset(self, name: str) -> None:
+        self._note_preset(name)
+        self.owner.loaded_preset = name

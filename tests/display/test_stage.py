@@ -136,6 +136,11 @@ def test_the_ghost_is_of_a_run_that_has_trained(theatre: Theatre) -> None:
     assert stage.bars.targets["bars_ghost"].visible
     assert stage.loss.targets["loss_ghost"].visible
 
+    stage.forget_ghosts()
+    stage.settle()
+    assert not stage.bars.targets["bars_ghost"].visible
+    assert not stage.loss.targets["loss_ghost"].visible
+
 
 def test_a_knob_turned_before_the_first_step_leaves_no_marker(theatre: Theatre) -> None:
     theatre.stage.mark("lr 0.1")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from gradflow_widget.measurement.layers import find_layers
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.initialization import with_initialization
 from gradflow_widget.tweaks.normalization import (
@@ -427,3 +428,10 @@ class TestBadInput:
         parametrizations.orthogonal(model[0])
         with pytest.raises(CannotTweak, match="computed already"):
             with_normalization(model, "weight")
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("batch", "BatchNorm"), ("group", "GroupNorm")])
+def test_the_bars_call_a_norm_by_its_usual_name(kind: str, shown: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    kinds = {part.layer.kind for part in find_layers(with_normalization(model, kind))}
+    assert kinds == {"Linear", shown}

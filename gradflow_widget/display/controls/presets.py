@@ -20,7 +20,7 @@ class Presets:
 
     Args:
         binding: tells of a preset that could not be loaded; its owner's trait
-            ``loaded_preset`` names the one that was.
+            ``loaded_preset`` names the one that was loaded last.
         actions: ``load_preset`` is called with a preset's name.
         presets: pairs of name and what to watch, in the order in which they stand.
 
@@ -48,7 +48,6 @@ class Presets:
                 assert load is not None
                 with binding.asked_by_page():
                     load(name)
-                    binding.owner.loaded_preset = name
 
             button.on_click(clicked)
         self.words = widgets.HTML()
