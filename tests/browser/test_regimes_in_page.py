@@ -96,7 +96,7 @@ def test_an_attack_with_its_epsilon_raises_the_loss_from_the_next_step_on(page: 
         kernel.wait_until("flow.regime.adversarial.epsilon > 0.5")
         # Moved so far against it, the network can't tell the digits that it had learned.
         kernel.wait_until("flow.history.loss[-10:].mean() > 1.0")
-        assert kernel.evaluate("flow.history.latest.settings.regime == flow.regime")
+        kernel.wait_until("flow.history.latest.settings.regime == flow.regime")
     with same_run(page):
         page.menu("attack").select_option("PGD")
         kernel.wait_until("flow.regime.adversarial.method == 'pgd'")
@@ -220,6 +220,5 @@ def test_dropout_stands_behind_every_activation(page: FlowPage) -> None:
         page.at_rest()
         page.notebook.screenshot(f"regime-{theme}-{width}", page.root)
     page.menu("dropout").select_option("as given")
-    kernel.wait_until("flow.regime.dropout is None")
-    assert kernel.evaluate(rates) == []
+    kernel.wait_until(f"flow.regime.dropout is None and {rates} == []")
     nothing_is_told(page)
