@@ -7,8 +7,10 @@ from neighbouring turns, so that what else the machine does falls on both.
 
 from __future__ import annotations
 
+import random
 import statistics
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,13 +71,15 @@ def begin(function, *arguments):
     threading.Thread(target=work).start()
 
 stage, publisher = flow._stage, flow._stage.publisher
-step_ends, latencies, moves, rate_seen = {}, [], [], {}
-last_end = [0.0]
+step_ends, latencies, rate_changes = {}, [], []
+last_end, last_rate = [0.0], [None]
 _record, _compose, _receive = stage.record, publisher._compose, publisher.receive
 
 def record(reading):
     last_end[0] = time.time()
-    rate_seen.setdefault(reading.learning_rate, last_end[0])
+    if reading.learning_rate != last_rate[0]:
+        rate_changes.append(last_end[0])
+        last_rate[0] = reading.learning_rate
     _record(reading)
 
 def compose(whole):
@@ -83,27 +87,28 @@ def compose(whole):
     return _compose(whole)
 
 def receive(message):
-    painted = message.get("painted")
-    if painted and painted[0] in step_ends:
-        latencies.append(painted[1] / 1000 - step_ends.pop(painted[0]))
+    for frame, at in message.get("painted", ()):
+        if frame in step_ends:
+            latencies.append(at / 1000 - step_ends.pop(frame))
     _receive(message)
 
 stage.record, publisher._compose, publisher.receive = record, compose, receive
 
 def turn(seconds, speed):
     flow.speed = speed
-    latencies.clear(); step_ends.clear()
     flow.play()
     flow.wait(steps=20)
     time.sleep(0.3)
+    latencies.clear(); step_ends.clear()
     before = flow.step_number, publisher.steps_drawn, publisher.animation_frames
     start = time.perf_counter()
     time.sleep(seconds)
     took = time.perf_counter() - start
     after = flow.step_number, publisher.steps_drawn, publisher.animation_frames
+    seen = list(latencies)
     flow.pause()
     flow.wait()
-    return [(b - a) / took for a, b in zip(before, after)]
+    return [(b - a) / took for a, b in zip(before, after)], seen
 
 def cost_of_a_frame():
     costs = []
@@ -181,8 +186,8 @@ def main() -> None:
 
 
 def _turn(notebook: Notebook, speed: str, seconds: float = SECONDS) -> Turn:
-    (steps, drawn, frames), page_frames = _in_background(notebook, f"turn, {seconds}, {speed}")
-    latencies = notebook.kernel.evaluate("list(latencies)")
+    turn = f"turn, {seconds}, {speed}"
+    ((steps, drawn, frames), latencies), page_frames = _in_background(notebook, turn)
     return Turn(steps, drawn, frames, page_frames, latencies)
 
 
@@ -190,6 +195,7 @@ def _in_background(notebook: Notebook, call: str) -> tuple[Any, float]:
     """Run something in a thread of the kernel while the page counts its animation frames."""
     notebook.kernel.execute(f"begin({call})")
     page_frames = notebook.page.evaluate(f"({COUNT_FRAMES})({SECONDS})")
+    time.sleep(1.0)  # nobody asks the kernel anything meanwhile: it would make the page busy too
     notebook.kernel.wait_until("result is not None", timeout=60)
     return notebook.kernel.evaluate("result"), page_frames
 
@@ -199,21 +205,21 @@ def _slider_latencies(notebook: Notebook) -> list[float]:
     page, kernel = notebook.page, notebook.kernel
     handle = notebook.output(0).locator(".widget-slider", has_text="learning rate")
     handle = handle.locator(".noUi-handle")
+    handle.press("ArrowLeft")
     page.evaluate(
         """() => { window.moves = []; document.addEventListener('keydown',
         () => window.moves.push(performance.timeOrigin + performance.now()), true); }"""
     )
-    kernel.execute("flow.speed = 1; flow.play()")
-    found: list[float] = []
+    kernel.execute("flow.speed = 1; flow.play(); flow.wait(steps=50); rate_changes.clear()")
+    # Nobody asks the kernel anything meanwhile: each question makes the page busy too.
     for number in range(SLIDER_MOVES):
-        rate = kernel.evaluate("flow.learning_rate")
-        kernel.execute("rate_seen.clear()")
-        handle.press("ArrowRight" if number % 2 else "ArrowLeft")
-        kernel.wait_until(f"flow.learning_rate != {rate!r} and flow.learning_rate in rate_seen")
-        moved = page.evaluate("window.moves.at(-1)") / 1000
-        found.append(kernel.evaluate("rate_seen[flow.learning_rate]") - moved)
-    kernel.execute("flow.pause()")
-    return found
+        handle.press("ArrowLeft" if number % 2 else "ArrowRight")
+        time.sleep(random.uniform(0.15, 0.25))
+    kernel.execute("flow.pause(); flow.wait()")
+    moved, used = page.evaluate("window.moves"), kernel.evaluate("rate_changes")
+    if len(moved) != len(used):
+        raise RuntimeError(f"{len(moved)} moves of the slider, {len(used)} changes of the rate")
+    return [change - move / 1000 for move, change in zip(moved, used, strict=True)]
 
 
 def _costs_early_and_late(notebook: Notebook) -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 Frames are numbered. The page confirms each from the animation frame that applied it, and
 only a few may be unconfirmed: as many as the round trip to the page, measured by pings,
-calls for. A session that has every step drawn waits for room before a step, but never
-longer than ``PATIENCE``, and not at all where no page is looking or where the kernel can't
+calls for. A session that has every step drawn waits for room before a step, and for a pace
+that the page holds without frames waiting for one another there; but never longer than
+``PATIENCE``, and not at all where no page is looking or where the kernel can't
 hear it (a cell is running); then frames go out at a slow pace of their own. A page that has
 long shown nothing while another has shown frames is gone without a word, and is not counted
 among those that look. The newest reading is drawn, never a backlog.
@@ -24,6 +25,14 @@ PATIENCE = 0.5
 FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
 FASTEST_INTERVAL = 1 / 30
+# Most screens show 60 pictures a second. A little below that, frames don't queue in the page.
+SHORTEST_PACE = 1 / 50
+LONGEST_PACE = 1 / 10
+# In ms: a frame that has waited longer in the page has waited for another than the present one.
+_QUEUED = 25.0
+_SLOWER, _QUICKER = 1.1, 0.97
+# Frames this far apart are confirmed one by one: the count of those drawn is to be seen.
+_SLOW = 0.1
 PING_INTERVAL = 1.0
 FIRST_PING_INTERVAL = 0.1
 _ENOUGH_PINGS = 5
@@ -52,6 +61,8 @@ class Publisher:
         self._number = 0
         self._in_flight: dict[int, tuple[float, bool]] = {}
         self._last_sent = 0.0
+        self._pace = SHORTEST_PACE
+        self._due = 0.0
         self._unheard = False
         self._pings: dict[int, float] = {}
         self._round_trips: deque[float] = deque(maxlen=9)
@@ -97,11 +108,16 @@ class Publisher:
             if self._unheard:
                 return self._may_draw_unheard()
             if self._condition.wait_for(
-                lambda: self._closed or not self.visible or self._has_room_now(), PATIENCE
+                lambda: self._is_unseen() or self._has_room_now(), PATIENCE
             ):
-                return self.visible and not self._closed
+                self._condition.wait_for(self._is_unseen, self._due - time.monotonic())
+                self._due = max(self._due, time.monotonic()) + self._pace
+                return not self._is_unseen()
             self._unheard = True
             return self._may_draw_unheard()
+
+    def _is_unseen(self) -> bool:
+        return self._closed or not self.visible
 
     def room_without_waiting(self, interval: float) -> bool:
         """Say whether a frame may go out now, at most one each ``interval`` seconds."""
@@ -154,6 +170,7 @@ class Publisher:
                     dropped = message.get("dropped") and number == message["frame"]
                     if sent is not None and not dropped:
                         self.steps_drawn += sent[1]
+                self._keep_pace(float(message.get("waited", 0.0)))
                 self.animation_frames = int(message.get("animation_frame", self.animation_frames))
                 if not message.get("dropped"):
                     self._has_shown(page)
@@ -171,6 +188,13 @@ class Publisher:
                 if sent_at is not None:
                     self._round_trips.append(time.monotonic() - sent_at)
             self._condition.notify_all()
+
+    def _keep_pace(self, waited: float) -> None:
+        """Slow down at once where frames queue in the page, and recover little by little."""
+        if waited > _QUEUED:
+            self._pace = min(LONGEST_PACE, self._pace * _SLOWER)
+        else:
+            self._pace = max(SHORTEST_PACE, self._pace * _QUICKER)
 
     def _looks(self, page: str) -> bool:
         return self._pages.get(page, False) and page not in self._gone
@@ -232,7 +256,8 @@ class Publisher:
                     self._silent_since.setdefault(page, now)
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
-                at_once = not draws_step or number % self.confirmed_together == 0
+                slow = now - self._last_sent > _SLOW
+                at_once = slow or not draws_step or number % self.confirmed_together == 0
                 # Who waits for room may have it already, long before this frame is confirmed.
                 self._condition.notify_all()
             self._last_sent = time.monotonic()

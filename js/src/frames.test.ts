@@ -50,7 +50,7 @@ describe("a visible page", () => {
     expect(confirmed).toEqual([]);
     stage.animate();
     expect(confirmed).toEqual([
-      { type: "confirm", frame: 1, animation_frame: 1, applied_at: 16, painted: null },
+      { type: "confirm", frame: 1, animation_frame: 1, applied_at: 16, waited: 0, painted: [] },
     ]);
     expect(targets.applied).toEqual([1, 2]);
     stage.animate();
@@ -101,14 +101,20 @@ describe("a visible page", () => {
     stage.animate();
     queue.push(frame(2));
     stage.animate();
-    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: [1, 16] });
+    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: [[1, 16]] });
+  });
+
+  it("tells for how long a frame has waited for those before it", () => {
+    for (const number of [1, 2, 3]) queue.push(frame(number));
+    for (let times = 0; times < 3; times += 1) stage.animate();
+    expect(confirmed.map((each) => ("waited" in each ? each.waited : null))).toEqual([0, 16, 32]);
   });
 
   it("reports the paint of every frame once, in order", () => {
     for (let number = 1; number <= 5; number += 1) queue.push(frame(number));
     for (let times = 0; times < 5; times += 1) stage.animate();
     const painted = confirmed.map((each) => ("painted" in each ? each.painted : null));
-    expect(painted).toEqual([null, [1, 16], [2, 32], [3, 48], [4, 64]]);
+    expect(painted).toEqual([[], [[1, 16]], [[2, 32]], [[3, 48]], [[4, 64]]]);
   });
 });
 
@@ -155,7 +161,7 @@ describe("a hidden page", () => {
     queue.visible = true;
     queue.push(frame(2));
     stage.animate();
-    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: null });
+    expect(confirmed.at(-1)).toMatchObject({ frame: 2, painted: [] });
   });
 
   it("draws again once it is shown", () => {

@@ -12,17 +12,22 @@ export type Confirmation =
       /** How many animation frames had a frame applied in them, this one included. */
       animation_frame: number;
       applied_at: number;
-      /** The oldest frame painted and not reported before. */
-      painted: Painted | null;
+      /** For how many ms it has waited for frames before it. */
+      waited: number;
+      /** The frames painted and not reported before. */
+      painted: Painted[];
     }
   | { type: "confirm"; frame: number; dropped: true };
+
+/** A frame and when it came, in ms since the epoch. */
+type Arrived = Frame & { at: number };
 
 /** Frames that wait for the page: each is painted in, and confirmed from, an animation frame of its own. */
 export class FrameQueue {
   #targets: Pick<Targets, "settled" | "whenSettled" | "apply">;
   #stage: Stage;
   #confirm: (confirmation: Confirmation) => void;
-  #waiting: Frame[] = [];
+  #waiting: Arrived[] = [];
   #handle: number | null = null;
   #visible = false;
   #animationFrames = 0;
@@ -41,7 +46,7 @@ export class FrameQueue {
   }
 
   push(frame: Frame): void {
-    this.#waiting.push(frame);
+    this.#waiting.push({ ...frame, at: this.#stage.now() });
     if (this.#visible) this.#schedule();
     else this.#drop();
   }
@@ -67,11 +72,12 @@ export class FrameQueue {
     // Ahead of the animation frame, not in it: bqplot moves bars and lines in a d3 transition,
     // which even with a duration of 0 sets the attributes in the animation frame after the one
     // that started it. d3 asks for that one first, so it has run when ours comes.
+    const waited = this.#stage.now() - next.at;
     this.#targets.apply(next.updates);
-    this.#handle = this.#stage.requestFrame(() => this.#shown(next.number));
+    this.#handle = this.#stage.requestFrame(() => this.#shown(next.number, waited));
   }
 
-  #shown(frame: number): void {
+  #shown(frame: number, waited: number): void {
     this.#handle = null;
     this.#waiting.shift();
     this.#animationFrames += 1;
@@ -80,7 +86,8 @@ export class FrameQueue {
       frame,
       animation_frame: this.#animationFrames,
       applied_at: this.#stage.now(),
-      painted: this.#painted.shift() ?? null,
+      waited,
+      painted: this.#painted.splice(0),
     });
     const absences = this.#absences;
     this.#stage.afterPaint(() => {

@@ -66,7 +66,7 @@ it("a frame sets the models that it names, and is confirmed without an echo", as
   await animationFrame();
   expect(bars.set).toHaveBeenCalledExactlyOnceWith({ y: Float32Array.of(2) });
   expect(root.querySelector(".gradflow-status")?.textContent).toBe("step 7");
-  expect(model.sentOf("confirm")).toMatchObject([{ frame: 7, animation_frame: 1, painted: null }]);
+  expect(model.sentOf("confirm")).toMatchObject([{ frame: 7, animation_frame: 1, painted: [] }]);
   expect(model.saved).toBe(0);
 });
 

@@ -5,13 +5,15 @@
  * somebody can see them; each is set in the models themselves ahead of an animation frame, so that
  * what a step shows is painted together and is not echoed to the kernel.
  * From inside that animation frame, which it shares with no other, the page confirms the frame's
- * number, and with it reports when an earlier frame was painted; the kernel keeps few unconfirmed
- * frames in flight, and so never draws faster than the page can show.
+ * number (some together with the next), and with it reports when earlier frames were painted and
+ * how long frames have waited for one another; the kernel keeps few unconfirmed frames in flight
+ * and a pace that the page can hold, and so never draws faster than the page can show.
  * A hidden page draws nothing and confirms at once, as dropped, so that training never waits for it.
  * Keys pressed in the widget go to the kernel as actions, and a ping is answered as soon as it is
  * read, so that the kernel can measure the way there and back.
  */
 import type { AnyModel, Initialize, Render } from "@anywidget/types";
+import { Confirmations } from "./confirmations";
 import { FrameQueue } from "./frames";
 import { takeKeys } from "./keys";
 import { removeLeftovers } from "./leftovers";
@@ -73,18 +75,8 @@ export default () => {
         for (const root of roots) removeLeftovers(root);
       },
     };
-    // While training runs free its frames are confirmed together: every message to the kernel has
-    // JupyterLab show it as busy and idle again, which costs more than a frame.
-    const mayWait = new Set<number>();
-    let held: number[] = [];
-    const queue = new FrameQueue(drawing, stage, (confirmation) => {
-      if (mayWait.delete(confirmation.frame) && !("dropped" in confirmation)) {
-        held.push(confirmation.frame);
-        return;
-      }
-      model.send({ ...confirmation, earlier: held, page });
-      held = [];
-    });
+    const confirmations = new Confirmations((joint) => model.send({ ...joint, page }));
+    const queue = new FrameQueue(drawing, stage, (confirmation) => confirmations.take(confirmation));
     const watched = new Visibility((now) => {
       visible = now;
       queue.visible = now;
@@ -95,7 +87,7 @@ export default () => {
     const onMessage = (message: Message, buffers: DataView[]) => {
       if (message.type === "ping") model.send({ type: "pong", id: message.id });
       if (message.type === "frame") {
-        if (message.at_once === false) mayWait.add(message.number);
+        if (message.at_once === false) confirmations.mayWait(message.number);
         queue.push(decodeFrame(message, buffers));
       }
     };

@@ -388,3 +388,63 @@ def test_training_goes_on_when_its_frame_was_taken_and_there_is_room_for_another
 
     assert waited < 10
     assert len(page.publisher._in_flight) == 1  # not yet confirmed
+
+
+def test_steps_are_drawn_at_a_pace_that_a_screen_can_show(looking: FakePage) -> None:
+    assert draws_a_step(looking, 0)
+
+    took = seconds(lambda: [draws_a_step(looking, step) for step in range(1, 11)])
+
+    assert took > 9 * module.SHORTEST_PACE
+
+
+def test_a_step_waits_no_longer_for_its_pace_than_the_page_looks(page: FakePage) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    page.confirm_all()
+    page.publisher._pace = 60.0
+    assert draws_a_step(page, 1)
+    waiting = threading.Thread(target=page.publisher.wait_for_room)
+    waiting.start()
+    page.show(False)
+    waiting.join(timeout=10)
+
+    assert not waiting.is_alive()
+
+
+def test_frames_that_queue_in_the_page_slow_the_pace_until_they_no_longer_do(
+    looking: FakePage,
+) -> None:
+    def confirm(waited: float) -> float:
+        looking.publisher.receive(
+            {"type": "confirm", "page": "page", "frame": 1, "animation_frame": 1, "waited": waited}
+        )
+        return looking.publisher._pace
+
+    assert confirm(10.0) == module.SHORTEST_PACE
+    first, second = confirm(60.0), confirm(60.0)
+    assert module.SHORTEST_PACE < first < second
+    assert max(confirm(60.0) for _ in range(100)) == module.LONGEST_PACE
+    assert confirm(0.0) < module.LONGEST_PACE
+    assert min(confirm(0.0) for _ in range(100)) == module.SHORTEST_PACE
+
+
+def test_frames_close_together_are_confirmed_together(looking: FakePage) -> None:
+    looking.publisher.confirmed_together = 3
+    for state in range(1, 7):
+        looking.publisher._last_sent = time.monotonic() + 60
+        looking.publisher.draw(step=True)
+        looking.wait_for_frames(state + 1)
+
+    at_once = [frame["number"] for frame in looking.frames if frame["at_once"]]
+    assert at_once == [1, 3, 6]
+
+
+def test_frames_far_apart_are_confirmed_one_by_one(looking: FakePage) -> None:
+    looking.publisher.confirmed_together = 3
+    for state in range(1, 4):
+        looking.publisher._last_sent = time.monotonic() - 60
+        looking.publisher.draw(step=True)
+        looking.wait_for_frames(state + 1)
+
+    assert all(frame["at_once"] for frame in looking.frames)
