@@ -80,6 +80,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             clip_norm=clip_norm,
             seed=seed,
             validation=validation,
+            shares_cores=not isinstance(model, PlaygroundNetwork),
         )
         # An earlier run of this cell may be training the very same model.
         _cells.replace_earlier()
@@ -195,7 +196,12 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         knobs = preset.arguments(seed)
         network, data, seed = (knobs.pop(key) for key in ("network", "data", "seed"))
         parts = assemble(network, data, knobs)
-        preparation = prepare(*parts.arguments, seed=seed, validation=parts.loaded.validation)
+        preparation = prepare(
+            *parts.arguments,
+            seed=seed,
+            validation=parts.loaded.validation,
+            shares_cores=False,
+        )
         with present.standing_still():
             coming = preparation.session(self._backstage)
         before = self._controls

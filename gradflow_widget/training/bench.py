@@ -19,6 +19,7 @@ from ..measurement.reading import Reading
 from .audience import Audience, Telling
 from .batches import Batches
 from .construction import Built, Construction, Looks
+from .cores import is_small, on_one_core
 from .pace import Pace
 from .run import Run, check_unwatched
 from .settings import Settings
@@ -53,6 +54,8 @@ class Bench:
         telling: where readings go.
         pace: who may step when.
         validating: validates; None where there is nothing to validate with.
+        shares_cores: whether a small model's steps may use all of torch's threads, as the
+            process has it; else they use one.
 
     Attributes:
         settings: what the knobs say now.
@@ -72,7 +75,11 @@ class Bench:
         telling: Telling,
         pace: Pace,
         validating: Validating | None,
+        *,
+        shares_cores: bool = True,
     ) -> None:
+        self._shares_cores = shares_cores
+        self._cores: Callable[[], AbstractContextManager[None]] = nullcontext
         self._construction, self._trainer = construction, trainer
         self.settings = self._settings_of_step = construction.first_settings(settings)
         self._settings_lock = threading.Lock()
@@ -157,6 +164,8 @@ class Bench:
             self.run.probe.set_order(preview.layers)
         if self._validating is not None:
             self._validating.begin_run()
+        if not self._shares_cores:
+            self._cores = on_one_core if is_small(self.run.model) else nullcontext
         self._telling.forget()
         self._audience.begin_run(preview)
         self.run.probe.full = self._audience.next_is_drawn(may_wait=False)
@@ -293,8 +302,8 @@ class Bench:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Hold the step lock."""
-        with self._step_lock:
+        """Hold the step lock; the caller's thread steps, or validates, on as many cores as it may."""
+        with self._step_lock, self._cores():
             yield
 
     @property

@@ -29,6 +29,7 @@ class Preparation:
         batches: where batches come from; None where only the user's own loop trains.
         settings: the first settings.
         validator: evaluates beside the training; None: nothing is validated.
+        shares_cores: see :class:`TrainingSession`.
     """
 
     model: ModelSource
@@ -40,6 +41,7 @@ class Preparation:
     batches: Batches | None
     settings: Settings
     validator: Validator | None
+    shares_cores: bool
 
     @property
     def samples(self) -> int | None:
@@ -60,6 +62,7 @@ class Preparation:
             audience,
             origin=self.origin,
             validator=self.validator,
+            shares_cores=self.shares_cores,
         )
 
 
@@ -73,6 +76,7 @@ def prepare(
     clip_norm: float | None = None,
     seed: int,
     validation: Any,
+    shares_cores: bool = True,
 ) -> Preparation:
     """Check the arguments of a widget, which names and describes them.
 
@@ -94,5 +98,14 @@ def prepare(
     if minimised is not None and validation is not None:
         validator = Validator(minimised, validation)
     return Preparation(
-        model, construction, minimised, origin, loss_fn, objective, batches, settings, validator
+        model,
+        construction,
+        minimised,
+        origin,
+        loss_fn,
+        objective,
+        batches,
+        settings,
+        validator,
+        shares_cores,
     )

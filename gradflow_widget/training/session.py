@@ -48,6 +48,7 @@ class TrainingSession(PresentRun):
         audience: who looks on.
         origin: the name of the argument that ``objective`` came from, for error messages.
         validator: evaluates beside the training; None: nothing is validated.
+        shares_cores: see :class:`Bench`.
 
     Attributes:
         refusals: says what can't be changed, and why.
@@ -67,6 +68,7 @@ class TrainingSession(PresentRun):
         *,
         origin: str = "objective",
         validator: Validator | None = None,
+        shares_cores: bool = True,
     ) -> None:
         self._construction = construction
         self._trainer = (
@@ -86,6 +88,7 @@ class TrainingSession(PresentRun):
             self._telling,
             self._pace,
             self._validating,
+            shares_cores=shares_cores,
         )
         resting = Resting(self._bench, self._pace, audience, self._failure)
         self._worker = Worker(self._pace, self._take_turn, resting.fail)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 
 MOST_SAMPLES = 1_000
+# Of text each character has a label: of so many, an accuracy is known to half a percent.
+MOST_LABELS = 10_000
 BATCH = 256
 SHARE = 0.05
 _COLUMNS = ("step", "accuracy", "loss", "samples", "seconds")
@@ -73,7 +75,7 @@ class Validator:
         every: steps from one evaluation to the next, where they are cheap.
         share: of the training time.
         samples: the largest number of samples to look at, chosen by ``seed``; of an iterable,
-            the first ones.
+            the first ones; of tensors fewer where they have more than ``MOST_LABELS`` labels.
         seed: chooses the samples.
         clock: gives seconds.
 
@@ -254,6 +256,8 @@ def _length(batch: Any) -> int:
 def _some_batches(batches: Batches, data: Any, most: int, seed: int) -> Iterator[Any]:
     if isinstance(batches, TensorBatches | DatasetBatches):
         generator = torch.Generator().manual_seed(seed)
+        if isinstance(batches, TensorBatches) and (of_each := batches.targets[0].numel()) > 1:
+            most = min(most, max(1, MOST_LABELS // of_each))
         rows = torch.randperm(batches.size or 0, generator=generator)[:most].sort().values
         for begin in range(0, len(rows), BATCH):
             yield batches.rows(rows[begin : begin + BATCH])

@@ -69,6 +69,8 @@ def evidence(request: pytest.FixtureRequest) -> Iterator[Callable[[Notebook], No
 def cell(shared_notebook: Notebook, request: pytest.FixtureRequest) -> Iterator[FlowCell]:
     """A cell that shows a widget; after the test it is closed, and the page had no errors."""
     shared_notebook.errors.clear()
+    # Which headings an earlier test has left open.
+    shared_notebook.page.evaluate("localStorage.clear()")
     yield FlowCell(shared_notebook)
     if request.node.stash.get(_FAILED, False):
         _keep_evidence(shared_notebook, f"failed-{request.node.name}")

@@ -37,7 +37,6 @@ flow"""
 @pytest.fixture
 def page(cell: FlowCell) -> FlowPage:
     """A playground that plays as fast as it can, with the regime's heading open."""
-    cell.notebook.page.evaluate("localStorage.clear()")
     shown = cell.show(SHOWN)
     shown.unfold("Training regime")
     shown.menu("draw").select_option("what fits (max)")

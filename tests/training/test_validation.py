@@ -345,3 +345,13 @@ def test_memory_is_bounded_and_the_ends_are_kept() -> None:
     assert curve.best.step == 77
     with pytest.raises(ValueError, match="capacity must be at least 2"):
         ValidationCurve(1)
+
+
+def test_of_samples_with_many_labels_fewer_are_looked_at() -> None:
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]).transpose(1, 2), batch[1])
+
+    text = torch.randn(400, 100, 4), torch.randint(3, (400, 100))
+    validator = Validator(objective, text)
+    assert validator.samples == 100
+    assert validator.evaluate(nn.Linear(4, 3), 1).samples == 100
