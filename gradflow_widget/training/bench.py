@@ -302,7 +302,7 @@ class Bench:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Hold the step lock; the caller's thread steps, or validates, on as many cores as it may."""
+        """Hold the step lock, on as many cores as steps and validations may use."""
         with self._step_lock, self._cores():
             yield
 
