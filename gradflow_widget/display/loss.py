@@ -156,7 +156,7 @@ class LossChart:
         _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses)
         self._draw_markers(writer, bottom, top)
         self._draw_wrong(writer, top)
-        self.validation.draw(writer, self._x_end)
+        self.validation.draw(writer)
         writer.set("loss_figure", fig_margin={**self._margin, **self.validation.margin()})
 
     def _limits(

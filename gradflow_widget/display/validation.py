@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .chart import DEAF, Axis, Label, LinearScale, Lines
+from .chart import DEAF, Axis, LinearScale, Lines
 from .frame import FrameWriter
 
 _MOST_POINTS = 500
-# In percent: there is no room for a label below it.
-_LOW = 15.0
 _TICKS = (0, 20, 40, 60, 80, 100)
 # What the labels of the axis on the right need, in px.
 _ROOM = {False: 14, True: 62}
@@ -21,7 +19,8 @@ class ValidationCurve:
     """Accuracies in percent, sparse points by step, on an axis from 0 to 100 %.
 
     Colour alone does not tell it from the loss: it is dash-dotted and has a dot at each point,
-    its axis says what it is, and its last point says how much.
+    and its axis says what it is and where it stands: beside the axes, where nothing can lie on
+    the words.
 
     Args:
         x: the scale of steps that it shares with the loss.
@@ -43,34 +42,22 @@ class ValidationCurve:
             visible=False,
             **DEAF,
         )
-        self._label = Label(
-            x=[0.0],
-            y=[0.0],
-            text=[""],
-            scales=scales,
-            default_size=11,
-            font_weight="bold",
-            align="start",
-            colors=["var(--gradflow-vanishing)"],
-            visible=False,
-            **DEAF,
-        )
         self.axis = Axis(
             scale=y,
             side="right",
-            label="validation accuracy",
+            label=_said(None),
             label_offset="3.6em",
+            label_color="var(--gradflow-vanishing)",
             grid_lines="none",
             tick_values=np.array(_TICKS),
             tick_labels={str(tick): f"{tick} %" for tick in _TICKS},
             visible=False,
         )
-        self.marks: list[Any] = [self._line, self._label]
+        self.marks: list[Any] = [self._line]
         self.axes: dict[str, Any] = {"validation_axis": self.axis}
         self.targets: dict[str, Any] = {
             "validation_y": y,
             "validation": self._line,
-            "validation_label": self._label,
         }
 
     @property
@@ -99,12 +86,11 @@ class ValidationCurve:
         """Return what the axis on the right needs, to be merged into the figure's margins."""
         return {"right": _ROOM[bool(self._points)]}
 
-    def draw(self, writer: FrameWriter, end: float) -> None:
-        """Write the curve into the next frame; ``end`` is where the axis of steps ends."""
+    def draw(self, writer: FrameWriter) -> None:
+        """Write the curve into the next frame."""
         points = self._points
-        writer.set("validation_axis", visible=bool(points))
+        writer.set("validation_axis", visible=bool(points), label=_said(self.latest))
         writer.set("validation", visible=bool(points))
-        writer.set("validation_label", visible=bool(points))
         if not points:
             return
         steps = np.array([float(step) for step, _ in points], dtype=np.float32)
@@ -112,16 +98,7 @@ class ValidationCurve:
         if len(points) == 1:  # a line needs two points to be seen
             steps, percents = np.repeat(steps, 2), np.repeat(percents, 2)
         writer.set("validation", x=steps, y=percents)
-        step, percent = points[-1]
-        # To the right, where the curve has ended; else below, or above where that is the axis.
-        beside = step < 0.85 * end
-        below = percent > _LOW
-        writer.set(
-            "validation_label",
-            align="start" if beside else "end",
-            x_offset=7 if beside else 0,
-            y_offset=4 if beside else 20 if below else -8,
-            x=np.array([float(step)]),
-            y=np.array([percent]),
-            text=[f"{percent:.1f} %"],
-        )
+
+
+def _said(percent: float | None) -> str:
+    return "validation accuracy" + ("" if percent is None else f": {percent:.1f} %")

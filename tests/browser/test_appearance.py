@@ -9,9 +9,10 @@ import math
 from itertools import combinations
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
 from tests.browser.flow_page import FlowCell, FlowPage
+from tests.browser.geometry import boxes_of, overlap
 from tests.browser.jupyterlab import Theme
 
 THEMES: tuple[Theme, ...] = ("light", "dark")
@@ -131,21 +132,6 @@ def test_every_text_is_readable_in_the_theme(cell: FlowCell, theme: Theme) -> No
 
     for selector, (text, ground) in page.root.evaluate(COLOURS, TEXTS).items():
         assert contrast(text, ground) >= 4.5, (selector, text, ground)
-
-
-def boxes_of(parts: Locator) -> list[tuple[str, dict[str, float]]]:
-    return [
-        (part.text_content() or str(part.get_attribute("class")), box)
-        for part in parts.all()
-        if (box := part.bounding_box()) is not None and box["width"] and box["height"]
-    ]
-
-
-def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
-    """Whether two boxes share more than a pixel's width of rounding."""
-    across = min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
-    down = min(one["y"] + one["height"], other["y"] + other["height"]) - max(one["y"], other["y"])
-    return across > 1 and down > 1
 
 
 @pytest.mark.parametrize("width", [600, 1000, 1500])
@@ -303,8 +289,7 @@ def test_markers_of_many_turns_do_not_lie_on_each_other(cell: FlowCell) -> None:
 
     for width in (600, 1500):
         page.resize(width)
-        marks = page.root.locator(".gradflow-chart-loss text.label").filter(has_not_text="%")
-        labels = boxes_of(marks)
+        labels = boxes_of(page.root.locator(".gradflow-chart-loss text.label"))
         assert len(labels) >= 2
         for (one, box), (other, beside) in combinations(labels, 2):
             assert not overlap(box, beside), (one, other)

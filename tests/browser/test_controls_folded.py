@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.browser.flow_page import FlowCell, FlowPage
+from tests.browser.geometry import boxes_of, overlap
 
 SHOWN = """\
 import sys
@@ -32,21 +32,6 @@ def show(cell: FlowCell, arguments: str = "") -> FlowPage:
 
 def heading(page: FlowPage, name: str) -> Locator:
     return page.root.locator("button.gradflow-heading", has_text=name)
-
-
-def boxes_of(parts: Locator) -> list[tuple[str, dict[str, Any]]]:
-    return [
-        (part.text_content() or str(part.get_attribute("class")), dict(box))
-        for part in parts.all()
-        if (box := part.bounding_box()) is not None and box["width"] and box["height"]
-    ]
-
-
-def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
-    """Whether two boxes share more than a pixel's width of rounding."""
-    across = min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
-    down = min(one["y"] + one["height"], other["y"] + other["height"]) - max(one["y"], other["y"])
-    return across > 1 and down > 1
 
 
 def test_headings_open_by_keyboard_and_are_left_as_they_were_after_a_reload(
@@ -206,7 +191,8 @@ def test_validation_accuracy_is_a_curve_on_an_axis_of_its_own(cell: FlowCell) ->
         "for n in range(10): flow.step(20); flow.stage.validation(flow.steps, 0.1 + 0.09 * n)"
     )
 
-    expect(page.root.locator(".gradflow-chart-loss text.label").last).to_have_text("91.0 %")
+    said = page.root.locator(".gradflow-chart-loss .axislabel", has_text="validation")
+    expect(said).to_have_text("validation accuracy: 91.0 %")
     expect(ticks.last).to_be_visible()
     assert ticks.all_text_contents() == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
     assert "validation 91.0 %" in page.at_rest().status
@@ -220,8 +206,11 @@ def test_validation_accuracy_is_a_curve_on_an_axis_of_its_own(cell: FlowCell) ->
     )
     chart = page.root.locator(".gradflow-chart-loss").bounding_box()
     assert chart is not None
-    for text, box in boxes_of(ticks):
+    for text, box in (*boxes_of(ticks), *boxes_of(said)):
         assert box["x"] + box["width"] <= chart["x"] + chart["width"] + 1, text
+    ((_, words),) = boxes_of(said)
+    for text, box in boxes_of(ticks):
+        assert not overlap(words, box), text
 
 
 def test_through_time_is_offered_where_there_are_time_steps(cell: FlowCell) -> None:

@@ -38,7 +38,7 @@ def test_without_a_validation_there_is_no_second_curve_and_no_second_axis(
 ) -> None:
     drawn.chart.curve.append(1, 2.0)
     drawn.draw()
-    for part in ("validation", "validation_label", "validation_axis"):
+    for part in ("validation", "validation_axis"):
         assert not drawn[part].visible
     assert drawn["loss_figure"].fig_margin["right"] == 14
 
@@ -66,21 +66,7 @@ def test_not_its_colour_alone_tells_it_from_the_loss(drawn: DrawnChart) -> None:
     styles = {drawn[name].line_style for name in ("loss", "loss_ghost", "validation")}
     assert len(styles) == 3
     assert drawn["validation"].marker == "circle"
-    assert list(drawn["validation_label"].text) == ["93.2 %"]
-    assert drawn["validation_axis"].label == "validation accuracy"
-
-
-@pytest.mark.parametrize("accuracy", [0.0, 0.086, 0.5, 1.0])
-def test_its_label_is_never_cut_off_at_the_end_of_the_axes(
-    drawn: DrawnChart, accuracy: float
-) -> None:
-    for step in range(1, 100):
-        drawn.chart.curve.append(step, 1.0)
-    drawn.draw(s99=accuracy)
-    label = drawn["validation_label"]
-    assert label.align == "end"
-    # Upward from the point by 15 % of the axis, or downward; 20 px are less than that.
-    assert (label.y_offset < 0) == (accuracy < 0.15)
+    assert drawn["validation_axis"].label == "validation accuracy: 93.2 %"
 
 
 def test_a_single_point_is_seen(drawn: DrawnChart) -> None:
