@@ -147,7 +147,10 @@ class Backstage:
     # -- what the widget asks --------------------------------------------------------
 
     def say(self) -> None:
-        """Bring the status line, and what was changed, up to date."""
+        """Bring the status line, what was changed, and at rest the learning rate up to date."""
+        flow, session = self._flow(), self.session
+        if flow is not None and session is not None and session.at_rest and not session.closed:
+            flow.take_rate(session.coming_learning_rate)
         self._status_is_stale = False
         changes = self._changes()
         if changes != self._changes_told:

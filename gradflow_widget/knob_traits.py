@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import traitlets
@@ -38,7 +39,10 @@ class KnobTraits(traitlets.HasTraits):
     and told in the status line.
     """
 
-    learning_rate = Knob(help="Of the first parameter group; others keep their ratio.")
+    learning_rate = Knob(
+        help="Of the first parameter group; others keep their ratio. Where a scheduler of "
+        "yours has set another, the knob shows that as soon as training rests."
+    )
     clip_norm = Knob(None, help="Global L2 norm to clip to; None is off.")
     clip_value = Knob(None, help="Magnitude to clip every element to; None is off.")
     batch_size = Knob(None, help="Samples a step; None where data come in batches.")
@@ -73,6 +77,7 @@ class KnobTraits(traitlets.HasTraits):
     loaded_preset = traitlets.Unicode("", help="The preset that was loaded last; read-only.")
 
     _ready: bool
+    _rate_taken_on: int | None = None
     _construction: Construction
     _backstage: Backstage
 
@@ -123,6 +128,16 @@ class KnobTraits(traitlets.HasTraits):
             return session.refusals.of_optimizer(session.learning_rate)
         return ""
 
+    def take_rate(self, rate: float | None) -> None:
+        """Show the learning rate of the coming step, which a scheduler may have set: no turn."""
+        if not self._ready or rate is None or rate <= 0 or rate == self.learning_rate:
+            return
+        self._rate_taken_on = threading.get_ident()
+        try:
+            self.learning_rate = rate
+        finally:
+            self._rate_taken_on = None
+
     # -- turns -----------------------------------------------------------------------
 
     @traitlets.observe(*HOT_KNOBS)
@@ -133,7 +148,12 @@ class KnobTraits(traitlets.HasTraits):
         session = self._training
         if name == "weight_decay" and value == session.own_weight_decay:
             value = None
-        if getattr(session.settings, name) == value:
+        if name == "learning_rate":
+            # A scheduler may have left the value that was set last.
+            taken = self._rate_taken_on == threading.get_ident()
+            if taken or session.coming_learning_rate == value:
+                return
+        elif getattr(session.settings, name) == value:
             return
         changes = _with_other_clip_off(name, value)
         self._turn(name, changes)

@@ -196,6 +196,8 @@ class Bench:
             if settings.cold != now.cold:
                 return False
             self.settings = settings
+            if "learning_rate" in changes:
+                self.run.steering.set_rate_anew()
             return True
 
     def _take_over(self, changes: dict[str, Any]) -> None:

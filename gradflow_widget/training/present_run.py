@@ -41,6 +41,11 @@ class PresentRun:
         return learning_rate_of(self.optimizer)
 
     @property
+    def coming_learning_rate(self) -> float | None:
+        """The first parameter group's, as the next step has it; None where it has none."""
+        return self.coming_options[0].get("lr")
+
+    @property
     def coming_options(self) -> list[dict[str, Any]]:
         """Learning rate and weight decay of each parameter group, as the next step has them."""
         return self._bench.run.steering.coming()

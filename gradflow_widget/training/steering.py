@@ -61,6 +61,10 @@ class Steering:
                     group["weight_decay"] = float(own)
         return groups
 
+    def set_rate_anew(self) -> None:
+        """Set the rate at the next step, also where a scheduler has gone on from that very one."""
+        self._applied = None
+
     def close(self) -> None:
         """Take the hooks off."""
         self._decay_by(None)

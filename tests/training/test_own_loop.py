@@ -121,6 +121,57 @@ def test_a_scheduler_in_the_user_s_loop_is_not_fought() -> None:
     flow.close()
 
 
+@pytest.mark.parametrize("how", ["run", "plain"])
+def test_the_knob_shows_what_a_scheduler_has_set_and_can_set_its_own_value_again(how: str) -> None:
+    model = plain_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    flow = GradientFlow(model, optimizer)
+
+    def train() -> None:
+        for _ in range(2):
+            optimizer.zero_grad()
+            CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+            optimizer.step()
+            scheduler.step()
+        if how == "plain":
+            flow._cell_ended()
+
+    def trained() -> None:
+        if how == "run":
+            flow.run(train)
+            flow.wait()
+        else:
+            train()
+
+    trained()
+    assert flow.learning_rate == pytest.approx(0.025)
+    assert not flow._training.settings.learning_rate  # nobody has turned it
+    flow.learning_rate = 0.1
+    trained()
+    assert flow.learning_rate == pytest.approx(0.025)
+    flow.learning_rate = 0.1  # what was turned last, once more
+    trained()
+    rates = [0.1, 0.05, 0.1, 0.05, 0.1, 0.05]
+    assert flow.history.learning_rate == pytest.approx(rates)
+    flow.close()
+
+
+def test_after_a_reset_the_knob_shows_the_first_rate_again() -> None:
+    model = plain_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = GradientFlow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.step()
+    optimizer.param_groups[0]["lr"] = 0.02
+    flow.step()
+    assert flow.learning_rate == 0.02
+    flow.reset()
+    assert flow.learning_rate == 0.1
+    flow.step()
+    assert flow.history.learning_rate.tolist() == [0.1]
+    flow.close()
+
+
 def test_a_warm_up_from_zero_keeps_the_groups_ratio() -> None:
     model = plain_network()
     optimizer = torch.optim.SGD(
