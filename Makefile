@@ -31,7 +31,7 @@ test: set-up ## set everything up and run every check
 	@echo "== tsc" && cd js && $(NPM) run --silent typecheck
 	@echo "== vitest" && cd js && $(NPM) run --silent test
 	@echo "== pytest" && $(PYTEST) $(IN_PARALLEL) tests $(addprefix --ignore ,$(ONE_BY_ONE))
-	@echo "== pytest, notebooks" && $(PYTEST) $(IN_PARALLEL) --nbmake notebooks
+	@echo "== pytest, notebooks" && OMP_NUM_THREADS=1 $(PYTEST) $(IN_PARALLEL) --nbmake notebooks
 	@echo "== pytest, servers and browser" && $(PYTEST) $(ONE_BY_ONE)
 
 bench: set-up ## print the tables of speed; ARGS is passed on

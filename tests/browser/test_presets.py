@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, expect
 
 from gradflow_widget.playground.presets import preset_of, presets
 from tests.browser.flow_page import Drawn, FlowCell
-from tests.browser.geometry import cut_or_outside, overlapping
+from tests.browser.geometry import boxes_of, cut_or_outside, overlapping
 from tests.browser.jupyterlab import JupyterLab, Notebook, Theme
 
 SHOWN = """\
@@ -355,24 +355,17 @@ def is_drawn_truly(lesson: Lesson, last: Drawn) -> None:
     assert 1 <= last.loss.count("L") <= losses
     assert not any("NaN" in path for path in (last.loss, last.loss_ghost, last.ghost))
     assert not lesson.page.root.locator("[transform*=NaN], [d*=NaN]").count()
-    labels = lesson.page.root.locator(".gradflow-chart-loss text.label:visible")
+    said = lesson.page.root.locator(".gradflow-chart-loss .axislabel", has_text="validation")
     if accuracy != accuracy:
-        assert not any("%" in text for text in labels.all_text_contents())
+        expect(said.filter(visible=True)).to_have_count(0)
         return
     percent = f"{100 * accuracy:.1f} %"
     assert f"validation {percent}" in last.status
-    label = labels.filter(has_text=re.compile(f"^{re.escape(percent)}$"))
-    expect(label).to_have_count(1)
-    box, chart = (
-        label.bounding_box(),
-        lesson.page.root.locator(".gradflow-chart-loss").bounding_box(),
-    )
-    assert box is not None
-    assert chart is not None
-    plot = lesson.page.root.locator(".gradflow-chart-loss .plotarea_background").bounding_box()
-    assert plot is not None
-    # Beyond the plot's lower edge it would be cut off.
-    assert box["y"] + box["height"] <= plot["y"] + plot["height"] + 2
+    expect(said).to_have_text(f"validation accuracy: {percent}")
+    ((_, words),) = boxes_of(said)
+    ((_, chart),) = boxes_of(lesson.page.root.locator(".gradflow-chart-loss"))
+    assert words["x"] + words["width"] <= chart["x"] + chart["width"] + 1
+    assert words["y"] + words["height"] <= chart["y"] + chart["height"]
 
 
 def picture(lesson: Lesson, name: str) -> None:
