@@ -57,6 +57,7 @@ class Publisher:
         self._closed = False
         self._wanted = False
         self._draws_step = False
+        self._shows_more = False
         self._whole = True
         self._number = 0
         self._in_flight: dict[int, tuple[float, bool]] = {}
@@ -150,6 +151,8 @@ class Publisher:
                 return
             self._wanted = True
             self._draws_step = self._draws_step or step
+            # Such as that training rests now: there may be no later frame to be confirmed with.
+            self._shows_more = self._shows_more or not step
             self._start()
             if self.visible:  # a thread woken for nothing slows the training down
                 self._condition.notify_all()
@@ -248,6 +251,7 @@ class Publisher:
                     return
                 whole, self._whole = self._whole, False
                 draws_step, self._draws_step = self._draws_step, False
+                shows_more, self._shows_more = self._shows_more, False
                 self._number += 1
                 number = self._number
                 now = time.monotonic()
@@ -257,7 +261,7 @@ class Publisher:
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
                 slow = now - self._last_sent > _SLOW
-                at_once = slow or not draws_step or number % self.confirmed_together == 0
+                at_once = slow or shows_more or whole or number % self.confirmed_together == 0
                 # Who waits for room may have it already, long before this frame is confirmed.
                 self._condition.notify_all()
             self._last_sent = time.monotonic()

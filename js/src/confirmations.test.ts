@@ -1,4 +1,4 @@
-import { beforeEach, expect, it } from "vitest";
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { Confirmations, type Joint } from "./confirmations";
 import type { Painted } from "./frames";
 
@@ -6,8 +6,13 @@ let sent: Joint[];
 let confirmations: Confirmations;
 
 beforeEach(() => {
+  vi.useFakeTimers();
   sent = [];
   confirmations = new Confirmations((joint) => sent.push(joint));
+});
+
+afterEach(() => {
+  vi.useRealTimers();
 });
 
 function confirm(frame: number, waited = 0, painted: Painted[] = []): void {
@@ -54,4 +59,25 @@ it("sends what it holds with a frame that was dropped, which never waits", () =>
   confirm(1);
   confirmations.take({ type: "confirm", frame: 2, dropped: true });
   expect(sent).toEqual([{ type: "confirm", frame: 2, dropped: true, earlier: [1] }]);
+});
+
+it("keeps none for long when no later frame comes", () => {
+  for (const frame of [1, 2]) confirmations.mayWait(frame);
+  confirm(1);
+  vi.advanceTimersByTime(100);
+  confirm(2);
+  vi.advanceTimersByTime(40);
+  expect(sent).toEqual([]);
+  vi.advanceTimersByTime(20);
+  expect(sent.map(({ frame, earlier }) => [frame, earlier])).toEqual([[2, [1]]]);
+  vi.advanceTimersByTime(1000);
+  expect(sent).toHaveLength(1);
+});
+
+it("sends nothing after its end", () => {
+  confirmations.mayWait(1);
+  confirm(1);
+  confirmations.close();
+  vi.advanceTimersByTime(1000);
+  expect(sent).toEqual([]);
 });

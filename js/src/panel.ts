@@ -101,6 +101,7 @@ export default () => {
       model.off("change:frame_targets", onTargets);
       watched.close();
       queue.close();
+      confirmations.close();
       stage.close();
     };
   };

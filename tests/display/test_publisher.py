@@ -440,6 +440,22 @@ def test_frames_close_together_are_confirmed_together(looking: FakePage) -> None
     assert at_once == [1, 3, 6]
 
 
+def test_a_step_in_one_frame_with_the_end_of_training_is_confirmed_at_once(
+    looking: FakePage,
+) -> None:
+    looking.publisher.confirmed_together = 100
+    for state in range(1, 4):
+        looking.publisher._last_sent = time.monotonic() + 60
+        # The lock keeps the step's frame from being taken before the rest is asked for.
+        with looking.publisher._condition:
+            looking.publisher.draw(step=True)
+            looking.publisher.draw(step=False)
+        looking.wait_for_frames(state + 1)
+
+    assert all(frame["at_once"] for frame in looking.frames)
+    assert looking.publisher.steps_drawn == 3
+
+
 def test_frames_far_apart_are_confirmed_one_by_one(looking: FakePage) -> None:
     looking.publisher.confirmed_together = 3
     for state in range(1, 4):
