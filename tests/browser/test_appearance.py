@@ -178,7 +178,8 @@ def test_zero_none_frozen_nan_and_infinite_gradients_have_marks_of_their_own(
 ) -> None:
     page = cell.show(GIVEN.format(body=EVERY_MARK))
 
-    drawn = page.wait_for(lambda drawn: len(drawn.glyphs) >= 5)
+    page.wait_for(lambda drawn: len(drawn.glyphs) >= 5)
+    drawn = page.at_rest()
 
     names = cell.kernel.evaluate("list(flow._stage._shown.layers)")
     marks = dict(

@@ -80,13 +80,15 @@ def test_reset_repeats_the_run_and_a_new_seed_begins_another(cell: FlowCell) -> 
     page = cell.playground()
     first_loss = "flow.history.loss[0]"
     page.button("Step").click()
-    first = page.wait_for(lambda drawn: drawn.step == 1)
+    page.wait_for(lambda drawn: drawn.step == 1)
+    first = page.at_rest()
     loss = cell.kernel.evaluate(first_loss)
 
     page.button("Reset").click()
     page.wait_for(lambda drawn: drawn.step == 0 and drawn.loss_ghost)
     page.button("Step").click()
-    again = page.wait_for(lambda drawn: drawn.step == 1)
+    page.wait_for(lambda drawn: drawn.step == 1)
+    again = page.at_rest()
     assert cell.kernel.evaluate(first_loss) == loss
     assert again.bars == pytest.approx(first.bars, abs=PIXEL)
 
@@ -202,7 +204,8 @@ def test_dragging_depth_rebuilds_once_so_that_the_ghost_is_the_run_before(cell: 
 def test_a_rebuild_while_paused_shows_the_new_bars_before_any_training(cell: FlowCell) -> None:
     page = cell.playground(depth=6, activation="tanh")
     page.button("Step").click()
-    before = page.wait_for(lambda drawn: drawn.step == 1)
+    page.wait_for(lambda drawn: drawn.step == 1)
+    before = page.at_rest()
 
     page.menu("activation").select_option("sigmoid")
 
