@@ -28,6 +28,8 @@ class ValidationCurve:
 
     def __init__(self, x: LinearScale) -> None:
         self._points: list[tuple[int, float]] = []
+        # Kept from run to run: a chart whose margins change is laid out anew, and flickers.
+        self._has_room = False
         y = LinearScale(min=0.0, max=100.0, allow_padding=False)
         scales = {"x": x, "y": y}
         self._line = Lines(
@@ -78,13 +80,14 @@ class ValidationCurve:
         if not 0.0 <= accuracy <= 1.0:
             raise ValueError(f"accuracy must be a share from 0 to 1, not {accuracy!r}.")
         self._points.append((step, 100.0 * accuracy))
+        self._has_room = True
         if len(self._points) > _MOST_POINTS:
             # Every second one, and always the latest.
             self._points = [*self._points[:-1:2], self._points[-1]]
 
     def margin(self) -> dict[str, int]:
         """Return what the axis on the right needs, to be merged into the figure's margins."""
-        return {"right": _ROOM[bool(self._points)]}
+        return {"right": _ROOM[self._has_room]}
 
     def draw(self, writer: FrameWriter) -> None:
         """Write the curve into the next frame."""

@@ -81,6 +81,7 @@ def test_a_new_run_begins_without_one(drawn: DrawnChart) -> None:
     drawn.chart.begin_run()
     drawn.draw()
     assert not drawn["validation"].visible
+    assert drawn["loss_figure"].fig_margin["right"] > 40  # the chart keeps its place meanwhile
     assert drawn.chart.validation.latest is None
 
 
