@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ class KnobTraits(traitlets.HasTraits):
     @traitlets.validate(*HOT_KNOBS, *COLD_KNOBS, "regime")
     def _check_knob(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
-        if not self._ready:
+        if not self._ready or self._takes_rate:
             return value
         if name == "weight_decay" and value is None:
             return self._training.own_weight_decay
@@ -130,13 +131,17 @@ class KnobTraits(traitlets.HasTraits):
 
     def take_rate(self, rate: float | None) -> None:
         """Show the learning rate of the coming step, which a scheduler may have set: no turn."""
-        if not self._ready or rate is None or rate <= 0 or rate == self.learning_rate:
+        if not self._ready or rate is None or not 0 < rate < math.inf or rate == self.learning_rate:
             return
         self._rate_taken_on = threading.get_ident()
         try:
             self.learning_rate = rate
         finally:
             self._rate_taken_on = None
+
+    @property
+    def _takes_rate(self) -> bool:
+        return self._rate_taken_on == threading.get_ident()
 
     # -- turns -----------------------------------------------------------------------
 
@@ -150,8 +155,7 @@ class KnobTraits(traitlets.HasTraits):
             value = None
         if name == "learning_rate":
             # A scheduler may have left the value that was set last.
-            taken = self._rate_taken_on == threading.get_ident()
-            if taken or session.coming_learning_rate == value:
+            if self._takes_rate or session.coming_learning_rate == value:
                 return
         elif getattr(session.settings, name) == value:
             return

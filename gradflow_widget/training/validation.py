@@ -36,6 +36,8 @@ FloatArray = NDArray[np.float64]
 MOST_SAMPLES = 1_000
 # Of text each character has a label: of so many, an accuracy is known to half a percent.
 MOST_LABELS = 10_000
+# The labels of one sample are alike, those of a picture's pixels above all.
+FEWEST_SAMPLES = 100
 BATCH = 256
 SHARE = 0.05
 _COLUMNS = ("step", "accuracy", "loss", "samples", "seconds")
@@ -75,7 +77,8 @@ class Validator:
         every: steps from one evaluation to the next, where they are cheap.
         share: of the training time.
         samples: the largest number of samples to look at, chosen by ``seed``; of an iterable,
-            the first ones; of tensors fewer where they have more than ``MOST_LABELS`` labels.
+            the first ones; of tensors fewer, down to ``FEWEST_SAMPLES``, where they have more
+            than ``MOST_LABELS`` labels.
         seed: chooses the samples.
         clock: gives seconds.
 
@@ -232,9 +235,12 @@ def correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     (N, T). Negative labels, which losses ignore, don't count. (0, 0) where targets are no
     whole numbers or no dimension of ``outputs`` is that of the classes.
     """
-    is_whole = not (targets.is_floating_point() or targets.is_complex())
     dimension: int | None = None
-    if is_whole and targets.dtype is not torch.bool and outputs.dim() == targets.dim() + 1:
+    if (
+        _are_whole(targets)
+        and targets.dtype is not torch.bool
+        and outputs.dim() == targets.dim() + 1
+    ):
         shape = tuple(outputs.shape)
         if shape[:-1] == targets.shape:
             dimension = -1
@@ -247,6 +253,10 @@ def correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.stack([(right & counted).sum(), counted.sum()])
 
 
+def _are_whole(targets: torch.Tensor) -> bool:
+    return not (targets.is_floating_point() or targets.is_complex())
+
+
 def _length(batch: Any) -> int:
     """Return the number of samples of a batch: the length of its first tensor."""
     tensor = first_tensor(batch, any_dtype=True)
@@ -256,8 +266,9 @@ def _length(batch: Any) -> int:
 def _some_batches(batches: Batches, data: Any, most: int, seed: int) -> Iterator[Any]:
     if isinstance(batches, TensorBatches | DatasetBatches):
         generator = torch.Generator().manual_seed(seed)
-        if isinstance(batches, TensorBatches) and (of_each := batches.targets[0].numel()) > 1:
-            most = min(most, max(1, MOST_LABELS // of_each))
+        if isinstance(batches, TensorBatches) and _are_whole(batches.targets):
+            labels = max(1, batches.targets[0].numel())
+            most = min(most, max(FEWEST_SAMPLES, MOST_LABELS // labels))
         rows = torch.randperm(batches.size or 0, generator=generator)[:most].sort().values
         for begin in range(0, len(rows), BATCH):
             yield batches.rows(rows[begin : begin + BATCH])

@@ -157,6 +157,25 @@ def test_the_knob_shows_what_a_scheduler_has_set_and_can_set_its_own_value_again
     flow.close()
 
 
+@pytest.mark.parametrize("rate", [0.0, float("inf"), float("nan")])
+def test_a_rate_that_no_knob_can_show_is_not_shown_and_stops_nothing(rate: float) -> None:
+    model = plain_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = GradientFlow(model, optimizer)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = rate
+
+    flow.run(train)
+    flow.wait()
+    assert flow.learning_rate == 0.1
+    assert flow.step_number == 1
+    flow.close()
+
+
 def test_after_a_reset_the_knob_shows_the_first_rate_again() -> None:
     model = plain_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

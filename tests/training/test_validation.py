@@ -347,11 +347,20 @@ def test_memory_is_bounded_and_the_ends_are_kept() -> None:
         ValidationCurve(1)
 
 
-def test_of_samples_with_many_labels_fewer_are_looked_at() -> None:
+@pytest.mark.parametrize(("labels", "looked_at"), [(50, 200), (100, 100), (5_000, 100)])
+def test_of_samples_with_many_labels_fewer_are_looked_at(labels: int, looked_at: int) -> None:
     def objective(model: nn.Module, batch: Any) -> torch.Tensor:
-        return nn.functional.cross_entropy(model(batch[0]).transpose(1, 2), batch[1])
+        return functional.cross_entropy(model(batch[0]).transpose(1, 2), batch[1])
 
-    text = torch.randn(400, 100, 4), torch.randint(3, (400, 100))
+    text = torch.randn(400, labels, 4), torch.randint(3, (400, labels))
     validator = Validator(objective, text)
-    assert validator.samples == 100
-    assert validator.evaluate(nn.Linear(4, 3), 1).samples == 100
+    assert validator.samples == looked_at
+    assert validator.evaluate(nn.Linear(4, 3), 1).samples == looked_at
+
+
+def test_targets_that_are_no_labels_are_all_looked_at() -> None:
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        return functional.mse_loss(model(batch[0]), batch[1])
+
+    pictures = torch.randn(400, 784)
+    assert Validator(objective, (pictures, pictures)).samples == 400
