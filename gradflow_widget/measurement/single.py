@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .capture import Capture
+from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
 from .layers import find_layers, in_forward_order
 from .norms import exact_norms, largest_magnitudes, stacked
@@ -88,7 +89,8 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
     """Do one forward and backward pass and return a full Reading (without update ratio).
 
     Nothing of the model changes: weights, ``.grad``, buffers such as BatchNorm's running
-    statistics, train or eval mode and the random state are as before.
+    statistics, train or eval mode and the random state are as before. What torch.compile has
+    compiled runs as it is written, for compiling it anew would take longer than the pass.
 
     Args:
         model: the module to read, in the mode that it is in.
@@ -133,7 +135,12 @@ def read_objective(
     ]
     capture, notes = Capture(model, parts), NoteTaker(model, parts)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), everything_kept(model):
+        with (
+            uncompiled(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            everything_kept(model),
+        ):
             loss = checked_loss(objective(model, batch), origin)
             capture.begin_backward()
             gradients = torch.autograd.grad(loss, asking, allow_unused=True)

@@ -217,9 +217,10 @@ def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
             parametrizations.orthogonal(module, orthogonal_map=MAP)
 
     compute(module, "orthogonal", register, "weight")
-    matrix = getattr(module, "weight").detach().flatten(1).float()  # noqa: B009
-    gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
-    if not torch.allclose(gram, torch.eye(len(gram), device=gram.device), atol=0.05):
+    # What the weight starts as, without computing it once more.
+    start = module.get_buffer(f"parametrizations.weight.0.{'of_matrix.' if is_kernel else ''}base")
+    start = start.float()
+    if not torch.allclose(start.mT @ start, torch.eye(len(start), device=start.device), atol=0.05):
         raise CannotTweak(
             f"The weights of a {type(module).__bases__[0].__name__} are zeros or alike, and no "
             "orthogonal ones can start from them: initialise the model anew before."
