@@ -22,6 +22,7 @@ from .playback import Playback
 from .playground.assembly import Playground, PlaygroundNetwork, assemble
 from .playground.presets import preset_of, presets
 from .training.construction import ModelSource, OptimizerSource
+from .training.cores import let_helpers_go
 from .training.objective import Objective
 from .training.preparation import Preparation, prepare
 from .training.run import check_unwatched
@@ -87,6 +88,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         check_unwatched(optimizer)
         self._backstage = Backstage(self)
         self._stage = self._backstage.stage = Stage(self._backstage)
+        # A cell that computes while training goes on gets helpers of its own, which slow it.
+        self._stage.panel.on_msg(lambda *_: let_helpers_go())
         self._session: TrainingSession | None = None
         self._controls: Controls | None = None
         self._stop_listening: Callable[[], None] = lambda: None

@@ -19,7 +19,7 @@ from ..measurement.reading import Reading
 from .audience import Audience, Telling
 from .batches import Batches
 from .construction import Built, Construction, Looks
-from .cores import is_small, on_one_core
+from .cores import is_small, let_helpers_go, on_one_core
 from .pace import Pace
 from .run import Run, check_unwatched
 from .settings import Settings
@@ -215,7 +215,10 @@ class Bench:
         """
         with self._pace.changing(), self._step_lock:
             self.check_open()
-            yield
+            try:
+                yield
+            finally:
+                let_helpers_go()
 
     def turn(self, changes: dict[str, Any], make_way: Callable[[], None]) -> bool:
         """Make changes while :meth:`changing`; return whether a new run begins by them.

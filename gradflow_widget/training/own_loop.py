@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .cores import let_helpers_go
 from .pace import Pace
 from .randomness import RandomState
 
@@ -65,6 +66,8 @@ class OwnLoop:
         Raises:
             LoopStopped: it is to end here.
         """
+        if not self._pace.may_begin:
+            let_helpers_go()
         if not self._pace.hold(lambda: self._must_end):
             raise LoopStopped
 

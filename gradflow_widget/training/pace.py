@@ -136,11 +136,12 @@ class Pace:
     def wait_for_turn(self) -> bool:
         """Wait until steps are wanted and nobody changes the run; False once stopped."""
         with self._lock:
-            self._turn.wait_for(lambda: self._stopped or self._may_begin)
+            self._turn.wait_for(lambda: self._stopped or self.may_begin)
             return not self._stopped
 
     @property
-    def _may_begin(self) -> bool:
+    def may_begin(self) -> bool:
+        """Whether steps are wanted and nobody changes the run."""
         return not self.at_rest and not self._changers
 
     def begin(self, claim: Callable[[], None] | None = None) -> bool:
@@ -149,7 +150,7 @@ class Pace:
         ``claim`` is called with the lock held: it must be short and take no lock.
         """
         with self._lock:
-            if not self._may_begin:
+            if not self.may_begin:
                 return False
             self._working = True
             if claim is not None:

@@ -18,6 +18,7 @@ from .audience import Audience, Telling
 from .batches import Batches
 from .bench import Bench
 from .construction import Construction
+from .cores import let_helpers_go
 from .failure import LastFailure
 from .loops import UserLoops
 from .objective import Objective
@@ -241,6 +242,7 @@ class TrainingSession(PresentRun):
         """
         self._check_can_train()
         self._failure.clear()
+        let_helpers_go()
         self._pace.play()
         self._worker.start()
         self._audience.state_changed()
@@ -260,6 +262,7 @@ class TrainingSession(PresentRun):
         count = checked_count("n", count)
         self._check_can_train()
         self._failure.clear()
+        let_helpers_go()
         ticket = self._pace.ask(count)
         self._worker.start()
         self._audience.state_changed()
@@ -293,6 +296,7 @@ class TrainingSession(PresentRun):
             Exception: what the user's model or data raised.
         """
         self._worker.check_not_current("wait()")
+        let_helpers_go()
         if steps is not None:
             steps = checked_count("steps", steps)
             self._failure.raise_again()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from .cores import let_helpers_go
 from .pace import Pace
 
 
@@ -55,10 +56,15 @@ class Worker:
         return not thread.is_alive()
 
     def _work(self) -> None:
-        while self._pace.wait_for_turn():
+        while self._wait_for_turn():
             try:
                 self._turn()
             except BaseException as error:
                 self._failed(error)
             finally:
                 self._pace.end()
+
+    def _wait_for_turn(self) -> bool:
+        if not self._pace.may_begin:
+            let_helpers_go()
+        return self._pace.wait_for_turn()
