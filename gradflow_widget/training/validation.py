@@ -40,6 +40,8 @@ MOST_LABELS = 10_000
 FEWEST_SAMPLES = 100
 BATCH = 256
 SHARE = 0.05
+# More often than about seven times a second nobody sees a curve move.
+INTERVAL = 0.15
 _COLUMNS = ("step", "accuracy", "loss", "samples", "seconds")
 
 
@@ -67,15 +69,17 @@ class Validator:
     """Evaluates a network on held-out data every so many steps, at a bounded cost.
 
     An evaluation looks at ``samples`` samples at most, the same ones each time. One is due
-    every ``every`` steps, but only once ``share`` of the time that the steps so far have taken
-    has made up for all evaluations before it; so evaluations take at most that share, and the
-    last of them. What is evaluated beyond that, at rest, is not in this account.
+    every ``every`` steps, but at most one each ``interval`` seconds, and only once ``share`` of
+    the time that the steps so far have taken has made up for all evaluations before it; so
+    evaluations take at most that share, and the last of them. What is evaluated beyond that, at
+    rest, is not in this account.
 
     Args:
         objective: ``objective(model, batch)``, as in training.
         data: what training takes: a pair of tensors, a Dataset or an iterable of batches.
         every: steps from one evaluation to the next, where they are cheap.
         share: of the training time.
+        interval: the shortest time from one evaluation to the next, in seconds.
         samples: the largest number of samples to look at, chosen by ``seed``; of an iterable,
             the first ones; of tensors fewer, down to ``FEWEST_SAMPLES``, where they have more
             than ``MOST_LABELS`` labels.
@@ -93,6 +97,7 @@ class Validator:
         *,
         every: int = 10,
         share: float = SHARE,
+        interval: float = INTERVAL,
         samples: int = MOST_SAMPLES,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
@@ -100,6 +105,7 @@ class Validator:
         self._objective = objective
         self._every = checked_count("every", every)
         self._share = checked_positive("share", share)
+        self._interval = checked_positive("interval", interval)
         most, seed = checked_count("samples", samples), checked_seed(seed)
         # A loader may draw, or start processes, whenever it is gone through: here it is, once.
         source = as_batches(data, "validation")
@@ -132,6 +138,7 @@ class Validator:
     def restart(self) -> None:
         """Begin a new account of training and evaluation times."""
         self._spent = self._trained = 0.0
+        self._latest = -math.inf
 
     @contextmanager
     def timing_a_step(self) -> Iterator[None]:
@@ -148,7 +155,11 @@ class Validator:
 
     def is_due(self, step: int) -> bool:
         """Say whether an evaluation is due after ``step`` steps."""
-        return step % self._every == 0 and self._spent <= self._share * self._trained
+        return (
+            step % self._every == 0
+            and self._spent <= self._share * self._trained
+            and self.clock() - self._latest >= self._interval
+        )
 
     def check(self, model: nn.Module) -> None:
         """Try ``model`` on two samples, or where only batches are known on the first of them.
@@ -209,6 +220,7 @@ class Validator:
         seconds = self.clock() - begin
         if on_account:
             self._spent += seconds
+            self._latest = begin
         return Validation(step, accuracy, loss, self._samples, seconds)
 
     def _measured(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -219,6 +219,19 @@ def test_cheap_evaluations_come_every_so_many_steps() -> None:
     assert validated_steps(1.0, 0.01, 9, every=3) == [3, 6, 9]
 
 
+def test_of_quick_steps_more_go_by_than_an_eye_could_follow() -> None:
+    clock, model = Clock(), plain()
+    validator = Validator(cross_entropy, samples(), interval=0.15, clock=clock)
+    done = []
+    for step in range(1, 401):
+        with validator.timing_a_step():
+            clock.now += 0.001
+        if validator.is_due(step):
+            validator.evaluate(model, step)
+            done.append(step)
+    assert done == [10, 160, 310]
+
+
 @pytest.mark.parametrize("cost", [1.0, 3.0, 40.0])
 @pytest.mark.parametrize("share", [0.05, 0.2])
 def test_dear_evaluations_are_stretched_to_their_share(cost: float, share: float) -> None:
@@ -280,6 +293,7 @@ def test_the_cost_is_stated() -> None:
     [
         ({"every": 0}, "every must be a whole number of at least 1"),
         ({"share": 0.0}, "share must be a positive"),
+        ({"interval": 0.0}, "interval must be a positive"),
         ({"samples": 0}, "samples must be"),
         ({"seed": -1}, "seed must be"),
     ],
