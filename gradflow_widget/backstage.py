@@ -13,7 +13,7 @@ from .tweaks.knobs import AS_GIVEN
 
 if TYPE_CHECKING:
     from .display.stage import Stage
-    from .measurement.reading import Reading
+    from .measurement.reading import Glance, Reading
     from .training.regimes.regime import Regime
     from .training.session import TrainingSession
     from .training.settings import Settings
@@ -45,7 +45,7 @@ class Backstage:
         """Say whether the coming step is drawn."""
         return self.stage.next_is_drawn(may_wait=may_wait, must=must)
 
-    def record(self, reading: Reading) -> None:
+    def record(self, reading: Reading | Glance) -> None:
         """Take in a step: traits, markers where it is the first with other settings, charts."""
         settings = reading.settings
         if settings is not self._settings:

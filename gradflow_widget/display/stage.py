@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from .bars import FlowChart, Measure
 from .frame import FrameWriter
@@ -15,7 +15,7 @@ from .panel import LayerTable, Panel, draw_table
 from .publisher import FASTEST_INTERVAL, Publisher
 
 if TYPE_CHECKING:
-    from ..measurement.reading import Reading
+    from ..measurement.reading import Glance, Reading
 
 Speed = int | Literal["max"]
 SPEEDS: tuple[Speed, ...] = (1, 2, 5, 20, "max")
@@ -119,18 +119,19 @@ class Stage:
             return publisher.wait_for_room() or must
         return publisher.room_without_waiting(FASTEST_INTERVAL) or must
 
-    def record(self, reading: Reading) -> None:
+    def record(self, reading: Reading | Glance) -> None:
         """Take in a step: every one goes into the loss curve, a full one is drawn."""
+        full = cast("Reading", reading) if reading.is_full else None
         with self._lock:
             self._steps += 1
             self._step, self._last_loss = reading.step, reading.loss
             if reading.loss_seen:
                 self._loss_seen = True
                 self.loss.curve.append(reading.step, reading.loss)
-            if reading.is_full:
-                self._shown = reading
-                self._full.append(reading)
-        if reading.is_full:
+            if full is not None:
+                self._shown = full
+                self._full.append(full)
+        if full is not None:
             self.publisher.draw(step=True)
         elif not self._director.is_playing():
             # Paused while this step was under way: the status line tells its number.

@@ -25,7 +25,7 @@ from .history import History
 from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
 from .norms import dense, stacked
-from .reading import Reading
+from .reading import Glance, Reading
 from .step import Step, Watched, same
 
 FloatArray = NDArray[np.float64]
@@ -96,6 +96,7 @@ class GradientProbe:
         self.model = model
         self.optimizer = optimizer
         self._on_reading: Callable[[Reading], None] | None = None
+        self._on_glance: Callable[[Glance], None] | None = None
         self.settings: object | None = None
         self._looks = 0
         # Whoever gave a history of his own may look at it at any time.
@@ -107,6 +108,8 @@ class GradientProbe:
         self._capture: Capture | None = None
         self._notes: NoteTaker | None = None
         self._pending: deque[Step] = deque()
+        # Told of by a glance, and yet to be made into rows of the history.
+        self._glanced: list[Step] = []
         self._delivering = threading.Lock()
         self._step: Step | None = None
         self._weights_before: list[torch.Tensor] | None = None
@@ -136,6 +139,8 @@ class GradientProbe:
     def history(self) -> History:
         """All readings so far; waits for those still on their way from the device."""
         self._deliver(wait=True)
+        with self._delivering:
+            self._record_glanced()
         return self._history
 
     @property
@@ -183,6 +188,20 @@ class GradientProbe:
                 self._notes.close()
                 self._notes = None
 
+    @property
+    def on_glance(self) -> Callable[[Glance], None] | None:
+        """Who is told, instead of by a Reading, of steps that hold nothing unusual.
+
+        Those that are not read in full, have every gradient, finite and unclipped, and wait for
+        no device. Their readings are made when ``history`` is asked for, or many at a time.
+        """
+        return self._on_glance
+
+    @on_glance.setter
+    def on_glance(self, listener: Callable[[Glance], None] | None) -> None:
+        self._deliver(wait=False)
+        self._on_glance = listener
+
     @contextmanager
     def looking_away(self) -> Iterator[None]:
         """Leave passes of the model out of the step that they come in, inside the ``with``.
@@ -215,6 +234,8 @@ class GradientProbe:
         self._weights_before = None
         self._step = None
         self._deliver(wait=True)
+        with self._delivering:
+            self._record_glanced()
 
     def __enter__(self) -> GradientProbe:
         return self
@@ -540,17 +561,29 @@ class GradientProbe:
     def _deliver(self, *, wait: bool) -> None:
         while self._pending:
             with self._delivering:
-                reading = self._record_next(wait)
-                if reading is _NOT_YET:
+                told = self._record_next(wait)
+                if told is _NOT_YET:
                     return
-            if isinstance(reading, Reading) and self._on_reading is not None:
-                self._on_reading(reading)
+            if isinstance(told, Glance):
+                if self._on_glance is not None:
+                    self._on_glance(told)
+            elif isinstance(told, Reading) and self._on_reading is not None:
+                self._on_reading(told)
 
     def _record_next(self, wait: bool) -> object:
-        """Record the step that has waited longest, or all at once where nobody hears of each."""
+        """Record the step that has waited longest; where nobody hears of it, all at once."""
         pending = self._pending
         if not pending or not (wait or pending[0].arrived()):
             return _NOT_YET
+        if self._on_glance is not None and not self._at_once:
+            glance = self._glance(pending[0])
+            if glance is not None:
+                self._glanced.append(pending.popleft())
+                self._steps += 1
+                if len(self._glanced) >= _TOGETHER:
+                    self._record_glanced()
+                return glance
+        self._record_glanced()
         plain = 0
         if self._on_reading is None and len(pending) > 2:
             for step in pending:
@@ -559,11 +592,40 @@ class GradientProbe:
                 plain += 1
         if plain > 2:
             # The last of them has its Reading made: it is the latest.
-            rows = self._watched.rows([pending.popleft() for _ in range(plain - 1)])
-            self._history.append_rows(self._watched.described, self._steps + 1, rows)
+            first = self._steps + 1
             self._steps += plain - 1
+            self._record_rows([pending.popleft() for _ in range(plain - 1)], first)
         reading = self._watched.reading(pending.popleft(), self._steps + 1)
         if reading is not None:
             self._steps += 1
             self._history.append(reading)
         return reading
+
+    def _glance(self, step: Step) -> Glance | None:
+        """Return what can be told of a step without its Reading; None where that is needed."""
+        if not self._watched.is_plain(step):
+            return None
+        # A sum of norms, none of them negative, is finite where each of them is.
+        if not math.isfinite(float(np.add.reduce(step.known["used"]))):
+            return None
+        if step.loss_seen and not math.isfinite(step.loss):
+            return None
+        rate = step.learning_rates[0] if step.learning_rates else math.nan
+        if isinstance(rate, torch.Tensor):
+            return None
+        return Glance(self._steps + 1, step.loss, rate, step.loss_seen, step.settings)
+
+    def _record_glanced(self) -> None:
+        """Record the steps that were told of by a glance; the last of them is the latest."""
+        steps, self._glanced = self._glanced, []
+        if not steps:
+            return
+        if len(steps) > 1:
+            self._record_rows(steps[:-1], self._steps - len(steps) + 1)
+        reading = self._watched.reading(steps[-1], self._steps)
+        assert reading is not None, "nothing skips a step that a device need not be asked about"
+        self._history.append(reading)
+
+    def _record_rows(self, steps: Sequence[Step], first: int) -> None:
+        rows = self._watched.rows(steps)
+        self._history.append_rows(self._watched.described, first, rows)

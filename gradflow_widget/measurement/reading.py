@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,27 @@ from .layers import Layer
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 GradientState = Literal["", "zero", "none", "frozen", "nan", "inf"]
+
+
+@dataclass(slots=True, eq=False)
+class Glance:
+    """What can be told of a step at once, ahead of its Reading; its numbers are finite.
+
+    Attributes:
+        step: number of the step, from 1.
+        loss: as in a Reading.
+        learning_rate: likewise.
+        loss_seen: likewise.
+        settings: likewise.
+    """
+
+    is_full: ClassVar[bool] = False
+
+    step: int
+    loss: float
+    learning_rate: float
+    loss_seen: bool
+    settings: object | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import Protocol
 
-from ..measurement.reading import Reading
+from ..measurement.reading import Glance, Reading
 from .validation import Validation
 
 
@@ -19,8 +19,8 @@ class Audience(Protocol):
         ``must``: it is the last one that was asked for, and whoever asked wants to see it.
         """
 
-    def record(self, reading: Reading) -> None:
-        """Take in a step's reading."""
+    def record(self, reading: Reading | Glance) -> None:
+        """Take in a step."""
 
     def validated(self, validation: Validation) -> None:
         """Take in a validation of the present run."""
@@ -40,10 +40,10 @@ class Telling:
 
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
-        self._untold: deque[Reading] = deque()
+        self._untold: deque[Reading | Glance] = deque()
         self._telling = threading.Lock()
 
-    def note(self, reading: Reading) -> None:
+    def note(self, reading: Reading | Glance) -> None:
         """Keep a reading until :meth:`tell`."""
         self._untold.append(reading)
 

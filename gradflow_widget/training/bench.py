@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from ..measurement.history import History
-from ..measurement.reading import Reading
+from ..measurement.reading import Glance, Reading
 from .audience import Audience, Telling
 from .batches import Batches
 from .construction import Built, Construction, Looks
@@ -153,6 +153,7 @@ class Bench:
             self._read_settings,
             kind=settings.optimizer_kind,
             on_reading=self._on_reading,
+            on_glance=self._on_glance,
             before_step=before_step,
             after_step=after_step,
         )
@@ -362,3 +363,7 @@ class Bench:
     def _on_reading(self, reading: Reading) -> None:
         self.run.fault.take(reading)
         self._telling.note(reading)
+
+    def _on_glance(self, glance: Glance) -> None:
+        self.run.fault.step_is_over()
+        self._telling.note(glance)

@@ -57,8 +57,12 @@ class FirstFault:
         self.found = NonFinite(step, layer, "output") if layer else NonFinite(step, "", "loss")
         self._inputs = None
 
+    def step_is_over(self) -> None:
+        """Let go of what the model was called with."""
+        self._inputs = None
+
     def take(self, reading: Reading) -> None:
         """Look at a step's reading."""
-        self._inputs = None  # its step is over
+        self.step_is_over()
         if self.found is None:
             self.found = first_nonfinite(reading)

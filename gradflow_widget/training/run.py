@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..measurement.probe import GradientProbe
-from ..measurement.reading import Reading
+from ..measurement.reading import Glance, Reading
 from ..tweaks.copying import copied
 from ..tweaks.knobs import AS_GIVEN
 from .first_fault import FirstFault
@@ -42,6 +42,7 @@ class Run:
         settings_of_step: the settings of the step under way.
         kind: the kind of optimizer that takes the place of ``optimizer``, or "as given".
         on_reading: takes a step's reading.
+        on_glance: takes, in place of its reading, what there is to tell of an ordinary step.
         before_step: called before an optimizer step, ahead of all reading of it.
         after_step: called when an optimizer step is over and read.
 
@@ -62,6 +63,7 @@ class Run:
         *,
         kind: str = AS_GIVEN,
         on_reading: Callable[[Reading], None],
+        on_glance: Callable[[Glance], None],
         before_step: Callable[..., None],
         after_step: Callable[..., None],
     ) -> None:
@@ -70,7 +72,7 @@ class Run:
         self.optimizer = of_kind(kind, optimizer)
         self._kind, self._snapshot = kind, beginning
         self._settings_of_step = settings_of_step
-        self._on_reading = on_reading
+        self._on_reading, self._on_glance = on_reading, on_glance
         self._before_step, self._after_step = before_step, after_step
         # Its device is the model's, wherever that is moved.
         self.a_parameter = next(model.parameters())
@@ -93,7 +95,7 @@ class Run:
         if earlier is not None:
             probe.set_order(earlier.layers)
         steering.follow(probe)
-        probe.on_reading = self._on_reading
+        probe.on_reading, probe.on_glance = self._on_reading, self._on_glance
         self.probe, self.steering = probe, steering
         if earlier is None:
             self.fault = FirstFault(self.model)
