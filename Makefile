@@ -11,6 +11,8 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm
 PYTEST := $(BIN)/python -m pytest
 IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Each of those processes has a core, and would share its operations among all of them.
+ON_ONE_CORE := OMP_NUM_THREADS=1
 # What starts servers or watches the clock of a page wants the machine for itself.
 ONE_BY_ONE := tests/browser tests/test_server.py tests/test_wheel.py
 FRONT_END := gradflow_widget/display/static/panel.js
@@ -30,8 +32,8 @@ test: set-up ## set everything up and run every check
 	@echo "== import-linter" && $(BIN)/lint-imports
 	@echo "== tsc" && cd js && $(NPM) run --silent typecheck
 	@echo "== vitest" && cd js && $(NPM) run --silent test
-	@echo "== pytest" && $(PYTEST) $(IN_PARALLEL) tests $(addprefix --ignore ,$(ONE_BY_ONE))
-	@echo "== pytest, notebooks" && OMP_NUM_THREADS=1 $(PYTEST) $(IN_PARALLEL) --nbmake notebooks
+	@echo "== pytest" && $(ON_ONE_CORE) $(PYTEST) $(IN_PARALLEL) tests $(addprefix --ignore ,$(ONE_BY_ONE))
+	@echo "== pytest, notebooks" && $(ON_ONE_CORE) $(PYTEST) $(IN_PARALLEL) --nbmake notebooks
 	@echo "== pytest, servers and browser" && $(PYTEST) $(ONE_BY_ONE)
 
 bench: set-up ## print the tables of speed; ARGS is passed on

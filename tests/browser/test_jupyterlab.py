@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.jupyterlab import JupyterLab
+from tests.browser.jupyterlab import JupyterLab, Notebook
 
 SLIDER = ["import ipywidgets", "slider = ipywidgets.IntSlider(value=7)\nslider"]
+ENDLESS = "done = False\nwhile not done: __import__('time').sleep(0.01)"
 
 
-def test_a_slider_moved_in_the_page_moves_in_the_kernel(lab: JupyterLab) -> None:
-    notebook = lab.open_notebook(SLIDER)
-    notebook.run_all_cells()
+@pytest.fixture(scope="module")
+def notebook(running_lab: JupyterLab) -> Iterator[Notebook]:
+    opened = running_lab.open_notebook([*SLIDER, ENDLESS])
+    opened.run_cell(0)
+    yield opened
+    running_lab.close_notebook(opened)
+
+
+def test_a_slider_moved_in_the_page_moves_in_the_kernel(notebook: Notebook) -> None:
+    notebook.run_cell(1)
 
     notebook.output(1).locator(".noUi-handle").press("ArrowRight")
 
     notebook.kernel.wait_until("slider.value == 8")
 
 
-def test_a_slider_moved_in_the_kernel_moves_in_the_page(lab: JupyterLab) -> None:
-    notebook = lab.open_notebook(SLIDER)
-    notebook.run_all_cells()
+def test_a_slider_moved_in_the_kernel_moves_in_the_page(notebook: Notebook) -> None:
+    notebook.run_cell(1)
 
     notebook.kernel.execute("slider.value = 42")
 
     expect(notebook.output(1).locator(".widget-readout")).to_have_text("42")
 
 
-def test_values_come_back_as_they_are(lab: JupyterLab) -> None:
-    kernel = lab.open_notebook(["pass"]).kernel
+def test_values_come_back_as_they_are(notebook: Notebook) -> None:
+    kernel = notebook.kernel
 
     assert kernel.evaluate("{'a': [1, 2.5, None, 'ü\"']}") == {"a": [1, 2.5, None, 'ü"']}
     assert kernel.evaluate("__import__('numpy').arange(3) / 2") == [0, 0.5, 1]
@@ -42,12 +50,10 @@ def test_values_come_back_as_they_are(lab: JupyterLab) -> None:
         kernel.execute("1 / 0")
 
 
-def test_a_cell_that_runs_on_does_not_hold_the_test(lab: JupyterLab) -> None:
-    notebook = lab.open_notebook(["done = False\nwhile not done: __import__('time').sleep(0.01)"])
+def test_a_cell_that_runs_on_does_not_hold_the_test(notebook: Notebook) -> None:
+    notebook.run_cell(2, wait=False)
 
-    notebook.run_cell(0, wait=False)
-
-    expect(notebook.cell(0).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    expect(notebook.cell(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
     notebook.page.evaluate("window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
     notebook.wait_until_idle()
 
