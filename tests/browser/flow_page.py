@@ -94,6 +94,8 @@ class Drawn:
         return 0 if found is None else int(found[1].replace(",", ""))
 
 
+# d3 keeps what it has yet to do with an element in a property of that element.
+_MOVES = "root => [...root.querySelectorAll('svg *')].some(element => element.__transition)"
 _FIVE_FRAMES = """async () => {
     for (let i = 0; i < 5; i++) await new Promise(requestAnimationFrame);
 }"""
@@ -164,15 +166,15 @@ class FlowPage:
     def at_rest(self) -> Drawn:
         """Return what is drawn once it stands still.
 
-        bqplot finishes a drawing in transitions that end an animation frame or two after the
-        frame was confirmed. A page that goes on drawing never rests, and this times out.
+        bqplot finishes a drawing in transitions that end some animation frames after the frame
+        was confirmed. A page that goes on drawing never rests, and this times out.
         """
         seen: list[Drawn] = []
 
         def stands_still(drawn: Drawn) -> bool:
             seen.append(drawn)
             self.notebook.page.evaluate(_FIVE_FRAMES)
-            return len(seen) > 1 and seen[-2] == drawn
+            return len(seen) > 1 and seen[-2] == drawn and not self.root.evaluate(_MOVES)
 
         return self.wait_for(stands_still)
 
@@ -205,6 +207,7 @@ class FlowPage:
         """Click Pause and wait until the page shows the last step."""
         self.button("Pause").click()
         self.button("Play").wait_for()
+        self.kernel.execute("flow.wait()")  # for the step under way
         step = "flow.step_number"
         return self.wait_for(
             lambda drawn: (

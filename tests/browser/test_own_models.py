@@ -114,11 +114,14 @@ def test_how_often_it_draws(page: FlowPage) -> None:
         page.menu("draw").select_option("every 5th")
         page.kernel.wait_until("flow.speed == 5")
     turned = page.wait_for(lambda drawn: "drawn" in drawn.status)
-    page.wait_for(lambda drawn: drawn.step >= turned.step + 30)
+    page.wait_for(lambda drawn: drawn.step >= turned.step + 100)
 
     stopped = page.pause()
 
-    assert stopped.steps_drawn - turned.steps_drawn <= (stopped.step - turned.step) / 5 + 3
+    # Frames that were on their way when it was turned were counted only then.
+    on_the_way = 10
+    drawn = stopped.steps_drawn - turned.steps_drawn
+    assert drawn <= (stopped.step - turned.step) / 5 + on_the_way
 
 
 # -- learning rate and clipping ----------------------------------------------------------
