@@ -217,10 +217,11 @@ def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
             parametrizations.orthogonal(module, orthogonal_map=MAP)
 
     compute(module, "orthogonal", register, "weight")
-    # What the weight starts as, without computing it once more.
-    start = module.get_buffer(f"parametrizations.weight.0.{'of_matrix.' if is_kernel else ''}base")
-    start = start.float()
-    if not torch.allclose(start.mT @ start, torch.eye(len(start), device=start.device), atol=0.05):
+    # What the weight starts as, or its transpose, without computing it once more.
+    base = module.get_buffer(f"parametrizations.weight.0.{'of_matrix.' if is_kernel else ''}base")
+    start = base[:, : min(weight.flatten(1).shape)].float()
+    gram = start.mT @ start
+    if not torch.allclose(gram, torch.eye(len(gram), device=gram.device), atol=0.05):
         raise CannotTweak(
             f"The weights of a {type(module).__bases__[0].__name__} are zeros or alike, and no "
             "orthogonal ones can start from them: initialise the model anew before."
