@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from .activations import Flatness, activations_between, dead_and_saturated
+from .hooks import Hook
 from .layers import LayerParts, first_tensor
 from .norms import wide
 from .through_time import FusedCall, ThroughTime, is_cell, is_fused
@@ -128,12 +129,14 @@ class Capture:
         self._arrived: list[tuple[_Pass, _Call, torch.Tensor]] = []
         self._watching = False
         self._handles: list[RemovableHandle] = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.register_forward_hook(self._end, always_call=True),
+            model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True),
+            model.register_forward_hook(Hook(self._end), always_call=True),
         ]
-        self._handles += [part.module.register_forward_hook(self._after(part)) for part in parts]
         self._handles += [
-            part.module.register_forward_hook(self._after_fused(part), with_kwargs=True)
+            part.module.register_forward_hook(Hook(self._after(part))) for part in parts
+        ]
+        self._handles += [
+            part.module.register_forward_hook(Hook(self._after_fused(part)), with_kwargs=True)
             for part in parts
             if is_fused(part.module)
         ]

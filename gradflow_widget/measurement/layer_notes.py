@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .hooks import Hook
 from .layers import LayerParts
 
 FloatArray = NDArray[np.float64]
@@ -124,7 +125,7 @@ class NoteTaker:
         self._layout: _Layout | None = None
         self._kind: tuple[torch.dtype, torch.device] | None = None
         self._handles: list[RemovableHandle] = [
-            module.register_forward_hook(self._after)
+            module.register_forward_hook(Hook(self._after))
             for module, _, _ in self._homes
             if isinstance(module, _BATCH_NORM)
         ]

@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from . import loss_watch
 from .capture import Capture
 from .history import History
+from .hooks import Hook
 from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
 from .norms import dense, stacked
@@ -123,10 +124,10 @@ class GradientProbe:
         self._forward_threads: set[int] = set()
         self._called: dict[nn.Module, None] | None = {}
         self._order_handles: list[RemovableHandle] = [
-            part.module.register_forward_pre_hook(self._note_call) for part in parts
+            part.module.register_forward_pre_hook(Hook(self._note_call)) for part in parts
         ]
         self._handles = [
-            model.register_forward_pre_hook(self._note_forward),
+            model.register_forward_pre_hook(Hook(self._note_forward)),
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]

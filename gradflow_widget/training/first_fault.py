@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..measurement.hooks import Hook
 from ..measurement.nonfinite import NonFinite, first_nonfinite, first_nonfinite_output
 from ..measurement.reading import Reading
 
@@ -28,7 +29,7 @@ class FirstFault:
         self.found: NonFinite | None = None
         self._model = model
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._handle = model.register_forward_pre_hook(self._note_inputs, with_kwargs=True)
+        self._handle = model.register_forward_pre_hook(Hook(self._note_inputs), with_kwargs=True)
 
     def close(self) -> None:
         """Take the hook off."""
