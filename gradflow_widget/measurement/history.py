@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
@@ -78,18 +79,24 @@ class History:
 
     One thread may append while others read; :meth:`columns` reads several columns of the
     same moment.
+
+    Attributes:
+        catch_up: brings in what has been measured and is not here yet; called ahead of reading.
     """
 
     def __init__(self, *, budget_bytes: int = _BUDGET_BYTES) -> None:
         self._budget = budget_bytes
+        # Not to be called with the lock held: it waits for whoever appends.
+        self.catch_up: Callable[[], None] = _nothing_is_missing
         self._lock = threading.RLock()
         self.clear()
 
     def clear(self) -> None:
         """Forget every reading."""
+        self.catch_up()
         with self._lock:
-            self.latest: Reading | None = None
-            self.steps_recorded = 0
+            self._latest: Reading | None = None
+            self._steps_recorded = 0
             self._described: tuple[Layer, ...] = ()
             self._length = 0
             self._most = 0
@@ -101,11 +108,28 @@ class History:
 
     def __len__(self) -> int:
         """Return the number of rows: recent steps and blocks of older ones."""
+        self.catch_up()
         return self._length + (self._blocks.length if self._blocks else 0)
+
+    @property
+    def latest(self) -> Reading | None:
+        """The newest reading; None while there is none."""
+        self.catch_up()
+        return self._latest
+
+    @property
+    def steps_recorded(self) -> int:
+        """How many steps were recorded, those in blocks counted one by one."""
+        self.catch_up()
+        return self._steps_recorded
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers, in forward order."""
+        self.catch_up()
+        return self._names()
+
+    def _names(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self._described)
 
     @property
@@ -144,8 +168,8 @@ class History:
                     if values is not None:
                         by_layer[index] = values
             self._length += 1
-            self.steps_recorded += 1
-            self.latest = reading
+            self._steps_recorded += 1
+            self._latest = reading
 
     def append_rows(self, described: tuple[Layer, ...], first_step: int, steps: Rows) -> None:
         """Record steps that were not read in full, the first of them number ``first_step``.
@@ -174,7 +198,7 @@ class History:
                 rows[:, third:] = np.nan
                 self._length += len(norms)
                 done += len(norms)
-            self.steps_recorded += done
+            self._steps_recorded += done
 
     def _make_room(self) -> None:
         if self._length == len(self._rows):
@@ -187,7 +211,7 @@ class History:
         if described is self._described:
             return
         if self._most:
-            if tuple(layer.name for layer in described) != self.layers:
+            if tuple(layer.name for layer in described) != self._names():
                 raise ValueError("a History holds one network: the reading's layers are others.")
             self._described = described
             return
@@ -243,6 +267,10 @@ class History:
         Raises:
             KeyError: no column has that name.
         """
+        self.catch_up()
+        return self._column(name, statistic)
+
+    def _column(self, name: str, statistic: Statistic) -> FloatArray:
         with self._lock:
             place = self._place(name)
             if not self._most:
@@ -254,8 +282,12 @@ class History:
 
     def columns(self, *names: str, statistic: Statistic = "mean") -> tuple[FloatArray, ...]:
         """Return several columns with the same rows, though a step may end meanwhile."""
+        self.catch_up()
+        return self._columns(names, statistic)
+
+    def _columns(self, names: Sequence[str], statistic: Statistic) -> tuple[FloatArray, ...]:
         with self._lock:
-            return tuple(self.column(name, statistic) for name in names)
+            return tuple(self._column(name, statistic) for name in names)
 
     def __getattr__(self, name: str) -> FloatArray:
         if name in STEP_COLUMNS or name in LAYER_COLUMNS:
@@ -265,6 +297,7 @@ class History:
     @property
     def steps_per_row(self) -> NDArray[np.int64]:
         """How many steps each row stands for, shape (rows,)."""
+        self.catch_up()
         with self._lock:
             recent = np.ones(self._length, dtype=np.int64)
             if self._blocks is None:
@@ -280,13 +313,18 @@ class History:
         import pandas as pd
 
         names = (*STEP_COLUMNS, *LAYER_COLUMNS)
+        self.catch_up()
         with self._lock:
-            layers, columns = self.layers, self.columns(*names)
+            layers, columns = self._names(), self._columns(names, "mean")
         keys = [(name, "") for name in STEP_COLUMNS]
         keys += [(name, layer) for name in LAYER_COLUMNS for layer in layers]
         values = np.concatenate([c[:, None] if c.ndim == 1 else c for c in columns], axis=1)
         labels = pd.MultiIndex.from_tuples(keys, names=["quantity", "layer"])
         return pd.DataFrame(values, columns=labels)
+
+
+def _nothing_is_missing() -> None:
+    """Catch up with nobody."""
 
 
 # Minimum, mean and maximum of rows, and how many numbers each mean is of.

@@ -104,6 +104,8 @@ class GradientProbe:
         self._at_once = history is not None
         self._history = history if history is not None else History()
         self._steps = self._history.steps_recorded
+        if history is None:
+            self._history.catch_up = self._catch_up
         self._full = False
         self._looks_away = False
         self._capture: Capture | None = None
@@ -139,10 +141,13 @@ class GradientProbe:
     @property
     def history(self) -> History:
         """All readings so far; waits for those still on their way from the device."""
+        self._catch_up()
+        return self._history
+
+    def _catch_up(self) -> None:
         self._deliver(wait=True)
         with self._delivering:
             self._record_glanced()
-        return self._history
 
     @property
     def described(self) -> tuple[Layer, ...]:
@@ -234,9 +239,7 @@ class GradientProbe:
         self._forget_gradients()
         self._weights_before = None
         self._step = None
-        self._deliver(wait=True)
-        with self._delivering:
-            self._record_glanced()
+        self._catch_up()
 
     def __enter__(self) -> GradientProbe:
         return self

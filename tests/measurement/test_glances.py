@@ -105,3 +105,24 @@ def test_the_history_asked_for_between_two_steps_is_up_to_date():
 def test_a_history_of_one_s_own_has_every_step_at_once(glances: bool):
     told, _ = told_of(glances=glances, history=History())
     assert all(isinstance(one, Reading) for one in told)
+
+
+@pytest.mark.parametrize("glances", [False, True])
+def test_a_history_that_was_kept_is_up_to_date_whenever_it_is_read(glances: bool):
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientProbe(model, optimizer) as probe:
+        if glances:
+            probe.on_reading = probe.on_glance = lambda _: None
+        kept = probe.history
+        for step in range(1, 150):
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+            if step % 7 == 0:
+                look = (len, lambda h: h.latest.step, lambda h: h.steps_recorded)
+                look += (lambda h: len(h.loss), lambda h: len(h.columns("loss")[0]))
+                look += (lambda h: int(h.steps_per_row.sum()), lambda h: len(h.to_dataframe()))
+                assert look[step // 7 % len(look)](kept) == step
+    assert len(kept) == 149
