@@ -136,6 +136,31 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "other parameters": (with_optimizer_of_another, ValueError, "optimizer holds none"),
     "loss_fn no function": (lambda: make(loss_fn=3), TypeError, "loss_fn"),
+    "loss_fn a class": (
+        lambda: make(loss_fn=nn.CrossEntropyLoss),
+        TypeError,
+        r"loss_fn must be a function, not the class CrossEntropyLoss: give an instance",
+    ),
+    "loss_fn complex": (
+        lambda: make(loss_fn=lambda outputs, _: outputs.sum() * 1j),
+        ValueError,
+        "loss_fn must return a real scalar",
+    ),
+    "loss_fn of something else": (
+        lambda: make(loss_fn=lambda *_: torch.ones((), requires_grad=True) * 2),
+        ValueError,
+        "loss_fn returned a loss in which no parameter",
+    ),
+    "rate of NaN": (
+        lambda: make(optimizer=lambda p: torch.optim.SGD(p, lr=math.nan)),
+        ValueError,
+        "optimizer has a learning rate of nan",
+    ),
+    "rate of infinity": (
+        lambda: make(optimizer=lambda p: torch.optim.SGD(p, lr=math.inf)),
+        ValueError,
+        "optimizer has a learning rate of inf",
+    ),
     "objective no function": (lambda: make(loss_fn=None, objective=3), TypeError, "objective"),
     "both losses": (lambda: make(objective=lambda m, b: 0), ValueError, "loss_fn and objective"),
     "data without loss": (lambda: make(loss_fn=None), ValueError, "loss_fn"),
@@ -336,6 +361,13 @@ VALUES = [0, -1.0, math.nan, math.inf, -math.inf, "0.1", True, [1.0], 1j]
 @pytest.mark.parametrize("value", [*VALUES, None], ids=repr)
 def test_a_learning_rate_must_be_positive_and_finite(make_flow: Any, value: Any) -> None:
     refuses(make_flow(network, sgd, LOSS, (INPUTS, TARGETS)), "learning_rate", value, 0.1)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip_norm", "clip_value"])
+def test_a_number_beyond_every_float_is_not_finite(make_flow: Any, name: str) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    with pytest.raises(ValueError, match=rf"^{name} must be a positive, finite number, not 1000"):
+        setattr(flow, name, 10**400)
 
 
 @pytest.mark.parametrize("name", ["clip_norm", "clip_value"])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .eager import uncompiled
 from .layers import find_layers, first_tensor
 from .reading import Reading
 from .single import everything_kept
@@ -43,7 +44,7 @@ def first_nonfinite_output(model: nn.Module, forward: Callable[[], Any]) -> str 
 
         handles.append(part.module.register_forward_hook(look))
     try:
-        with everything_kept(model), torch.no_grad():
+        with uncompiled(), everything_kept(model), torch.no_grad():
             forward()
     finally:
         for handle in handles:

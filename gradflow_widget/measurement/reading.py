@@ -102,6 +102,14 @@ class Reading:
     signal_grad_through_time: Mapping[str, FloatArray] | None = None
     layer_notes: LayerNotes | None = None
 
+    def __post_init__(self) -> None:
+        """Make the arrays as immutable as the rest."""
+        for value in vars(self).values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        for value in (self.signal_grad_through_time or {}).values():
+            value.flags.writeable = False
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers, in forward order."""

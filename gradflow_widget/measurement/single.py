@@ -60,12 +60,23 @@ def everything_kept(model: nn.Module) -> Iterator[None]:
                         value.copy_(before)
 
 
+def check_function(name: str, function: object) -> None:
+    """Raise TypeError where ``function``, the argument ``name``, is nothing to compute a loss."""
+    if isinstance(function, type):
+        raise TypeError(
+            f"{name} must be a function, not the class {function.__name__}: "
+            f"give an instance, {function.__name__}()."
+        )
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {type(function).__name__}.")
+
+
 def checked_loss(loss: object, origin: str) -> torch.Tensor:
     """Return ``loss`` as a scalar with a graph.
 
     Raises:
         TypeError: it is no tensor.
-        ValueError: it is no scalar, or has no graph to go back through.
+        ValueError: it is no real scalar, or has no graph to go back through.
     """
     if not isinstance(loss, torch.Tensor):
         raise TypeError(
@@ -76,6 +87,11 @@ def checked_loss(loss: object, origin: str) -> torch.Tensor:
         raise ValueError(
             f"{origin} must return a scalar, not a tensor of shape {tuple(loss.shape)}: "
             "reduce it, for instance with .mean()."
+        )
+    if loss.is_complex():
+        raise ValueError(
+            f"{origin} must return a real scalar, not a complex one: take its real part or its "
+            "magnitude."
         )
     if not loss.requires_grad:
         raise ValueError(
@@ -101,8 +117,7 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
     Raises:
         TypeError, ValueError: no usable model, or ``loss_fn`` returns no scalar with a graph.
     """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function, not {type(loss_fn).__name__}.")
+    check_function("loss_fn", loss_fn)
     return read_objective(
         model,
         lambda network, batch: loss_fn(network(batch[0]), batch[1]),
@@ -120,8 +135,7 @@ def read_objective(
 ) -> Reading:
     """Do as :func:`take_reading` does, for ``objective(model, batch)``."""
     parts = find_layers(model)
-    if not callable(objective):
-        raise TypeError(f"{origin} must be a function, not {type(objective).__name__}.")
+    check_function(origin, objective)
     asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not asking:
         raise ValueError(
@@ -145,6 +159,11 @@ def read_objective(
             capture.begin_backward()
             gradients = torch.autograd.grad(loss, asking, allow_unused=True)
             capture.end_backward(counts=True)
+        if all(gradient is None for gradient in gradients):
+            raise ValueError(
+                f"{origin} returned a loss in which no parameter of the model has a part: "
+                "compute it from the model's output."
+            )
         ordered = in_forward_order(parts, called)
         collected = capture.collect(ordered)
         noted = notes.take(ordered)

@@ -298,9 +298,17 @@ def as_batches(data: Any, name: str = "data") -> Batches:
         raise ValueError(
             f"{name} can be gone through only once: pass a list of batches or a DataLoader."
         )
-    if isinstance(data, Sized) and len(data) == 0:
+    if _length(data) == 0:
         raise ValueError(f"{name} is empty: give at least one batch.")
     return IterableBatches(data)
+
+
+def _length(data: object) -> int | None:
+    """Return how many batches there are; None where that isn't known."""
+    try:
+        return len(data) if isinstance(data, Sized) else None
+    except TypeError:  # a DataLoader over a dataset that has no length
+        return None
 
 
 def _gives_one_pass(data: Iterable[Any]) -> bool:

@@ -21,7 +21,7 @@ from .batches import Batches
 from .construction import Built, Construction, Looks
 from .cores import is_small, let_helpers_go, on_one_core
 from .pace import Pace
-from .run import Run, check_unwatched
+from .run import Run, check_rates, check_unwatched
 from .settings import Settings
 from .trainer import Trainer
 from .validating import Validating
@@ -101,6 +101,7 @@ class Bench:
         self._hooks = before_step, after_step
         built = self._construction.build(self.settings, self._looks(self.settings))
         check_unwatched(built.optimizer)
+        check_rates(built.optimizer)
         made = self._completed(built, self.settings)
         if self._validating is not None:
             self._validating.check(built.model)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..measurement.single import check_function
+
 Objective = Callable[[nn.Module, Any], torch.Tensor]
 
 
@@ -32,8 +34,8 @@ def as_objective(
     if loss_fn is not None and objective is not None:
         raise ValueError("loss_fn and objective are both given: choose one.")
     for name, function in (("loss_fn", loss_fn), ("objective", objective)):
-        if function is not None and not callable(function):
-            raise TypeError(f"{name} must be a function, not {type(function).__name__}.")
+        if function is not None:
+            check_function(name, function)
     if data is None:
         return None, "objective"
     if objective is not None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+# The generators are those of the whole process: of two runs that train at once, each steps alone.
+_exchanging = threading.RLock()
 
 
 class RandomState:
@@ -27,18 +31,19 @@ class RandomState:
     @classmethod
     def seeded(cls, seed: int, *, every_source: bool = True) -> RandomState:
         """Return the state that ``seed`` stands for; the present one stays."""
-        outside = cls(every_source=every_source)
-        # torch.manual_seed would also seed devices whose state is not put back.
-        torch.default_generator.manual_seed(seed)
-        if _cuda_is_in_use():
-            torch.cuda.manual_seed_all(seed)
-        if every_source:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-        try:
-            return cls(every_source=every_source)
-        finally:
-            outside.put()
+        with _exchanging:
+            outside = cls(every_source=every_source)
+            # torch.manual_seed would also seed devices whose state is not put back.
+            torch.default_generator.manual_seed(seed)
+            if _cuda_is_in_use():
+                torch.cuda.manual_seed_all(seed)
+            if every_source:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+            try:
+                return cls(every_source=every_source)
+            finally:
+                outside.put()
 
     @property
     def of_torch(self) -> torch.Tensor:
@@ -59,7 +64,8 @@ class RandomStream:
     """The random state of one run, put in place for each step and taken out after it.
 
     What other cells draw between two steps neither disturbs the run nor is disturbed by
-    it. Python's and NumPy's generators are exchanged only for a run that draws from them.
+    it, nor do other runs; only what another thread draws in the middle of a step can't be kept
+    apart. Python's and NumPy's generators are exchanged only for a run that draws from them.
 
     Attributes:
         every_source: exchange Python's and NumPy's generators too.
@@ -77,13 +83,14 @@ class RandomStream:
     def __call__(self) -> Iterator[RandomState]:
         """Draw from this stream inside the ``with`` block; gives what it begins with."""
         every_source = self.every_source
-        outside = RandomState(every_source=every_source)
-        self._own.put()
-        try:
-            yield self._own
-        finally:
-            self._own = RandomState(every_source=every_source)
-            outside.put()
+        with _exchanging:
+            outside = RandomState(every_source=every_source)
+            self._own.put()
+            try:
+                yield self._own
+            finally:
+                self._own = RandomState(every_source=every_source)
+                outside.put()
 
 
 def python_and_numpy_state() -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,16 @@ def check_unwatched(optimizer: object) -> None:
         if holder is not None and holder() is not None:
             raise ValueError(
                 "optimizer is watched by another GradientFlow already: close() that one first."
+            )
+
+
+def check_rates(optimizer: Optimizer) -> None:
+    """Raise ValueError where a parameter group's learning rate is NaN or infinite."""
+    for group in optimizer.param_groups:
+        rate = float(group.get("lr", 0.0))
+        if not math.isfinite(rate):
+            raise ValueError(
+                f"optimizer has a learning rate of {rate}: give it one that is finite."
             )
 
 

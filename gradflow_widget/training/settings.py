@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -19,10 +20,13 @@ def checked_positive(name: str, value: object) -> float:
         ValueError: it is not.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
         if math.isfinite(number) and number > 0:
             return number
-    raise ValueError(f"{name} must be a positive, finite number, not {value!r}.")
+    raise ValueError(f"{name} must be a positive, finite number, not {reprlib.repr(value)}.")
 
 
 def checked_decay(value: object) -> float:

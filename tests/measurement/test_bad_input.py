@@ -82,3 +82,17 @@ class TestTakeReading:
     def test_a_loss_of_one_element_is_a_scalar(self):
         reading = take_reading(small(), lambda o, _: o.sum().reshape(1, 1), *batch())
         assert reading.total_norm > 0
+
+
+def test_a_reading_can_not_be_written_into():
+    inputs, targets = batch()
+    model = small()
+    with GradientProbe(model, optimizer_of(model), full=True) as probe:
+        nn.functional.mse_loss(model(inputs), targets).backward()
+        probe.optimizer.step()
+    for reading in (probe.history.latest, take_reading(model, nn.MSELoss(), inputs, targets)):
+        for name, value in vars(reading).items():
+            if hasattr(value, "shape"):
+                with pytest.raises(ValueError, match="read-only"):
+                    value[0] = 1
+                assert not value.flags.writeable, name
