@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -134,8 +135,40 @@ def read_objective(
     origin: str = "objective",
 ) -> Reading:
     """Do as :func:`take_reading` does, for ``objective(model, batch)``."""
-    parts = find_layers(model)
     check_function(origin, objective)
+    try:
+        return _read(model, objective, batch, origin, _differentiated)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+    # Reentrant checkpoints can be gone back through by backward() alone, which leaves its
+    # gradients on the model: on a copy they are in nobody's way.
+    return _read(copy.deepcopy(model), objective, batch, origin, _gone_back_through)
+
+
+def _differentiated(
+    loss: torch.Tensor, asking: Sequence[nn.Parameter]
+) -> Sequence[torch.Tensor | None]:
+    return torch.autograd.grad(loss, asking, allow_unused=True)
+
+
+def _gone_back_through(
+    loss: torch.Tensor, asking: Sequence[nn.Parameter]
+) -> Sequence[torch.Tensor | None]:
+    for parameter in asking:
+        parameter.grad = None
+    loss.backward()
+    return [parameter.grad for parameter in asking]
+
+
+def _read(
+    model: nn.Module,
+    objective: Callable[[nn.Module, Any], torch.Tensor],
+    batch: Any,
+    origin: str,
+    gradients_of: Callable[[torch.Tensor, Sequence[nn.Parameter]], Sequence[torch.Tensor | None]],
+) -> Reading:
+    parts = find_layers(model)
     asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not asking:
         raise ValueError(
@@ -157,7 +190,7 @@ def read_objective(
         ):
             loss = checked_loss(objective(model, batch), origin)
             capture.begin_backward()
-            gradients = torch.autograd.grad(loss, asking, allow_unused=True)
+            gradients = gradients_of(loss, asking)
             capture.end_backward(counts=True)
         if all(gradient is None for gradient in gradients):
             raise ValueError(
