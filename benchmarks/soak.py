@@ -60,7 +60,8 @@ def without_a_page(frames: int) -> list[dict[str, Any]]:
     assert first is not None
     held = []
     for number in range(1, frames + 1):
-        publisher.wait_for_room()
+        with publisher._condition:  # not at the pace that a page is spared by
+            publisher._condition.wait_for(publisher.has_room)
         growth = 1 + 0.5 * np.sin(number / 1000)
         stage.record(
             dataclasses.replace(
