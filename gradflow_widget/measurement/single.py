@@ -157,7 +157,7 @@ def _gone_back_through(
 ) -> Sequence[torch.Tensor | None]:
     for parameter in asking:
         parameter.grad = None
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     return [parameter.grad for parameter in asking]
 
 

@@ -41,7 +41,7 @@ def same(one: float, other: float) -> bool:
     """Whether two norms are the same number, but for rounding."""
     if math.isnan(one) or one == other:
         return math.isnan(one) == math.isnan(other)
-    return abs(one - other) <= _SAME_NORM * one
+    return math.isfinite(one) and abs(one - other) <= _SAME_NORM * one
 
 
 @dataclass(slots=True)
@@ -197,9 +197,10 @@ class Watched:
                 clip_scale *= coefficient if theirs is None else _norm(used) / before
         if "clipped" in values:
             clipped = self._spread(values["clipped"], step.present) / fused_scale
-            before = _norm(used)
-            if not same(before, _norm(clipped)):
-                clip_scale *= _norm(clipped) / before if before else 1.0
+            before, after = _norm(used), _norm(clipped)
+            # Where one of them is NaN, the totals do not tell whether others have changed.
+            if math.isnan(after) or not same(before, after):
+                clip_scale *= after / before if before else 1.0
                 used = clipped
 
         arrived = iter(values.get("learning_rates", nothing).tolist())

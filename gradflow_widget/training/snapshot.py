@@ -25,6 +25,7 @@ class Snapshot:
             for named in (module._buffers for module in model.modules())
         ]
         self._modes = [module.training for module in model.modules()]
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._optimizer: dict[str, Any] = copy.deepcopy(optimizer.state_dict())
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
@@ -45,6 +46,12 @@ class Snapshot:
                         continue
                     buffer, values = kept
                     module._buffers[name] = buffer.copy_(values)
+        # Groups may have been added, or taken away, since.
+        groups = optimizer.param_groups
+        del groups[len(self._groups) :]
+        groups.extend({} for _ in self._groups[len(groups) :])
+        for group, members in zip(groups, self._groups, strict=True):
+            group["params"] = list(members)
         optimizer.load_state_dict(copy.deepcopy(self._optimizer))
 
     def write_into(self, twin: nn.Module) -> None:
@@ -72,8 +79,8 @@ class Snapshot:
         stand_in.__dict__.update(optimizer.__dict__)
         saved = self._optimizer
         stand_in.param_groups = [
-            {**group, **then, "params": group["params"]}
-            for group, then in zip(optimizer.param_groups, saved["param_groups"], strict=True)
+            {**then, "params": list(members)}
+            for then, members in zip(saved["param_groups"], self._groups, strict=True)
         ]
         parameters = [one for group in stand_in.param_groups for one in group["params"]]
         stand_in.state = defaultdict(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from ..measurement.norms import dense
 from ..measurement.probe import GradientProbe
 from .optimizers import decays_of, set_weight_decay
 from .settings import Settings
+
+# Further apart than the rounding of a rate that is kept in a float32 tensor.
+_SAME_RATIO = 1e-6
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Steering:
@@ -19,7 +27,8 @@ class Steering:
 
     The hooks surround the probe's: the learning rate is set before the probe reads it,
     and clipping acts after the probe has read the gradients, so after any clipping of
-    the user's own. The optimizer's own weight decay comes back on closing.
+    the user's own. Where a closure computes them inside the step, they are clipped at the end
+    of each call of it. The optimizer's own weight decay comes back on closing.
     """
 
     def __init__(self, optimizer: Optimizer, settings_of_step: Callable[[], Settings]) -> None:
@@ -27,7 +36,7 @@ class Steering:
         self._settings_of_step = settings_of_step
         self._settings = settings_of_step()
         self._applied: float | None = None
-        self._ratios = _ratios(optimizer)
+        self._rates = GroupRates(optimizer)
         self._own_decays = decays_of(optimizer)
         self._applied_decay: float | None = None
         self._probe: GradientProbe | None = None
@@ -51,12 +60,13 @@ class Steering:
             for group in self._optimizer.param_groups
         ]
         stand_in: Any = SimpleNamespace(param_groups=groups)
+        own_decays = self._all_own_decays()
         if settings.learning_rate is not None and settings.learning_rate != self._applied:
-            set_learning_rate(stand_in, settings.learning_rate, self._ratios)
+            set_learning_rate(stand_in, settings.learning_rate, self._rates.ratios())
         if settings.weight_decay is not None:
-            set_weight_decay(stand_in, settings.weight_decay, self._own_decays)
+            set_weight_decay(stand_in, settings.weight_decay, own_decays)
         else:
-            for group, own in zip(groups, self._own_decays, strict=False):
+            for group, own in zip(groups, own_decays, strict=False):
                 if own is not None:
                     group["weight_decay"] = float(own)
         return groups
@@ -79,12 +89,19 @@ class Steering:
         wanted = settings.learning_rate
         # Only a turn of the knob sets the rate, so that a scheduler goes on from there.
         if wanted is not None and wanted != self._applied:
-            set_learning_rate(self._optimizer, wanted, self._ratios)
+            self._rates.set(wanted)
             self._applied = wanted
         self._decay_by(settings.weight_decay)
 
+    def _all_own_decays(self) -> list[float | None]:
+        """Return each group's own weight decay, those added of late among them."""
+        known = self._own_decays
+        return known + decays_of(self._optimizer)[len(known) :]
+
     def _decay_by(self, wanted: float | None) -> None:
-        if wanted == self._applied_decay:
+        has_grown = len(self._optimizer.param_groups) > len(self._own_decays)
+        self._own_decays = self._all_own_decays()
+        if wanted == self._applied_decay and not (has_grown and wanted is not None):
             return
         if wanted is not None:
             set_weight_decay(self._optimizer, wanted, self._own_decays)
@@ -96,29 +113,121 @@ class Steering:
 
     def _clip_before_step(
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if len(args) < 2 and kwargs.get("closure") is None:  # the optimizer is the first
-            self.clip()
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._settings.clip_norm is None and self._settings.clip_value is None:
+            return None
+        if len(args) > 1 and callable(args[1]):  # the optimizer is the first
+            return (args[0], self._clipping(args[1]), *args[2:]), kwargs
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._clipping(kwargs["closure"])}
+        self._clip()
+        return None
 
-    def clip(self) -> None:
-        """Clip the gradients now; an optimizer with a closure computes them in its step."""
-        settings = self._settings
-        if settings.clip_norm is None and settings.clip_value is None:
-            return
-        parameters = [
-            parameter
+    def _clipping(self, closure: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``closure`` with the gradients clipped that it has computed."""
+
+        @functools.wraps(closure)
+        def clipped(*args: Any, **kwargs: Any) -> Any:
+            result = closure(*args, **kwargs)
+            self._clip()
+            return result
+
+        return clipped
+
+    def _clip(self) -> None:
+        settings, probe = self._settings, self._probe
+        gradients = {
+            parameter: parameter.grad
             for group in self._optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
-        ]
-        if not parameters or self._probe is None:
+        }
+        if not gradients or probe is None:
             return
+        # A fused optimizer divides by it only inside its step.
+        scale = getattr(self._optimizer, "grad_scale", None)
+        if not isinstance(scale, torch.Tensor):
+            scale = None
         if settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-            self._probe.clipped_by_norm(settings.clip_norm)
+            total = get_total_norm(gradients.values())
+            if scale is not None:
+                # Not the threshold, which torch would make a float: that waits for a device.
+                total = total / scale.to(total.device)
+            clip_grads_with_norm_(gradients, settings.clip_norm, total)
+            if _is_rounded(gradients.values(), total):
+                probe.clipped_otherwise()
+            else:
+                probe.clipped_by_norm(settings.clip_norm)
         elif settings.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(parameters, settings.clip_value)
-            self._probe.clipped_otherwise()
+            if scale is None:
+                clip_grad_value_(gradients, settings.clip_value)
+            else:
+                _clip_value(gradients.values(), settings.clip_value * scale)
+            probe.clipped_otherwise()
+
+
+def _is_rounded(gradients: Iterable[torch.Tensor], total: torch.Tensor) -> bool:
+    """Whether clipping by norm left other gradients than the coefficient says.
+
+    Half precision rounds them visibly; where torch's float32 ``total`` overflows they are 0.
+    A device is not asked.
+    """
+    if total.device.type == "cpu" and not math.isfinite(total):
+        # Where the gradients themselves are not finite, NaN and 0 are what comes out.
+        return all(bool(dense(gradient).isfinite().all()) for gradient in gradients)
+    return any(gradient.dtype in _HALF for gradient in gradients)
+
+
+def _clip_value(gradients: Iterable[torch.Tensor], bound: torch.Tensor) -> None:
+    """Clip every element to [-bound, bound], without waiting for the device it is on."""
+    with torch.no_grad():
+        for gradient in gradients:
+            here = bound.to(gradient.device)
+            gradient.clamp_(min=-here, max=here)
+
+
+class GroupRates:
+    """How the parameter groups' learning rates stand to the one that a knob sets.
+
+    That is the first group's; where it is 0 and another's is not, the first of the others, and
+    the 0 stays. What counts is how they stand at present, whatever a scheduler or the user has
+    made of them; where all are 0, as at the beginning of a warm-up, how they stood before.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._ratios = [1.0] * len(optimizer.param_groups)
+        self._leading = 1.0  # the rate of a ratio of 1, when last there was any
+        self._left: list[float] | None = None  # what the last turn of the knob left
+        # A scheduler that warms up from 0 has put the rate that it aims at in initial_lr.
+        for key in ("lr", "initial_lr"):
+            rates = [float(group.get(key, 0.0)) for group in optimizer.param_groups]
+            if any(rates):
+                self._leading = next(rate for rate in rates if rate)
+                self._ratios = [rate / self._leading for rate in rates]
+                break
+
+    def ratios(self) -> list[float]:
+        """Return each group's rate in relation to the one that a knob would set now."""
+        rates, known = self._present(), self._ratios
+        if not any(rates) or rates[: len(known)] == self._left:
+            return known + [rate / self._leading for rate in rates[len(known) :]]
+        leading = next(rate for rate in rates if rate)
+        ratios = [rate / leading for rate in rates]
+        # The known ones are without the rounding of many turns.
+        for place, ratio in enumerate(known[: len(ratios)]):
+            if math.isclose(ratio, ratios[place], rel_tol=_SAME_RATIO):
+                ratios[place] = ratio
+        return ratios
+
+    def set(self, rate: float) -> None:
+        """Give the leading group ``rate`` and the others their ratio of it."""
+        self._ratios = self.ratios()
+        set_learning_rate(self._optimizer, rate, self._ratios)
+        self._left, self._leading = self._present(), rate
+
+    def _present(self) -> list[float]:
+        return [float(group.get("lr", 0.0)) for group in self._optimizer.param_groups]
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) -> None:
@@ -136,15 +245,3 @@ def learning_rate_of(optimizer: Optimizer) -> float | None:
     """Return the first parameter group's learning rate; None where it has none."""
     rate = optimizer.param_groups[0].get("lr")
     return None if rate is None else float(rate)
-
-
-def _ratios(optimizer: Optimizer) -> list[float]:
-    """Return every group's learning rate in relation to the first group's.
-
-    A scheduler that warms up from 0 has put the rate that it aims at in ``initial_lr``.
-    """
-    for key in ("lr", "initial_lr"):
-        rates = [float(group.get(key, 0.0)) for group in optimizer.param_groups]
-        if rates[0]:
-            return [rate / rates[0] for rate in rates]
-    return [1.0] * len(optimizer.param_groups)

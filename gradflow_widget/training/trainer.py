@@ -173,10 +173,7 @@ class Trainer:
 
             def closure() -> torch.Tensor:
                 optimizer.zero_grad(set_to_none=True)
-                loss = backward_over(loss_of, batches)
-                if isinstance(optimizer, LBFGS):
-                    run.steering.clip()  # before its step there was nothing to clip
-                return loss
+                return backward_over(loss_of, batches)
 
             if isinstance(optimizer, LBFGS):
                 optimizer.step(closure)  # type: ignore[no-untyped-call]
