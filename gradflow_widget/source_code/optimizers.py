@@ -111,6 +111,8 @@ def _selection(
 ) -> str:
     """Return an expression for the parameters of a group."""
     wanted = [known.get(id(parameter)) for parameter in parameters]
+    if not wanted:
+        return "[]"
     if None in wanted:
         raise Unwritable("the optimizer holds a parameter that is not the model's")
     if names is not None:

@@ -118,7 +118,24 @@ ORTHOGONAL_KERNEL = '''class NAME(nn.Module):
         return self.of_matrix(kernel.flatten(1)).view_as(kernel)
 
     def right_inverse(self, kernel):
-        return self.of_matrix.right_inverse(kernel.flatten(1)).view_as(kernel)
+        matrix = self.completed(kernel.detach().flatten(1))
+        return self.of_matrix.right_inverse(matrix).view_as(kernel)
+
+    def completed(self, matrix):
+        """Fill in what a kernel that is zero but in its middle leaves open."""
+        exact = matrix.cpu().double()
+        rows, values, columns = torch.linalg.svd(exact, full_matrices=False)
+        least = torch.finfo(matrix.dtype).eps * max(matrix.shape) * values[0]
+        rank = int((values > least).sum())
+        if rank == len(values):
+            return matrix
+        rows, columns = rows[:, :rank], columns[:rank]
+        noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).double()
+        noise = noise - rows @ (rows.T @ noise)
+        noise = noise - (noise @ columns.T) @ columns
+        left, _, right = torch.linalg.svd(noise, full_matrices=False)
+        missing = len(values) - rank
+        return (exact + values[0] * left[:, :missing] @ right[:missing]).to(matrix)
 '''
 
 ASSEMBLED = '''def NAME(cls, **members):

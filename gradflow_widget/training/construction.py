@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ..measurement.layers import find_layers
-from ..tweaks.copying import NO_ROOM, changed_in_place, copied
-from ..tweaks.errors import CannotTweak
+from ..tweaks.copying import changed_in_place, copied, refusing_without_room
 from ..tweaks.knobs import (
     AS_GIVEN,
     ColdKnob,
@@ -213,15 +211,13 @@ class Construction:
 
     def _from_given(self, given: Built, settings: Settings, looks: Looks | None) -> Built:
         model = self._changed(given.model, given.beginning, settings, looks)
-        try:
+        with refusing_without_room():
             if isinstance(self._optimizer, Optimizer):
                 before = given.beginning.optimizer_as_it_was(self._optimizer)
                 optimizer = rebuilt_optimizer(before, given.model, model)
             else:
                 optimizer = self._optimizer_for(model)
             return Built(model, optimizer, Snapshot(model, optimizer))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise CannotTweak(NO_ROOM) from error
 
     def _changed(
         self, model: nn.Module, beginning: Snapshot | None, settings: Settings, looks: Looks | None

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..tweaks.activation import with_activation
-from ..tweaks.copying import NO_ROOM, changed_in_place, copied
+from ..tweaks.copying import changed_in_place, copied, refusing_without_room
 from ..tweaks.depth import with_depth
-from ..tweaks.errors import CannotTweak
 from ..tweaks.initialization import with_initialization
 from ..tweaks.normalization import with_normalization
 from ..tweaks.orthogonality import with_orthogonality
@@ -47,7 +45,7 @@ def changed_copy(
         CannotTweak: a change can't be made, or there is no room in memory for the copy.
         Exception: what the objective or the data raised that drive LSUV.
     """
-    try:
+    with refusing_without_room():
         twin = copied(model)
         if beginning is not None:
             beginning.write_into(twin)
@@ -55,8 +53,6 @@ def changed_copy(
             for name in _ORDER:
                 if name in changes:
                     twin = _tweaked(twin, name, changes[name], seed, inputs_of)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise CannotTweak(NO_ROOM) from error
     return twin
 
 

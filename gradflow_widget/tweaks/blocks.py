@@ -43,11 +43,6 @@ class Run:
             for first in range(self.start, self.stop, self.period)
         ]
 
-    @property
-    def parameters(self) -> int:
-        """How many parameters the blocks have together."""
-        return sum(_size(module) for block in self.blocks for module in block)
-
 
 @dataclass
 class AsideBlock:
@@ -88,16 +83,24 @@ def shown_path(path: str) -> str:
 
 
 def find_runs(model: nn.Module) -> list[Run]:
-    """Return the runs of repeated blocks in ``model``, the one with most parameters first.
+    """Return the runs of repeated blocks in ``model``, the one with most blocks first.
 
-    A run counts with the blocks that it had before its depth was changed.
+    A run counts with the blocks that it had before its depth was changed. Of equally long ones
+    the last in the model comes first: the later stages are the wide ones. Parameters don't
+    decide, for other tweaks bring some.
 
     Runs within a block of another run are left out, and so is what runs side by side: the
     experts, heads and branches of a ModuleList (see ``runs_in_sequence``).
     """
     found: list[Run] = []
     _search(model, "", [], found)
-    return sorted(found, key=_rank, reverse=True)
+    order = {name: index for index, name in enumerate(names_in_order(model))}
+    return sorted(found, key=lambda run: (_original(run), order[run.at], run.start), reverse=True)
+
+
+def names_in_order(model: nn.Module) -> list[str]:
+    """Return the names of the modules in the model's order, each time one stands somewhere."""
+    return [name for name, _ in model.named_modules(remove_duplicate=False)]
 
 
 def kept_run(run: Run) -> KeptRun | None:
@@ -164,10 +167,9 @@ def _settings(module: nn.Module) -> str:
     return module.extra_repr()
 
 
-def _rank(run: Run) -> tuple[float, int]:
+def _original(run: Run) -> int:
     kept = kept_run(run)
-    count = run.count if kept is None else kept.original
-    return run.parameters / run.count * count, count
+    return run.count if kept is None else kept.original
 
 
 def _search(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,16 +94,22 @@ def uncompute(module: nn.Module, name: str = "weight") -> bool:
     """Take the parametrizations off ``module.name``; return whether we had put them there.
 
     The weight from before comes back if the numbers behind it are as they were put on; else
-    the weight is what was computed, or for spectral norm what was trained behind it.
+    the weight is what was computed, or for spectral norm what was trained behind it. It is frozen
+    if all of these numbers are.
     """
     kind = computed_as(module, name)
     behind = module.get_submodule(f"parametrizations.{name}")
+    trained = any(parameter.requires_grad for parameter in behind.parameters())
     state = _state(behind)
     pair = _kept(module).get(name)
     unchanged = pair is not None and pair.kind == kind and _same_numbers(pair.state, state)
     order = pair.order if pair is not None else [name]
     give_own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=kind != "spectral")
+    left = module._buffers.pop(name, None)
+    if left is not None:
+        # Torch makes a buffer of it where several numbers, all frozen, were behind it.
+        module.register_parameter(name, nn.Parameter(left, requires_grad=trained))
     weight = module.get_parameter(name)
     # What was computed may lie column by column in memory, and BLAS rounds otherwise then.
     before = pair.weight.to(weight) if unchanged and pair is not None else weight.detach()
@@ -120,6 +126,8 @@ def put_computed(module: nn.Module, name: str, value: Tensor) -> None:
     Raises:
         CannotTweak: a parametrization has no way back from a weight to what is behind it.
     """
+    behind = module.get_submodule(f"parametrizations.{name}")
+    buffers = [(step, dict(step._buffers)) for step in behind.modules()]
     try:
         with torch.no_grad(), _from_seed_0():
             setattr(module, name, value)
@@ -128,7 +136,42 @@ def put_computed(module: nn.Module, name: str, value: Tensor) -> None:
             f"The parametrization of {name} in a {type(module).__bases__[0].__name__} takes no "
             "weight that was drawn anew."
         ) from error
-    _start_anew(module.get_submodule(f"parametrizations.{name}"), value)
+    for step, before in buffers:
+        for key, buffer in before.items():
+            new = step._buffers[key]
+            if buffer is not None and new is not None and new is not buffer:
+                # Who holds the buffer, to bring it back to its device, must hold what is used.
+                buffer.data = new.data
+                step._buffers[key] = buffer
+    _start_anew(behind, value)
+
+
+def order_without(module: nn.Module) -> list[str]:
+    """Return the names of the parameters as they stand without any parametrization."""
+    computed = list(module.get_submodule("parametrizations")._modules)
+    pair = next((pair for pair in _kept(module).values() if pair.order), None)
+    order = pair.order if pair is not None else computed
+    return list(dict.fromkeys([*order, *computed, *module._parameters]))
+
+
+def remember_drawn(module: nn.Module, name: str, weight: Tensor) -> None:
+    """Let a weight that was drawn anew come back when a parametrization of ours is taken off."""
+    pair = _kept(module).get(name)
+    if pair is not None and pair.ours:
+        state = _state(module.get_submodule(f"parametrizations.{name}"))
+        _kept(module)[name] = replace(pair, weight=weight.detach().clone(), state=state)
+
+
+def frozen_behind(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield the buffers that only frozen weights are computed with: module, name and tensor."""
+    for behind in model.modules():
+        if not isinstance(behind, parametrize.ParametrizationList):
+            continue
+        if not any(parameter.requires_grad for parameter in behind.parameters()):
+            for step in behind.modules():
+                for name, buffer in step._buffers.items():
+                    if buffer is not None:
+                        yield step, name, buffer
 
 
 def _start_anew(steps: nn.Module, weight: Tensor) -> None:

@@ -19,6 +19,8 @@ from .record import carry_record
 
 HOOKS = tuple(name for name in nn.Module().__dict__ if name.endswith("_hooks") or "_hooks_" in name)
 NO_ROOM = "There is no room in memory for a changed copy of the model, so it stays as it is."
+# PyTorch has an exception of its own for CUDA's memory only.
+_NO_ROOM_SAYS = ("DefaultCPUAllocator", "backend out of memory")
 _in_hand: ContextVar[nn.Module | None] = ContextVar("_in_hand", default=None)
 
 
@@ -32,6 +34,40 @@ def changed_in_place(twin: nn.Module) -> Iterator[None]:
         _in_hand.reset(token)
 
 
+@contextmanager
+def refusing_without_room() -> Iterator[None]:
+    """Say in one sentence that memory has run out, whichever way PyTorch and Python put it.
+
+    Raises:
+        CannotTweak: it has.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise CannotTweak(NO_ROOM) from error
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(
+            words in str(error) for words in _NO_ROOM_SAYS
+        ):
+            raise CannotTweak(NO_ROOM) from error
+        raise
+
+
+def check_is_module(model: object) -> None:
+    """Refuse what is no model.
+
+    Raises:
+        TypeError: ``model`` is no module.
+    """
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, not the class {model.__name__} itself: "
+            f"pass {model.__name__}(...)."
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+
+
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of ``model`` without gradients.
 
@@ -42,8 +78,10 @@ def copied(model: nn.Module) -> nn.Module:
     those of a probe that watches the original.
 
     Raises:
+        TypeError: ``model`` is no module.
         CannotTweak: the model can't be copied, or the copy does not fit in memory.
     """
+    check_is_module(model)
     if _in_hand.get() is model:
         mark_lineage(model)
         return model
@@ -59,9 +97,8 @@ def copied(model: nn.Module) -> nn.Module:
         if parameter.grad is not None:
             memo[id(parameter.grad)] = None
     try:
-        twin = copy.deepcopy(model, memo)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise CannotTweak(NO_ROOM) from error
+        with refusing_without_room():
+            twin = copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[0].rstrip(".:")
         raise CannotTweak(
@@ -78,8 +115,10 @@ def refuse_lazy(model: nn.Module) -> None:
     """Refuse a model with layers whose shapes are not known yet.
 
     Raises:
+        TypeError: ``model`` is no module.
         CannotTweak: there is one.
     """
+    check_is_module(model)
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise CannotTweak(
             "The model has lazy layers whose shapes are not known yet: run one batch through it "

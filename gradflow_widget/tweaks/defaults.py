@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from .resetting import drawn_on_the_cpu, initializer_of, reset
+from .resetting import drawn_as_plain, drawn_on_the_cpu, initializer_of, reset
 
 
 def reset_as_built(model: nn.Module, seed: int) -> list[str]:
@@ -21,7 +20,10 @@ def reset_as_built(model: nn.Module, seed: int) -> list[str]:
     ``seed`` fixes the weights on every device; the global random state is untouched.
     """
     drawn: set[int] = set()
-    with drawn_on_the_cpu([*model.parameters(), *model.buffers()], seed):
+    with (
+        drawn_on_the_cpu([*model.parameters(), *model.buffers()], seed),
+        drawn_as_plain(model.modules()) as behind,
+    ):
         for layer, initializer in _built(model, None, set()):
             own = {id(parameter) for parameter in layer.parameters(recurse=False)}
             before = [
@@ -40,6 +42,7 @@ def reset_as_built(model: nn.Module, seed: int) -> list[str]:
                         parameter.copy_(value)
                 elif parameter._version != version:
                     drawn.add(id(parameter))
+    drawn |= {id(parameter) for parameter in behind}
     return [name for name, parameter in model.named_parameters() if id(parameter) not in drawn]
 
 
@@ -50,7 +53,6 @@ def _built(
         return
     seen.add(id(module))
     initializer = initializer_of(module) or around
-    if not parametrize.is_parametrized(module):
-        for child in module.children():
-            yield from _built(child, initializer, seen)
+    for child in module.children():
+        yield from _built(child, initializer, seen)
     yield module, initializer

@@ -19,11 +19,12 @@ from .blocks import (
     find_runs,
     keep_run,
     kept_run,
+    names_in_order,
     shift_runs,
     shown_path,
     structure,
 )
-from .copying import copied
+from .copying import copied, refuse_lazy, refusing_without_room
 from .errors import CannotTweak
 from .fresh import fresh_copy
 from .lineage import lineage_of
@@ -70,8 +71,11 @@ def depth_of(model: nn.Module, *, at: str | None = None) -> Depth:
     """Tell what ``with_depth(model, n, at=at)`` would do; ``model`` is untouched.
 
     Raises:
-        CannotTweak: nothing is repeated (at ``at``), or another block would not fit.
+        TypeError: ``model`` is no module.
+        CannotTweak: nothing is repeated (at ``at``), another block would not fit, or there are
+            lazy layers.
     """
+    refuse_lazy(model)
     candidates = _candidates(model)
     chosen = _chosen(candidates, at)
     others = tuple(other.at for other in candidates if other is not chosen and not other.misfit)
@@ -81,9 +85,11 @@ def depth_of(model: nn.Module, *, at: str | None = None) -> Depth:
 def with_depth(model: nn.Module, n: int, *, at: str | None = None, seed: int = 0) -> nn.Module:
     """Return a copy of ``model`` with ``n`` of its repeated blocks.
 
-    Blocks are added or removed at the end of the longest run of blocks of one structure (see
-    ``find_runs``), or of the layers of an nn.RNN, nn.LSTM or nn.GRU, or of what stands at
-    ``at``, one of ``depth_of(model).others``. New blocks are initialised as their classes do
+    Blocks are added or removed at the end of the run of most blocks of one structure (see
+    ``find_runs``), or of the layers of an nn.RNN, nn.LSTM or nn.GRU where those are more, or of
+    what stands at ``at``, one of ``depth_of(model).others``. Each counts as it was before its
+    depth was changed, so that no tweak changes the choice; of equally long ones it is the last
+    in the model. New blocks are initialised as their classes do
     it, from ``seed``; the global random state is untouched. Blocks that were removed are kept
     aside, outside ``state_dict``, and come back with their weights, unless the others have been
     rebuilt since (norms put in, say): take that back first. Attributes that count or
@@ -92,18 +98,21 @@ def with_depth(model: nn.Module, n: int, *, at: str | None = None, seed: int = 0
 
     Raises:
         ValueError: ``n`` is no whole number from 1 to 64.
-        CannotTweak: nothing is repeated (at ``at``), another block would not fit, or a class
-            does not say how to initialise it.
+        TypeError: ``model`` is no module.
+        CannotTweak: nothing is repeated (at ``at``), another block would not fit, a class
+            does not say how to initialise it, there are lazy layers, or no room in memory.
     """
     n = checked_depth(n)
+    refuse_lazy(model)
     twin = copied(model)
     # Which activation is the last one, and so the output's, may change with the depth.
     activation = take_off_activation(twin)
     chosen = _chosen(_candidates(twin), at)
-    if isinstance(chosen.target, Run):
-        _resize(twin, chosen.target, n, seed)
-    elif n != chosen.count:
-        set_layers(chosen.target, n, seed, chosen.at)
+    with refusing_without_room():
+        if isinstance(chosen.target, Run):
+            _resize(twin, chosen.target, n, seed)
+        elif n != chosen.count:
+            set_layers(chosen.target, n, seed, chosen.at)
     rescale_skips(twin)
     if activation is not None:
         put_on_activation(twin, activation)
@@ -120,7 +129,6 @@ class _Candidate:
     target: Run | nn.RNNBase
     count: int
     original: int
-    parameters: float
     misfit: str = ""
 
     @property
@@ -156,20 +164,19 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
         # A container's greatest run goes by the container's name, the others by their first module.
         at = run.at if run.at not in named else f"{run.at}.{names[run.start]}".lstrip(".")
         misfit = change_of_shape(run.blocks[0]) if kept is None else ""
-        found.append(
-            _Candidate(at, run, run.count, original, run.parameters / run.count * original, misfit)
-        )
+        found.append(_Candidate(at, run, run.count, original, misfit))
     for name, module in model.named_modules():
         inside = any(name == path or name.startswith(f"{path}.") for path in within)
         if isinstance(module, nn.RNNBase) and not inside:
-            size = sum(parameter.numel() for parameter in module.parameters())
-            original = original_layers(module)
-            found.append(
-                _Candidate(
-                    name, module, module.num_layers, original, size / module.num_layers * original
-                )
-            )
-    return sorted(found, key=lambda one: (one.original > 1, one.parameters), reverse=True)
+            found.append(_Candidate(name, module, module.num_layers, original_layers(module)))
+    order = {name: index for index, name in enumerate(names_in_order(model))}
+
+    def rank(one: _Candidate) -> tuple[int, int, int]:
+        if isinstance(one.target, Run):
+            return one.original, order[one.target.at], one.target.start
+        return one.original, order[one.at], 0
+
+    return sorted(found, key=rank, reverse=True)
 
 
 def _chosen(candidates: list[_Candidate], at: str | None) -> _Candidate:

@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from .nonlinearities import LINEAR, Nonlinearity, as_nonlinearity, function_name
-from .tracing import is_torch_layer, traced
+from .stand_in import StandIn
+from .tracing import is_torch_layer, traced, ways_through
 
 _ENDS = frozenset(
     {
@@ -66,7 +68,8 @@ def following(model: nn.Module) -> dict[nn.Module, Following]:
     layers = [
         module
         for module in model.modules()
-        if any(is_lazy(p) or p.dim() >= 2 for p in _own_parameters(module))
+        if not isinstance(module, ParametrizationList)
+        and any(is_lazy(p) or p.dim() >= 2 for p in _own_parameters(module))
     ]
     if layers and not survey.traces:
         last = layers[-1]
@@ -87,6 +90,8 @@ class _Survey:
 
     def __init__(self, model: nn.Module) -> None:
         self.found: dict[nn.Module, Following] = {}
+        self._ways: dict[nn.Module, list[fx.Graph]] = {}
+        self._partial: set[nn.Module] = set()
         self.traces = self._explore(model, is_root=True) is not None
 
     def _explore(self, module: nn.Module, *, is_root: bool = False) -> list[nn.Module] | None:
@@ -94,22 +99,57 @@ class _Survey:
         compiled = module._modules.get("_orig_mod")
         if compiled is not None:
             return self._explore(compiled, is_root=is_root)
-        if next(module.children(), None) is None:
+        if _is_childless(module):
             if owns_matrix(module):
                 self._note(module, Following(LINEAR, is_output=is_root))
             return [module]
         if is_torch_layer(module):
             self._explore_torch_layer(module)
             return []
-        graph, _ = traced(module, _is_leaf)
-        if graph is None:
+        ways = self._ways_through(module)
+        if not ways:
             self._explore_in_order(module)
             return None
-        return self._explore_graph(module, graph, is_root)
+        is_partial = module in self._partial
+        open_ended: list[nn.Module] = []
+        for way in ways:
+            open_ended += self._explore_graph(module, way, is_root and not is_partial)
+        if not is_partial:
+            return open_ended
+        # Layers that no way meets may come behind any other.
+        known = dict(self.found)
+        self._explore_in_order(module)
+        self.found.update(known)
+        return None
+
+    def _ways_through(self, module: nn.Module) -> list[fx.Graph]:
+        """Return the graphs of ``module``, none if it can't be traced.
+
+        Parts that can't be traced by themselves are single nodes.
+        """
+        if module not in self._ways:
+            graph, _ = traced(module, _is_leaf)
+            ways = [] if graph is None else [graph]
+            if not ways:
+                for child in module.children():
+                    if not _is_leaf(child):
+                        self._ways_through(child)
+                ways = ways_through(module, lambda part: _is_leaf(part) or self._is_opaque(part))
+                if not _call_all_layers(module, ways):
+                    self._partial.add(module)
+            self._ways[module] = ways
+        return self._ways[module]
+
+    def _is_opaque(self, module: nn.Module) -> bool:
+        is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        return not is_list and not self._ways.get(module, [module])
 
     def _note(self, layer: nn.Module, following: Following) -> None:
         # A layer that is called twice counts where it is met first.
-        self.found.setdefault(layer, following)
+        known = self.found.setdefault(layer, following)
+        if known.nonlinearity is LINEAR and following.nonlinearity is not LINEAR:
+            # Another way through forward; is_output needs no nonlinearity behind.
+            self.found[layer] = following
 
     def _explore_torch_layer(self, module: nn.Module) -> None:
         if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
@@ -125,10 +165,14 @@ class _Survey:
 
     def _explore_graph(self, module: nn.Module, graph: fx.Graph, is_root: bool) -> list[nn.Module]:
         open_ended: list[nn.Module] = []
+        explored: set[nn.Module] = set()
         for node in graph.nodes:
             if node.op != "call_module":
                 continue
             layer = module.get_submodule(str(node.target))
+            if not _is_leaf(layer) and layer not in explored:
+                explored.add(layer)
+                self._explore(layer)
             if not owns_matrix(layer):
                 continue
             nonlinearity, at, reaches_end = _first_nonlinearity(module, node)
@@ -139,7 +183,7 @@ class _Survey:
                 is_hidden=at is not None and (beyond or not is_root),
             )
             self._note(layer, following)
-            if any(True for _ in layer.children()):
+            if _is_leaf(layer) and not _is_childless(layer):
                 self._explore(layer)
             if at is None and reaches_end:
                 open_ended.append(layer)
@@ -155,12 +199,12 @@ class _Survey:
                 for layer in waiting:
                     self.found[layer] = Following(nonlinearity, is_hidden=True, evidence="order")
                 waiting = []
-            elif ends is None or owns_matrix(part):
+            elif ends is None or _stands_for_matrix(part):
                 waiting = [] if ends is None else list(ends)
         alone = [
             layer
             for part, ends in line
-            if ends is not None and owns_matrix(part)
+            if ends is not None and _stands_for_matrix(part)
             for layer in ends
             if layer not in self.found or self.found[layer].nonlinearity is LINEAR
         ]
@@ -185,8 +229,45 @@ class _Survey:
                 line.append((child, self._explore(child)))
 
 
+def _stands_for_matrix(module: nn.Module) -> bool:
+    inlined = isinstance(module, StandIn | nn.Sequential)
+    return _has_matrix(module) if inlined else owns_matrix(module)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(owns_matrix(part) for part in module.modules())
+
+
+def _call_all_layers(module: nn.Module, ways: list[fx.Graph]) -> bool:
+    called = {
+        part
+        for way in ways
+        for node in way.nodes
+        if node.op == "call_module"
+        for part in module.get_submodule(str(node.target)).modules()
+    }
+    return bool(called) and all(
+        part in called or not owns_matrix(part)
+        for child in module.children()
+        for part in _layers_within(child)
+    )
+
+
+def _layers_within(module: nn.Module) -> Iterable[nn.Module]:
+    if _is_leaf(module):
+        yield module
+    else:
+        for child in module.children():
+            yield from _layers_within(child)
+
+
+def _is_childless(module: nn.Module) -> bool:
+    # What computes a weight is no layer.
+    return all(name == "parametrizations" for name, _ in module.named_children())
+
+
 def _is_leaf(module: nn.Module) -> bool:
-    return is_torch_layer(module) or next(module.children(), None) is None
+    return is_torch_layer(module) or _is_childless(module)
 
 
 def _first_nonlinearity(
@@ -220,7 +301,7 @@ def _first_nonlinearity(
 
 def _is_end(module: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return owns_matrix(module.get_submodule(str(node.target)))
+        return _has_matrix(module.get_submodule(str(node.target)))
     return _called(node) in _ENDS
 
 
@@ -256,7 +337,7 @@ def _meets_matrix(module: nn.Module, start: fx.Node) -> bool:
     waiting, seen = list(start.users), set(start.users)
     while waiting:
         node = waiting.pop()
-        if node.op == "call_module" and owns_matrix(module.get_submodule(str(node.target))):
+        if node.op == "call_module" and _has_matrix(module.get_submodule(str(node.target))):
             return True
         fresh = set(node.users) - seen
         seen |= fresh

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from .errors import CannotTweak
 from .lineage import descend
-from .resetting import drawn_on_the_cpu, initializer_of, reset
+from .resetting import drawn_as_plain, drawn_on_the_cpu, initializer_of, reset
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), tuple, type)
 
@@ -73,18 +73,18 @@ def _initialize(layers: list[nn.Module], ancestors: list[nn.Module]) -> None:
     own = next((one for module in reversed(ancestors) if (one := initializer_of(module))), None)
     # The tensors of a parametrization are computed from its layer's weight.
     plain = [layer for layer in layers if not isinstance(layer, parametrize.ParametrizationList)]
-    _unset(plain)
-    for layer in plain:
-        for name in reset(layer):
-            _refuse(layer, name)
-        if own is not None and not parametrize.is_parametrized(layer):
-            own(layer)
-    if any(isinstance(ancestor, nn.Transformer) for ancestor in ancestors):
-        for layer in layers:
-            for parameter in layer._parameters.values():
-                if parameter is not None and parameter.dim() > 1:
-                    nn.init.xavier_uniform_(parameter)
-    _check_set(plain)
+    with drawn_as_plain(plain, built_anew=True):
+        _unset(plain)
+        for layer in plain:
+            reset(layer)
+            if own is not None:
+                own(layer)
+        if any(isinstance(ancestor, nn.Transformer) for ancestor in ancestors):
+            for layer in plain:
+                for parameter in layer._parameters.values():
+                    if parameter is not None and parameter.dim() > 1:
+                        nn.init.xavier_uniform_(parameter)
+        _check_set(plain)
 
 
 def _unset(layers: list[nn.Module]) -> None:
@@ -102,11 +102,9 @@ def _check_set(layers: list[nn.Module]) -> None:
 
 
 def _refuse(layer: nn.Module, name: str) -> NoReturn:
-    cls = type(layer)
-    shown = (cls.__mro__[1] if parametrize.is_parametrized(layer) else cls).__name__
     raise CannotTweak(
-        f"A new block needs fresh weights, but {shown} does not say how to initialise its {name}: "
-        "give the class a method reset_parameters()."
+        f"A new block needs fresh weights, but {type(layer).__name__} does not say how to "
+        f"initialise its {name}: give the class a method reset_parameters()."
     )
 
 

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from .errors import CannotTweak
 from .nonlinearities import function_name
 from .rewriting import CallSite, call_sites
-from .tracing import traced
+from .tracing import inputs_of, traced
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ACTIVATIONS = (
@@ -295,11 +295,21 @@ def _reaches_weights(node: fx.Node, owner: nn.Module) -> bool:
             module = owner.get_submodule(str(follower.target))
             if any(_is_weight(parameter) for parameter in module.parameters()):
                 return True
-        for source in follower.all_input_nodes:
-            if source.op == "get_attr":
-                path, _, name = str(source.target).rpartition(".")
-                if _is_weight(owner.get_submodule(path)._parameters.get(name)):
-                    return True
+        if any(_is_made_of_weights(source, owner) for source in follower.all_input_nodes):
+            return True
+    return False
+
+
+def _is_made_of_weights(node: fx.Node, owner: nn.Module) -> bool:
+    """Whether ``node`` is a weight, or computed from one and no signal, as ``self.W.T`` is."""
+    sources = inputs_of([node])
+    if any(source.op in ("placeholder", "call_module") for source in sources):
+        return False
+    for source in sources:
+        if source.op == "get_attr":
+            path, _, name = str(source.target).rpartition(".")
+            if _is_weight(owner.get_submodule(path)._parameters.get(name)):
+                return True
     return False
 
 
@@ -309,6 +319,7 @@ def _is_gate(node: fx.Node) -> bool:
 
     return any(
         (follower.target in _MULTIPLYING or follower.target in ("mul", "mul_"))
-        and len(follower.all_input_nodes) > 1
+        # A parameter that it is multiplied by, such as a learned scale, is no other signal.
+        and sum(source.op != "get_attr" for source in follower.all_input_nodes) > 1
         for follower in _followers(node, reshapes)
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .computed import frozen_behind
 from .copying import copied, refuse_lazy
 from .defaults import reset_as_built
 from .errors import CannotTweak
@@ -119,6 +120,7 @@ def with_initialization(
     refuse_lazy(model)
     twin = copied(model)
     frozen = [(p, p.detach().clone()) for p in twin.parameters() if not p.requires_grad]
+    behind_frozen = [(step, name, b.clone()) for step, name, b in frozen_behind(twin)]
     # What follows what is read off the twin before its weights change: PReLU's slope is one.
     behind = following(twin) if scheme != "default" else {}
     left = reset_as_built(twin, seed)
@@ -130,6 +132,8 @@ def with_initialization(
     with torch.no_grad():
         for parameter, before in frozen:
             parameter.copy_(before)
+        for step, name, before in behind_frozen:
+            step.get_buffer(name).copy_(before)
     if scheme == "lsuv":
         unscaled = scale_to_unit_variance(twin, batch, 1.0 if gain is None else gain)
         notes += [f"orthogonal but not scaled: {_listed(unscaled)}"] if unscaled else []

@@ -6,13 +6,16 @@ import copy
 import inspect
 import re
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.optim import LBFGS, Optimizer
 
+from .computed import computed_as
 from .errors import CannotTweak
-from .lineage import parameters_by_lineage
+from .lineage import lineage_of, parameters_by_lineage
 
 
 def rebuilt_optimizer(
@@ -23,13 +26,19 @@ def rebuilt_optimizer(
     It has the same class, options and parameter groups. A parameter goes to the group that it
     was in, wherever it now stands in the model; one that was in none stays out. A new one goes
     to the group of the parameter it was built after, else of its nearest neighbour by name,
-    else to the first. State (momenta, step counts) is copied for the parameters that survive
-    with their shape. Neither model nor ``optimizer`` is touched.
+    else to the first. What a weight is computed from counts as the weight. State (momenta, step
+    counts) is copied for the parameters that survive with their shape and meaning: spectral
+    norm trains the weight itself, weight norm and orthogonal maps train other numbers. Neither
+    model nor ``optimizer`` is touched.
 
     Raises:
         CannotTweak: none of ``new_model``'s parameters would be optimized.
     """
-    old = {lineage: parameter for lineage, _, parameter in parameters_by_lineage(old_model)}
+    old: dict[str, nn.Parameter] = {}
+    standing: dict[str, list[nn.Parameter]] = {}
+    for one in _placed(old_model):
+        old[one.lineage] = one.parameter
+        standing.setdefault(one.weight, []).append(one.parameter)
     group_of = {
         id(parameter): index
         for index, group in enumerate(optimizer.param_groups)
@@ -39,23 +48,33 @@ def rebuilt_optimizer(
     sources: dict[nn.Parameter, nn.Parameter] = {}
     names: dict[nn.Parameter, str] = {}
     groups: dict[str, int | None] = {}
-    newcomers: list[tuple[str, nn.Parameter]] = []
-    for lineage, name, parameter in parameters_by_lineage(new_model):
+    # By the names as they are without parametrizations.
+    known: dict[str, int | None] = {}
+    newcomers: list[_Placed] = []
+    for one in _placed(new_model):
+        parameter = one.parameter
         if parameter in names:
             continue
-        names[parameter] = name
-        # A new block's lineage is that of the block it was built after, "@", and its place.
-        template = old.get(re.sub("@[^:]*", "", lineage))
-        if lineage in old:
-            sources[parameter] = old[lineage]
-            groups[name] = group_of.get(id(old[lineage]))
-        elif template is not None:
-            groups[name] = group_of.get(id(template))
+        names[parameter] = one.name
+        if one.lineage in old:
+            sources[parameter] = old[one.lineage]
+        template = next(
+            (
+                _most_alike(parameter, standing[weight])
+                # A new block's lineage is that of the block it was built after, "@", and its place.
+                for weight in (one.weight, re.sub("@[^:]*", "", one.weight))
+                if weight in standing
+            ),
+            None,
+        )
+        template = sources.get(parameter, template)
+        if template is not None:
+            groups[one.name] = known[one.plain_name] = group_of.get(id(template))
         else:
-            newcomers.append((name, parameter))
-    placed = dict(groups)
-    for name, parameter in newcomers:
-        groups[name] = _nearest(name, placed) if parameter.requires_grad else None
+            newcomers.append(one)
+    for one in newcomers:
+        trains = one.parameter.requires_grad
+        groups[one.name] = _nearest(one.plain_name, known) if trains else None
     for parameter, name in names.items():
         index = groups[name]
         if index is not None:
@@ -66,6 +85,48 @@ def rebuilt_optimizer(
     rebuilt = _like(optimizer, members, names)
     _carry_state(optimizer, rebuilt, sources)
     return rebuilt
+
+
+class _Placed(NamedTuple):
+    """A parameter and its place in a model.
+
+    Attributes:
+        lineage: of the parameter, with what it means where a weight is computed from it.
+        weight: lineage of that weight; else its own.
+        name: its name now.
+        plain_name: that weight's name without parametrizations; else its own.
+    """
+
+    lineage: str
+    weight: str
+    name: str
+    plain_name: str
+    parameter: nn.Parameter
+
+
+def _placed(model: nn.Module) -> Iterator[_Placed]:
+    computed: dict[nn.Module, tuple[str, str, str]] = {}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            origin = lineage_of(module, name)
+            for key, steps in module.get_submodule("parametrizations").named_children():
+                kinds = [type(step).__name__ for step in steps.children()]
+                is_weight = len(kinds) == 1 and computed_as(module, key) == "spectral"
+                means = "" if is_weight else "/".join(kinds)
+                computed[steps] = (f"{origin}:{key}", f"{name}.{key}".lstrip("."), means)
+    owners = dict(model.named_modules(remove_duplicate=False))
+    for lineage, name, parameter in parameters_by_lineage(model):
+        path, _, key = name.rpartition(".")
+        if owners[path] not in computed:
+            yield _Placed(lineage, lineage, name, name, parameter)
+            continue
+        weight, plain_name, means = computed[owners[path]]
+        own = f"{weight}/{means}/{key}" if means else weight
+        yield _Placed(own, weight, name, plain_name, parameter)
+
+
+def _most_alike(parameter: nn.Parameter, others: list[nn.Parameter]) -> nn.Parameter:
+    return next((other for other in others if other.shape == parameter.shape), others[0])
 
 
 def _nearest(name: str, placed: dict[str, int | None]) -> int:

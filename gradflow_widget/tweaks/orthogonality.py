@@ -45,8 +45,51 @@ class OrthogonalKernel(nn.Module):
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """Return the numbers from which ``forward`` makes the nearest orthogonal kernel."""
-        inverse: Tensor = self.of_matrix.right_inverse(kernel.flatten(1))  # type: ignore[operator]
+        matrix = completed(kernel.detach().flatten(1))
+        inverse: Tensor = self.of_matrix.right_inverse(matrix)  # type: ignore[operator]
         return inverse.view_as(kernel)
+
+
+def completed(matrix: Tensor) -> Tensor:
+    """Return ``matrix`` with full rank: what it leaves open is filled in, always the same way.
+
+    A delta-orthogonal kernel with more outputs than inputs is 0 but in its middle, so that the
+    matrix from all inputs under it has the rank of the middle alone. What is filled in is
+    orthogonal to what is there, in rows and columns, and as large: with A = USVᵀ of rank r it
+    is s₁ times the polar factor of (I − UUᵀ)·N·(I − VVᵀ) with normal N, so that multiples of
+    delta-orthogonal kernels become those of orthogonal matrices and keep their middle.
+    Matrices of full rank come back as they are, and so do those whose rows or columns are all
+    alike: outputs that start alike are told apart by nothing but N.
+    """
+    if _is_alike(matrix):
+        return matrix
+    exact = matrix.detach().cpu().double()
+    precision = torch.finfo(matrix.dtype).eps * max(matrix.shape)
+    # Eigenvalues of the smaller Gram matrix are ten times as fast and tell the most of them.
+    squares = torch.linalg.eigvalsh(
+        exact @ exact.T if len(exact) < exact.shape[1] else exact.T @ exact
+    )
+    if squares[0] > max(precision**2, 1e-13) * squares[-1]:
+        return matrix
+    rows, values, columns = torch.linalg.svd(exact, full_matrices=False)
+    rank = int((values > precision * values[0]).sum())
+    if rank == len(values):
+        return matrix
+    rows, columns = rows[:, :rank], columns[:rank]
+    noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).double()
+    noise = noise - rows @ (rows.T @ noise)
+    noise = noise - (noise @ columns.T) @ columns
+    left, _, right = torch.linalg.svd(noise, full_matrices=False)
+    missing = len(values) - rank
+    filled: Tensor = exact + values[0] * left[:, :missing] @ right[:missing]
+    return filled.to(matrix)
+
+
+def _is_alike(matrix: Tensor) -> bool:
+    """Whether the rows, or the columns, of a matrix of less than full rank are all the same."""
+    if min(matrix.shape) == 1:
+        return not matrix.any()
+    return bool((matrix == matrix[:1]).all() or (matrix == matrix[:, :1]).all())
 
 
 def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Module:
@@ -57,14 +100,15 @@ def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Mod
         strength: a number above 0: the copy remembers it, and ``penalty_of(copy)`` is what to
             add to the objective; no weight changes. ``"hard"``: every linear, convolutional
             and GPT-2 weight is computed as an orthogonal one, which starts where its QR
-            decomposition leads (torch.nn.utils.parametrizations.orthogonal). None or 0 takes
+            decomposition leads (torch.nn.utils.parametrizations.orthogonal), a kernel's after
+            what its rank leaves open has been filled in (see ``completed``). None or 0 takes
             both off; weights that have not been trained since are those from before, bit for
             bit, others stay as they have become.
 
     Raises:
         ValueError: the strength is none of these.
         CannotTweak: there is no such weight, it is computed already, its dtype has no QR
-            decomposition, or it has not full rank (zeros, a constant).
+            decomposition, it is zeros or a constant, or a linear one has not full rank.
     """
     is_number = isinstance(strength, Real) and not isinstance(strength, bool)
     if not (
@@ -208,6 +252,8 @@ def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
             "orthogonal: keep them in float32, with autocast for speed, or take a penalty."
         )
 
+    before = weight.detach().clone()
+
     def register() -> None:
         if is_kernel:
             parametrize.register_parametrization(
@@ -222,7 +268,12 @@ def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
     start = base[:, : min(weight.flatten(1).shape)].float()
     gram = start.mT @ start
     if not torch.allclose(gram, torch.eye(len(gram), device=gram.device), atol=0.05):
+        matrix = before.flatten(1)
+        reason = "zeros or alike"
+        if not _is_alike(matrix):
+            rank = int(torch.linalg.matrix_rank(matrix.cpu().double()))
+            reason = f"of rank {rank} where {min(matrix.shape)} would be full"
         raise CannotTweak(
-            f"The weights of a {type(module).__bases__[0].__name__} are zeros or alike, and no "
+            f"The weights of a {type(module).__bases__[0].__name__} are {reason}, and no "
             "orthogonal ones can start from them: initialise the model anew before."
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .computed import put_computed
+from .computed import order_without, put_computed, remember_drawn
 from .norms import is_norm
 
 _METHODS = ("reset_parameters", "_reset_parameters")
@@ -19,20 +19,12 @@ _BY_ROWS = torch.contiguous_format
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def reset(layer: nn.Module) -> list[str]:
+def reset(layer: nn.Module) -> None:
     """Run the ``reset_parameters`` of a layer; a norm without one starts at scale 1, shift 0.
 
-    A parametrized layer's weight is drawn as without its parametrizations, which are then
-    made to compute it. What no class says how to draw stays as it is.
-
-    Returns:
-        The names of the computed weights that stay so.
-
-    Raises:
-        CannotTweak: a parametrization can't be made to compute the drawn weight.
+    What no class says how to draw stays as it is. A parametrized layer is to be reset within
+    :func:`drawn_as_plain`.
     """
-    if parametrize.is_parametrized(layer):
-        return _reset_parametrized(layer)
     method = next((m for name in _METHODS if callable(m := getattr(layer, name, None))), None)
     if method is not None:
         method()
@@ -40,7 +32,6 @@ def reset(layer: nn.Module) -> list[str]:
         with torch.no_grad():
             for name, parameter in layer.named_parameters(recurse=False):
                 parameter.fill_(1.0 if name == "weight" else 0.0)
-    return []
 
 
 def initializer_of(module: nn.Module) -> Callable[[nn.Module], Any] | None:
@@ -92,28 +83,89 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _reset_parametrized(layer: nn.Module) -> list[str]:
-    # reset_parameters would write into the computed weight, which is thrown away; and
-    # remove_parametrizations would take the property off a class that copies share.
-    names = list(layer.get_submodule("parametrizations")._modules)
-    plain: nn.Module = object.__new__(type(layer).__mro__[1])
-    plain.__dict__.update(layer.__dict__)
-    # In train mode spectral norm moves its vectors whenever its weight is looked at.
-    mode, layer.training = layer.training, False
-    # What was computed may lie column by column in memory, and would be drawn in that order.
-    drawn = {
-        name: nn.Parameter(getattr(layer, name).detach().clone(memory_format=_BY_ROWS))
-        for name in names
-    }
-    layer.training = mode
-    plain.__dict__["_parameters"] = {**layer._parameters, **drawn}
-    plain.__dict__["_modules"] = {
-        name: module for name, module in layer._modules.items() if name != "parametrizations"
-    }
-    before = {name: parameter._version for name, parameter in drawn.items()}
-    reset(plain)
-    left = [name for name, parameter in drawn.items() if parameter._version == before[name]]
-    for name, parameter in drawn.items():
-        if name not in left:
-            put_computed(layer, name, parameter.detach())
-    return left
+@contextmanager
+def drawn_as_plain(
+    layers: Iterable[nn.Module], *, built_anew: bool = False
+) -> Iterator[list[nn.Parameter]]:
+    """Let ``layers`` be without their parametrizations within, so that classes can draw them.
+
+    What looks for a weight by its name finds a parameter there. Afterwards the parametrizations
+    are back and compute what was drawn. What was not drawn stays as it is.
+
+    Args:
+        layers: the layers; those that are not parametrized stay as they are.
+        built_anew: they are new, and what is drawn is their weight from before, which comes
+            back when a parametrization of ours is taken off.
+
+    Yields:
+        A list to which, at the end, the parameters behind the weights that were drawn are added.
+
+    Raises:
+        CannotTweak: a parametrization can't be made to compute the drawn weight.
+    """
+    plain = [_Plain(layer) for layer in list(layers) if parametrize.is_parametrized(layer)]
+    behind: list[nn.Parameter] = []
+    try:
+        yield behind
+    finally:
+        for one in plain:
+            one.put_back()
+    for one in plain:
+        behind += one.compute_drawn(built_anew)
+
+
+class _Plain:
+    """A layer made as it would be without its parametrizations, until they are put back."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer, self._cls = layer, type(layer)
+        self._parameters, self._modules = layer._parameters, layer._modules
+        lists = layer.get_submodule("parametrizations")
+        # In train mode spectral norm moves its vectors whenever its weight is looked at.
+        modes = [(step, step.training) for step in lists.modules()]
+        lists.eval()
+        self._weights = {}
+        for name, steps in lists.named_children():
+            # What was computed may lie column by column in memory, and would be drawn so.
+            value = getattr(layer, name).detach().clone(memory_format=_BY_ROWS)
+            trained = any(parameter.requires_grad for parameter in steps.parameters())
+            self._weights[name] = nn.Parameter(value, requires_grad=trained)
+        for step, mode in modes:
+            step.training = mode
+        self._before = {
+            name: (weight._version, weight.detach().clone())
+            for name, weight in self._weights.items()
+        }
+        every = {**self._parameters, **self._weights}
+        layer.__dict__["_parameters"] = {name: every[name] for name in order_without(layer)}
+        layer.__dict__["_modules"] = {
+            name: module for name, module in self._modules.items() if name != "parametrizations"
+        }
+        # remove_parametrizations would take the property off a class that copies share.
+        layer.__class__ = self._cls.__mro__[1]
+
+    def put_back(self) -> None:
+        """Give the layer its parametrizations back, which compute what they did."""
+        layer = self._layer
+        now = layer._parameters
+        layer.__class__ = self._cls
+        layer.__dict__["_parameters"] = self._parameters
+        layer.__dict__["_modules"] = self._modules
+        for name in self._parameters:
+            self._parameters[name] = now.get(name)
+        for name in self._weights:
+            weight = now.get(name)
+            if weight is not None:
+                self._weights[name] = weight
+
+    def compute_drawn(self, built_anew: bool) -> Iterator[nn.Parameter]:
+        """Make the parametrizations compute what was drawn; yield the parameters behind it."""
+        for name, weight in self._weights.items():
+            version, before = self._before[name]
+            # Who draws through .data leaves the version as it was.
+            if weight._version == version and torch.equal(weight, before):
+                continue
+            put_computed(self._layer, name, weight.detach())
+            if built_anew:
+                remember_drawn(self._layer, name, weight)
+            yield from self._layer.get_submodule(f"parametrizations.{name}").parameters()

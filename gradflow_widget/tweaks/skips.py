@@ -78,7 +78,9 @@ class Residual(StandIn):
         x = args[0] if args else next(iter(kwargs.values()))
         out = self.body(*args, **kwargs)
         first = out[0] if isinstance(out, tuple | list) else out
-        if first.shape != x.shape:
+        # What torch.fx traces has no shape yet.
+        is_traced = isinstance(x, fx.Proxy) or isinstance(first, fx.Proxy)
+        if not is_traced and first.shape != x.shape:
             raise RuntimeError(
                 f"A skip connection needs a block that keeps its input's shape, but here "
                 f"{tuple(x.shape)} becomes {tuple(first.shape)}: take the skips off."
@@ -133,7 +135,8 @@ def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
         _unwrap(twin)
         return forget(twin, "skips")
     refuse_lazy(twin)
-    for run in wrappable_runs(twin):
+    # From the end: a wrapped block of several modules moves all that stand behind it.
+    for run in sorted(wrappable_runs(twin), key=lambda run: run.start, reverse=True):
         _wrap(run)
     return _scaled(twin, scale)
 

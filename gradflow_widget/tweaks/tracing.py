@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
@@ -21,6 +22,9 @@ _TORCH = torch.__path__[0]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PATH = "_gradflow_path"
 _TRACER = "_gradflow_tracer"
+_RETRIES = 5
+# The blocks of a deep model ask at the same place, and so does a loop until something converges.
+_TIMES = 100
 
 Site = tuple[CodeType, int]
 """A place in a function: its code and the index of the instruction that runs there."""
@@ -39,8 +43,36 @@ def traced(model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> tuple[fx.G
     place in the user's code that made it. Arguments with a default are left at it. The model
     and the global random state are untouched.
     """
-    graph = fx.Graph()
-    tracer = _SiteTracer(graph)
+    return _traced(model, is_leaf, _SiteTracer(fx.Graph()))
+
+
+def ways_through(model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> list[fx.Graph]:
+    """Return graphs of a ``forward`` that decides by the values of tensors: two at most.
+
+    On the first way such conditions are false, on the second they are true; a condition that
+    leads to an error, as that of an assertion does, is answered the other way. All that is on
+    a graph may be called as it says there; what a mixture of answers leads to is on neither.
+    Arguments, nodes and what stays untouched are as ``traced`` has them.
+    """
+    found: list[fx.Graph] = []
+    for answer in (False, True):
+        answers: dict[Site, bool] = {}
+        for _ in range(_RETRIES):
+            tracer = _DecidingTracer(fx.Graph(), answer, answers)
+            graph, _ = _traced(model, is_leaf, tracer)
+            if graph is not None:
+                found.append(graph)
+                break
+            if tracer.last is None or tracer.last in answers:
+                break
+            answers[tracer.last] = not answer
+    return found
+
+
+def _traced(
+    model: nn.Module, is_leaf: Callable[[nn.Module], bool], tracer: _SiteTracer
+) -> tuple[fx.Graph | None, str]:
+    graph: fx.Graph = tracer.graph
     root = _shadow(model, "", tracer, is_leaf, {})
     try:
         arguments, keywords = _placeholders(type(model).forward, tracer)
@@ -69,13 +101,40 @@ def inputs_of(nodes: list[fx.Node]) -> set[fx.Node]:
 class _SiteTracer(fx.proxy.GraphAppendingTracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
-        frame = sys._getframe(1)
-        while frame.f_back is not None and (
-            frame.f_code.co_filename.startswith(_TORCH) or frame.f_code.co_filename == __file__
-        ):
-            frame = frame.f_back
-        node.meta["site"] = (frame.f_code, frame.f_lasti)
+        node.meta["site"] = _site()
         return node
+
+
+class _DecidingTracer(_SiteTracer):
+    """Answers for tensors in conditions: ``answers`` for a place, else always the same.
+
+    Attributes:
+        last: the place that was answered for last.
+    """
+
+    def __init__(self, graph: fx.Graph, answer: bool, answers: dict[Site, bool]) -> None:
+        super().__init__(graph)
+        self.last: Site | None = None
+        self._answer, self._answers = answer, answers
+        self._asked: Counter[Site] = Counter()
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Answer, unless a loop has asked at the same place too often."""
+        self.last = site = _site()
+        self._asked[site] += 1
+        if self._asked[site] > _TIMES:
+            raise fx.proxy.TraceError("a loop over values does not end")
+        return self._answers.get(site, self._answer)
+
+
+def _site() -> Site:
+    """Return the place in the user's code that is running."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith(_TORCH) or frame.f_code.co_filename == __file__
+    ):
+        frame = frame.f_back
+    return frame.f_code, frame.f_lasti
 
 
 def _placeholders(
@@ -83,7 +142,8 @@ def _placeholders(
 ) -> tuple[list[Any], dict[str, Any]]:
     arguments: list[Any] = []
     keywords: dict[str, Any] = {}
-    for name, parameter in list(inspect.signature(forward).parameters.items())[1:]:
+    parameters = list(inspect.signature(forward).parameters.items())[1:]
+    for name, parameter in parameters:
         if parameter.default is not inspect.Parameter.empty:
             continue
         if parameter.kind in (
@@ -93,6 +153,13 @@ def _placeholders(
             arguments.append(tracer.create_proxy("placeholder", name, (), {}))
         elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             keywords[name] = tracer.create_proxy("placeholder", name, (), {})
+    if not arguments and not keywords:
+        # One that hands on whatever it is given is called with one tensor at least.
+        arguments = [
+            tracer.create_proxy("placeholder", name, (), {})
+            for name, parameter in parameters
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        ]
     if not arguments and not keywords:
         raise TypeError("forward names no argument")
     return arguments, keywords

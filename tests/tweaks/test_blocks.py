@@ -26,10 +26,10 @@ def test_a_block_begins_with_its_weights() -> None:
     assert [type(module) for module in run.blocks[0]] == [nn.Linear, nn.BatchNorm1d, nn.ReLU]
 
 
-def test_of_several_runs_the_one_with_most_parameters_comes_first() -> None:
+def test_of_several_runs_the_one_with_most_blocks_comes_first() -> None:
     narrow = [nn.Linear(4, 4) for _ in range(6)]
     wide = [nn.Linear(32, 32) for _ in range(2)]
-    assert runs(nn.Sequential(*narrow, nn.Linear(4, 32), *wide)) == [("", 7, 1, 2), ("", 0, 1, 6)]
+    assert runs(nn.Sequential(*narrow, nn.Linear(4, 32), *wide)) == [("", 0, 1, 6), ("", 7, 1, 2)]
 
 
 def test_what_is_not_alike_is_no_run() -> None:
