@@ -22,8 +22,8 @@ from .playback import Playback
 from .playground.assembly import Playground, PlaygroundNetwork, assemble
 from .playground.presets import preset_of, presets
 from .training.construction import ModelSource, OptimizerSource
-from .training.cores import let_helpers_go
 from .training.objective import Objective
+from .training.openmp import end_idle_threads
 from .training.preparation import Preparation, prepare
 from .training.run import check_unwatched
 from .training.session import TrainingSession
@@ -88,8 +88,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         check_unwatched(optimizer)
         self._backstage = Backstage(self)
         self._stage = self._backstage.stage = Stage(self._backstage)
-        # A cell that computes while training goes on gets helpers of its own, which slow it.
-        self._stage.panel.on_msg(lambda *_: let_helpers_go())
+        # A cell that computes while training goes on gets OpenMP threads of its own, which slow it.
+        self._stage.panel.on_msg(lambda *_: end_idle_threads())
         self._session: TrainingSession | None = None
         self._controls: Controls | None = None
         self._stop_listening: Callable[[], None] = lambda: None

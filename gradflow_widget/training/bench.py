@@ -19,7 +19,8 @@ from ..measurement.reading import Glance, Reading
 from .audience import Audience, Telling
 from .batches import Batches
 from .construction import Built, Construction, Looks
-from .cores import is_small, let_helpers_go, on_one_core
+from .cores import is_small, on_one_core
+from .openmp import end_idle_threads
 from .pace import Pace
 from .run import Run, check_rates, check_unwatched
 from .settings import Settings
@@ -220,7 +221,7 @@ class Bench:
             try:
                 yield
             finally:
-                let_helpers_go()
+                end_idle_threads()
 
     def turn(self, changes: dict[str, Any], make_way: Callable[[], None]) -> bool:
         """Make changes while :meth:`changing`; return whether a new run begins by them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .cores import let_helpers_go
+from .openmp import end_idle_threads
 from .pace import Pace
 from .randomness import RandomState
 
@@ -67,7 +67,7 @@ class OwnLoop:
             LoopStopped: it is to end here.
         """
         if not self._pace.may_begin:
-            let_helpers_go()
+            end_idle_threads()
         if not self._pace.hold(lambda: self._must_end):
             raise LoopStopped
 

@@ -18,10 +18,10 @@ from .audience import Audience, Telling
 from .batches import Batches
 from .bench import Bench
 from .construction import Construction
-from .cores import let_helpers_go
 from .failure import LastFailure
 from .loops import UserLoops
 from .objective import Objective
+from .openmp import end_idle_threads
 from .own_loop import PATIENCE
 from .own_steps import OwnSteps
 from .pace import Pace
@@ -242,7 +242,7 @@ class TrainingSession(PresentRun):
         """
         self._check_can_train()
         self._failure.clear()
-        let_helpers_go()
+        end_idle_threads()
         self._pace.play()
         self._worker.start()
         self._audience.state_changed()
@@ -262,7 +262,7 @@ class TrainingSession(PresentRun):
         count = checked_count("n", count)
         self._check_can_train()
         self._failure.clear()
-        let_helpers_go()
+        end_idle_threads()
         ticket = self._pace.ask(count)
         self._worker.start()
         self._audience.state_changed()
@@ -296,7 +296,7 @@ class TrainingSession(PresentRun):
             Exception: what the user's model or data raised.
         """
         self._worker.check_not_current("wait()")
-        let_helpers_go()
+        end_idle_threads()
         if steps is not None:
             steps = checked_count("steps", steps)
             self._failure.raise_again()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from .cores import let_helpers_go
+from .openmp import end_idle_threads
 from .pace import Pace
 
 
@@ -66,5 +66,5 @@ class Worker:
 
     def _wait_for_turn(self) -> bool:
         if not self._pace.may_begin:
-            let_helpers_go()
+            end_idle_threads()
         return self._pace.wait_for_turn()

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from .computed import compute, computed_as, uncompute
 from .copying import copied, refuse_lazy
 from .errors import CannotTweak
+from .full_rank import completed, is_alike
 from .record import forget, record
 from .weights import Weight, is_gpt_conv1d, weights_of
 
@@ -48,48 +49,6 @@ class OrthogonalKernel(nn.Module):
         matrix = completed(kernel.detach().flatten(1))
         inverse: Tensor = self.of_matrix.right_inverse(matrix)  # type: ignore[operator]
         return inverse.view_as(kernel)
-
-
-def completed(matrix: Tensor) -> Tensor:
-    """Return ``matrix`` with full rank: what it leaves open is filled in, always the same way.
-
-    A delta-orthogonal kernel with more outputs than inputs is 0 but in its middle, so that the
-    matrix from all inputs under it has the rank of the middle alone. What is filled in is
-    orthogonal to what is there, in rows and columns, and as large: with A = USVᵀ of rank r it
-    is s₁ times the polar factor of (I − UUᵀ)·N·(I − VVᵀ) with normal N, so that multiples of
-    delta-orthogonal kernels become those of orthogonal matrices and keep their middle.
-    Matrices of full rank come back as they are, and so do those whose rows or columns are all
-    alike: outputs that start alike are told apart by nothing but N.
-    """
-    if _is_alike(matrix):
-        return matrix
-    exact = matrix.detach().cpu().double()
-    precision = torch.finfo(matrix.dtype).eps * max(matrix.shape)
-    # Eigenvalues of the smaller Gram matrix are ten times as fast and tell the most of them.
-    squares = torch.linalg.eigvalsh(
-        exact @ exact.T if len(exact) < exact.shape[1] else exact.T @ exact
-    )
-    if squares[0] > max(precision**2, 1e-13) * squares[-1]:
-        return matrix
-    rows, values, columns = torch.linalg.svd(exact, full_matrices=False)
-    rank = int((values > precision * values[0]).sum())
-    if rank == len(values):
-        return matrix
-    rows, columns = rows[:, :rank], columns[:rank]
-    noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).double()
-    noise = noise - rows @ (rows.T @ noise)
-    noise = noise - (noise @ columns.T) @ columns
-    left, _, right = torch.linalg.svd(noise, full_matrices=False)
-    missing = len(values) - rank
-    filled: Tensor = exact + values[0] * left[:, :missing] @ right[:missing]
-    return filled.to(matrix)
-
-
-def _is_alike(matrix: Tensor) -> bool:
-    """Whether the rows, or the columns, of a matrix of less than full rank are all the same."""
-    if min(matrix.shape) == 1:
-        return not matrix.any()
-    return bool((matrix == matrix[:1]).all() or (matrix == matrix[:, :1]).all())
 
 
 def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Module:
@@ -270,7 +229,7 @@ def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:
     if not torch.allclose(gram, torch.eye(len(gram), device=gram.device), atol=0.05):
         matrix = before.flatten(1)
         reason = "zeros or alike"
-        if not _is_alike(matrix):
+        if not is_alike(matrix):
             rank = int(torch.linalg.matrix_rank(matrix.cpu().double()))
             reason = f"of rank {rank} where {min(matrix.shape)} would be full"
         raise CannotTweak(

@@ -13,9 +13,10 @@ from gradflow_widget.source_code.writing import recipe_of
 from gradflow_widget.tweaks.blocks import find_runs
 from gradflow_widget.tweaks.depth import depth_of, with_depth
 from gradflow_widget.tweaks.errors import CannotTweak
+from gradflow_widget.tweaks.full_rank import completed
 from gradflow_widget.tweaks.initialization import with_initialization
 from gradflow_widget.tweaks.normalization import with_normalization
-from gradflow_widget.tweaks.orthogonality import completed, with_orthogonality
+from gradflow_widget.tweaks.orthogonality import with_orthogonality
 from gradflow_widget.tweaks.skips import with_skips
 from tests.source_code.fresh import run
 

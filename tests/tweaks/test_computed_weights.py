@@ -16,17 +16,7 @@ from gradflow_widget.tweaks.initialization import with_initialization
 from gradflow_widget.tweaks.normalization import with_normalization
 from gradflow_widget.tweaks.orthogonality import with_orthogonality
 
-Tweak = Callable[[nn.Module], nn.Module]
-TWEAKS: dict[str, Tweak] = {
-    "weight": lambda model: with_normalization(model, "weight"),
-    "spectral": lambda model: with_normalization(model, "spectral"),
-    "hard": lambda model: with_orthogonality(model, "hard"),
-}
-UNDO: dict[str, Tweak] = {
-    "weight": lambda model: with_normalization(model, None),
-    "spectral": lambda model: with_normalization(model, None),
-    "hard": lambda model: with_orthogonality(model, None),
-}
+from .computing_tweaks import TWEAKS, UNDO
 
 
 def partly_frozen() -> nn.Sequential:

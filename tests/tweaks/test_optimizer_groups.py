@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,17 +16,7 @@ from gradflow_widget.tweaks.normalization import with_normalization
 from gradflow_widget.tweaks.optimizer import rebuilt_optimizer
 from gradflow_widget.tweaks.orthogonality import with_orthogonality
 
-Tweak = Callable[[nn.Module], nn.Module]
-TWEAKS: dict[str, Tweak] = {
-    "weight": lambda model: with_normalization(model, "weight"),
-    "spectral": lambda model: with_normalization(model, "spectral"),
-    "hard": lambda model: with_orthogonality(model, "hard"),
-}
-UNDO: dict[str, Tweak] = {
-    "weight": lambda model: with_normalization(model, None),
-    "spectral": lambda model: with_normalization(model, None),
-    "hard": lambda model: with_orthogonality(model, None),
-}
+from .computing_tweaks import TWEAKS, UNDO
 
 
 def net() -> nn.Sequential:

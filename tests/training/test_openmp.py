@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gradflow_widget import GradientFlow
-from gradflow_widget.training.cores import let_helpers_go
+from gradflow_widget.training.openmp import end_idle_threads
 
 TASKS, MAPS = Path("/proc/self/task"), Path("/proc/self/maps")
 
@@ -42,7 +42,7 @@ def two_threads() -> Iterator[None]:
         pytest.skip(f"counts the threads of GNU's OpenMP on Linux, and this is {sys.platform}")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    let_helpers_go()
+    end_idle_threads()
     yield
     torch.set_num_threads(before)
 
@@ -60,16 +60,16 @@ def flow() -> Iterator[GradientFlow]:
     data = torch.randn(512, 512), torch.randint(10, (512,))
     made = GradientFlow(model, optimizer, nn.CrossEntropyLoss(), data)
     made.batch_size = 256
-    let_helpers_go()
+    end_idle_threads()
     yield made
     made.close()
 
 
-def test_helpers_go_and_come_back() -> None:
+def test_they_end_and_come_back() -> None:
     before = count()
     share_an_operation()
     assert count() == before + 1
-    let_helpers_go()
+    end_idle_threads()
     assert becomes(before)
     share_an_operation()
     assert count() == before + 1
