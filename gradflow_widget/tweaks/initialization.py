@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .computed import frozen_behind
+from .computed import computed_as, frozen_behind
 from .copying import copied, refuse_lazy
 from .defaults import reset_as_built
 from .errors import CannotTweak
@@ -111,13 +111,15 @@ def with_initialization(
     Raises:
         ValueError: the scheme is unknown, or gain, seed, batch or an option is out of range.
         TypeError: the scheme has no such option.
-        CannotTweak: the model has no weight that the scheme knows how to draw.
+        CannotTweak: the model has no weight that the scheme knows how to draw, or weights that
+            are kept orthogonal, which zeros and constants are not.
     """
     checked_scheme(scheme)
     values = _checked_options(scheme, gain, seed, options)
     if scheme == "lsuv" and batch is None:
         raise ValueError("LSUV is driven by a batch: give batch=, the inputs of the model.")
     refuse_lazy(model)
+    _check_can_be_orthogonal(model, scheme)
     twin = copied(model)
     frozen = [(p, p.detach().clone()) for p in twin.parameters() if not p.requires_grad]
     behind_frozen = [(step, name, b.clone()) for step, name, b in frozen_behind(twin)]
@@ -145,6 +147,16 @@ def with_initialization(
         notes.append(f"kept, for their class does not say how to draw them: {_listed(left)}")
     sentence = f"Initialisation {_TITLES[scheme]}: {'; '.join([*notes, f'seed {seed}'])}."
     return record(twin, "initialization", sentence, scheme)
+
+
+def _check_can_be_orthogonal(model: nn.Module, scheme: str) -> None:
+    if scheme in ("zeros", "constant") and any(
+        computed_as(module) == "orthogonal" for module in model.modules()
+    ):
+        raise CannotTweak(
+            f"Weights are kept orthogonal, which those of {scheme!r} are not: take orthogonality off "
+            "before, or choose another initialisation."
+        )
 
 
 def check_initializable(model: nn.Module) -> None:

@@ -245,3 +245,13 @@ class TestBadInput:
     def test_lazy_layers(self):
         with pytest.raises(CannotTweak, match="run one batch"):
             with_orthogonality(nn.Sequential(nn.LazyLinear(3)), 1.0)
+
+
+@pytest.mark.parametrize("scheme", ["zeros", "constant"])
+def test_what_can_not_be_orthogonal_is_refused_in_either_order(scheme):
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+    with pytest.raises(CannotTweak, match="kept orthogonal"):
+        with_initialization(with_orthogonality(model, "hard"), scheme)
+    with pytest.raises(CannotTweak, match="zeros or alike"):
+        with_orthogonality(with_initialization(model, scheme), "hard")
+    with_initialization(with_orthogonality(model, 0.1), scheme)
