@@ -154,8 +154,8 @@ def _check_can_be_orthogonal(model: nn.Module, scheme: str) -> None:
         computed_as(module) == "orthogonal" for module in model.modules()
     ):
         raise CannotTweak(
-            f"Weights are kept orthogonal, which those of {scheme!r} are not: take orthogonality off "
-            "before, or choose another initialisation."
+            f"Weights are kept orthogonal, which those of {scheme!r} are not: take "
+            "orthogonality off before, or choose another initialisation."
         )
 
 
