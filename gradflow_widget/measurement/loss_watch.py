@@ -52,6 +52,8 @@ _scaled = WeakTensorKeyDictionary()  # scaled loss: (loss, scale)
 def _root(tensors: Any, weights: Any) -> Root:
     """Return the sum of the scalars that ``backward(tensors, weights)`` differentiates."""
     if isinstance(tensors, torch.Tensor):
+        if weights is None and tensors.dim() == 0 and not _scaled:
+            return Root(tensors.detach())  # as nearly always
         tensors = (tensors,)
     tensors = tuple(tensors)
     if weights is None or isinstance(weights, torch.Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -19,6 +20,8 @@ _TRUSTED = (1e-14, 1e18)
 _LARGE = 1_000_000
 # Up to this many elements, copying costs less than a call of its own.
 _SMALL = 8192
+# Two more functions, each called once a step, cost as much as the norms of this many.
+_WORTH_STACKING = 36
 
 
 def wide(tensor: torch.Tensor) -> torch.dtype:
@@ -46,6 +49,46 @@ def _is_uniform(tensors: Sequence[torch.Tensor]) -> bool:
     )
 
 
+class Norms:
+    """L2 norms of tensors on the CPU, in the order in which they were taken.
+
+    Sorting them and making an array of them is left to whoever wants that: after a long step
+    the first call of any NumPy function costs as much as ten norms.
+
+    Attributes:
+        values: the norms.
+        order: the places among the tensors that they belong to; None where that is in line.
+    """
+
+    __slots__ = ("order", "values")
+
+    def __init__(self, values: list[float], order: NDArray[np.intp] | None = None) -> None:
+        self.values, self.order = values, order
+
+    def array(self) -> FloatArray:
+        """Return the norms in the order of the tensors, shape (tensors,)."""
+        array = np.array(self.values)
+        if self.order is not None:
+            array[self.order] = array.copy()
+        return array
+
+    @property
+    def finite(self) -> bool:
+        """Whether every one of them is finite: their sum is, for none is negative."""
+        return math.isfinite(sum(self.values))
+
+
+def in_line(measurements: Sequence[Norms]) -> FloatArray:
+    """Return norms of the same tensors, measured again and again, shape (times, tensors)."""
+    first = measurements[0].order
+    if any(norms.order is not first for norms in measurements):
+        return np.array([norms.array() for norms in measurements])
+    arrays = np.array([norms.values for norms in measurements])
+    if first is not None:
+        arrays[:, first] = arrays.copy()
+    return arrays
+
+
 class NormPlan:
     """How to take the norms of tensors that keep their shape, dtype and device between steps.
 
@@ -54,10 +97,15 @@ class NormPlan:
     half of float64, and the few norms that came out where float32 squares can't be trusted
     are taken again in float64. On other devices a second look would stall the stream, and
     float64 is used at once.
+
+    Attributes:
+        order: the places of the tensors in the order in which their norms are taken; None: in line.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, may_be_sparse: bool = False) -> None:
         self._may_be_sparse = may_be_sparse
+        # Gradients of create_graph=True do. Entering torch.no_grad() takes 3 µs.
+        self._may_have_graphs = False
         self._plan_for(tensors)
 
     def _plan_for(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -65,31 +113,29 @@ class NormPlan:
         self._first = (first.dtype, first.device)
         self._count = len(tensors)
         self._uniform = not self._may_be_sparse and _is_uniform(tensors)
-        on_cpu = self._uniform and first.device.type == "cpu"
         self._fast = (
-            on_cpu
+            self._uniform
+            and first.device.type == "cpu"
             and first.dtype is torch.float32
             and all(tensor.numel() <= _LARGE for tensor in tensors)
         )
-        by_shape: dict[torch.Size, list[int]] = {}
-        for index, tensor in enumerate(tensors):
-            if 0 < tensor.numel() <= _SMALL:
-                by_shape.setdefault(tensor.shape, []).append(index)
-        groups = [group for group in by_shape.values() if len(group) > 2]
-        stacked_ones = {index for group in groups for index in group}
-        self._single = [index for index in range(len(tensors)) if index not in stacked_ones]
-        order = [*self._single, *(index for group in groups for index in group)]
-        self._back = np.argsort(order)
-        self._values = torch.empty(len(tensors))
         self._stacks: list[_Stack] = []
-        if self._fast:
-            ends = np.cumsum([len(self._single), *map(len, groups)]).tolist()
-            self._stacks = [
-                _Stack(group, tensors[group[0]].shape, self._values[start:end])
-                for group, start, end in zip(groups, ends, ends[1:], strict=False)
-            ]
+        self._single: list[int] = []
+        self.order: NDArray[np.intp] | None = None
+        groups = _groups(tensors) if self._fast else []
+        if not groups:
+            return
+        stacked_ones = [index for group in groups for index in group]
+        self._single = sorted(set(range(len(tensors))).difference(stacked_ones))
+        self.order = np.array(stacked_ones + self._single)
+        self._stacked = torch.empty(len(stacked_ones))
+        starts = np.cumsum([0, *map(len, groups)]).tolist()
+        self._stacks = [
+            _Stack(group, tensors[group[0]].shape, self._stacked[start : start + len(group)])
+            for group, start in zip(groups, starts, strict=False)
+        ]
 
-    def norms(self, tensors: list[torch.Tensor]) -> torch.Tensor | FloatArray:
+    def norms(self, tensors: list[torch.Tensor]) -> torch.Tensor | Norms:
         """Return the L2 norms, shape (tensors,): on the CPU as numbers that can be trusted.
 
         Elsewhere as a vector on the device, without waiting for it.
@@ -100,29 +146,35 @@ class NormPlan:
         norms: torch.Tensor | None = None
         if self._uniform:
             try:
+                if self._fast and not self._may_have_graphs:
+                    return self._fast_norms(tensors)
                 if self._fast:
-                    with torch.no_grad():  # gradients of create_graph=True have a graph
+                    with torch.no_grad():
                         return self._fast_norms(tensors)
                 norms = torch.stack(torch._foreach_norm(tensors, 2, wide(first)))
             except (NotImplementedError, RuntimeError):
+                if not self._may_have_graphs and any(tensor.requires_grad for tensor in tensors):
+                    self._may_have_graphs = True
+                    return self.norms(tensors)
                 # Sparse gradients where no module told of them, such as F.embedding's.
                 self._may_be_sparse = True
                 self._uniform = self._fast = False
+                self._stacks = []
         if norms is None:
             norms = stacked(exact_norms(tensors))
-        return norms.double().numpy() if norms.device.type == "cpu" else norms
+        return Norms(norms.tolist()) if norms.device.type == "cpu" else norms
 
     def norm(self, tensor: torch.Tensor) -> float:
         """Return the norm of one of the tensors, on the CPU."""
         if self._fast:
-            value = float(torch.linalg.vector_norm(tensor))
+            value: float = torch.linalg.vector_norm(tensor).item()
             if _TRUSTED[0] <= value <= _TRUSTED[1]:
                 return value
         return float(exact_norms([tensor])[0])
 
     def largest(self, tensors: list[torch.Tensor]) -> torch.Tensor:
         """Return the largest magnitude of each tensor; NaN where one holds a NaN."""
-        if not (self._fast and self._stacks and len(tensors) == self._count):
+        if not (self._stacks and len(tensors) == self._count):
             return stacked(largest_magnitudes(tensors))
         with torch.no_grad():
             return self._fast_largest(tensors)
@@ -131,28 +183,40 @@ class NormPlan:
         pieces = [stack.filled(tensors).abs().amax(1) for stack in self._stacks]
         if self._single:
             single = [tensors[index] for index in self._single]
-            pieces.insert(0, torch.stack(largest_magnitudes(single)))
-        return torch.cat(pieces)[torch.from_numpy(self._back)]
+            pieces.append(torch.stack(largest_magnitudes(single)))
+        largest = torch.cat(pieces)
+        in_line = torch.empty_like(largest)
+        in_line[torch.from_numpy(self.order)] = largest
+        return in_line
 
-    def _fast_norms(self, tensors: list[torch.Tensor]) -> FloatArray:
-        if len(tensors) == self._count and self._stacks:
+    def _fast_norms(self, tensors: list[torch.Tensor]) -> Norms:
+        norm, order = torch.linalg.vector_norm, None
+        if self._stacks and len(tensors) == self._count:
+            order = self.order
             for stack in self._stacks:
-                torch.linalg.vector_norm(stack.filled(tensors), dim=1, out=stack.norms)
-            if self._single:
-                torch.stack(
-                    [torch.linalg.vector_norm(tensors[index]) for index in self._single],
-                    out=self._values[: len(self._single)],
-                )
-            values = self._values.numpy().astype(np.float64)[self._back]
+                norm(stack.filled(tensors), dim=1, out=stack.norms)
+            values: list[float] = self._stacked.tolist()
+            values += [norm(tensors[index]).item() for index in self._single]
         else:
-            values = _one_by_one(tensors).astype(np.float64)
-        low, high = _TRUSTED
-        if not (
-            np.minimum.reduce(values) >= low and np.maximum.reduce(values) <= high
-        ):  # so NaN goes on
-            for index in np.flatnonzero(~((values >= low) & (values <= high))).tolist():
-                values[index] = float(exact_norms([tensors[index]])[0])
-        return values
+            # Quicker than torch._foreach_norm, which makes a list of tensors first.
+            values = [norm(tensor).item() for tensor in tensors]
+        # A NaN among them may hide here, and is one in float64 too.
+        if not (min(values) >= _TRUSTED[0] and max(values) <= _TRUSTED[1]):
+            for index, value in enumerate(values):
+                if not _TRUSTED[0] <= value <= _TRUSTED[1]:
+                    place = index if order is None else int(order[index])
+                    values[index] = float(exact_norms([tensors[place]])[0])
+        return Norms(values, order)
+
+
+def _groups(tensors: Sequence[torch.Tensor]) -> list[list[int]]:
+    """Return the places of small tensors that are quicker measured together, by shape."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if 0 < tensor.numel() <= _SMALL:
+            by_shape.setdefault(tensor.shape, []).append(index)
+    groups = [group for group in by_shape.values() if len(group) > 2]
+    return groups if sum(map(len, groups)) >= _WORTH_STACKING else []
 
 
 class _Stack:
@@ -168,13 +232,6 @@ class _Stack:
         """Return the group's tensors, shape (group, elements); good until the next call."""
         torch.stack(self._choose(tensors), out=self._stacked)
         return self._flat
-
-
-def _one_by_one(tensors: list[torch.Tensor]) -> NDArray[np.float32]:
-    # On the CPU quicker by a fifth than torch._foreach_norm.
-    norm = torch.linalg.vector_norm
-    values: NDArray[np.float32] = torch.stack([norm(tensor) for tensor in tensors]).numpy()
-    return values
 
 
 def exact_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, mul
 from types import TracebackType
 from typing import Any
 
@@ -25,12 +25,13 @@ from .history import History
 from .hooks import Hook
 from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
-from .norms import dense, stacked
+from .norms import Norms, dense, stacked
 from .reading import Glance, Reading
 from .step import Step, Watched, same
 
 FloatArray = NDArray[np.float64]
-_version_of = attrgetter("_version")
+# Quicker than a comprehension, and every microsecond counts that is spent at every step.
+_gradient_of, _version_of = attrgetter("grad"), attrgetter("_version")
 # Gradients that look unchanged are looked at in turn, one in so many steps.
 _LOOK_AROUND_EVERY = 4
 # Steps that nobody waits for are made into rows so many at a time.
@@ -43,13 +44,18 @@ def _on_device(rate: object) -> bool:
     return isinstance(rate, torch.Tensor) and rate.device.type != "cpu"
 
 
+def _identities(gradients: list[torch.Tensor | None]) -> list[tuple[int, int] | None]:
+    """Return what tells each gradient from another, and from itself before a change in place."""
+    return [None if g is None else (id(g), g._version) for g in gradients]
+
+
 @dataclass(slots=True)
 class _Gradients:
     """Which parameters have a gradient, what it measures, and how to tell it has changed."""
 
     present: list[int]
     marks: tuple[list[int], list[int]]  # identity and version of each
-    norms: torch.Tensor | FloatArray
+    norms: torch.Tensor | Norms
 
 
 class GradientProbe:
@@ -99,7 +105,7 @@ class GradientProbe:
         self._on_reading: Callable[[Reading], None] | None = None
         self._on_glance: Callable[[Glance], None] | None = None
         self.settings: object | None = None
-        self._looks = 0
+        self._looks = self._largest = 0
         # Whoever gave a history of his own may look at it at any time.
         self._at_once = history is not None
         self._history = history if history is not None else History()
@@ -344,25 +350,20 @@ class GradientProbe:
         """
         if not self._concerns_us():
             return
-        gradients = [parameter.grad for parameter in self._watched.parameters]
-        nothing_held = not any(gradient is not None for gradient in gradients)
-        if self._sum_is_done or nothing_held or self._were_zeroed(gradients):
+        gradients = list(map(_gradient_of, self._watched.parameters))
+        held = [gradient for gradient in gradients if gradient is not None]
+        if self._sum_is_done or not held or self._were_zeroed(held):
             # What was summed before has been thrown away.
             self._forget_gradients()
             if self._capture is not None:
                 self._capture.drop_used()
-        self._before = (
-            None
-            if nothing_held
-            else [None if g is None else (id(g), g._version) for g in gradients]
-        )
+        self._before = _identities(gradients) if held else None
         self._root = root
         if self._capture is not None:
             self._capture.begin_backward()
 
-    def _were_zeroed(self, gradients: Sequence[torch.Tensor | None]) -> bool:
+    def _were_zeroed(self, held: list[torch.Tensor]) -> bool:
         """Whether gradients that are held were set to zero since the last backward pass."""
-        held = [gradient for gradient in gradients if gradient is not None]
         last = self._after_last_backward
         if last is None or last.marks == (list(map(id, held)), list(map(_version_of, held))):
             return False
@@ -379,26 +380,24 @@ class GradientProbe:
         root, self._root = self._root, None
         before, self._before = self._before, None
         parameters = self._watched.parameters
+        gradients = list(map(_gradient_of, parameters))
         if before is None:
-            touched = any(parameter.grad is not None for parameter in parameters)
+            touched = any(gradient is not None for gradient in gradients)
         else:
-            touched = before != [
-                None if (g := parameter.grad) is None else (id(g), g._version)
-                for parameter in parameters
-            ]
+            touched = before != _identities(gradients)
         if self._capture is not None:
             self._capture.end_backward(counts=touched)
         if not touched:
             return
         if self._called is not None:
             self._settle_order()
+            gradients = list(map(_gradient_of, self._watched.parameters))
         self._sum_is_done = False
         self._loss_scale = root.scale
         if root.loss is not None:
             # A copy, because the loop may change its loss in place.
-            on_cpu = root.loss.device.type == "cpu"
-            self._losses.append(root.loss.item() if on_cpu else root.loss.clone())
-        self._after_last_backward = self._measure()
+            self._losses.append(root.loss.item() if root.loss.is_cpu else root.loss.clone())
+        self._after_last_backward = self._measure(gradients)
 
     @property
     def loss_so_far(self) -> float | None:
@@ -408,48 +407,45 @@ class GradientProbe:
 
     # -- a step ----------------------------------------------------------------------
 
-    def _present(self) -> tuple[list[int], list[torch.Tensor]]:
-        """Return which parameters have a gradient, and the gradients."""
-        gradients = [g for p in self._watched.parameters if (g := p.grad) is not None]
-        if len(gradients) == len(self._watched.parameters):
-            return self._watched.every_index, gradients
-        return [i for i, p in enumerate(self._watched.parameters) if p.grad is not None], gradients
-
-    def _measure(self) -> _Gradients | None:
+    def _measure(self, gradients: list[torch.Tensor | None]) -> _Gradients | None:
         """Measure the gradients; those of the last backward pass only where they changed."""
-        present, gradients = self._present()
-        if not gradients:
+        held = [gradient for gradient in gradients if gradient is not None]
+        if not held:
             return None
-        marks = list(map(id, gradients)), list(map(_version_of, gradients))
+        marks = list(map(id, held)), list(map(_version_of, held))
         last = self._after_last_backward
-        if last is not None and last.marks == marks and self._are_as_measured(gradients, last):
+        if last is not None and last.marks == marks and self._are_as_measured(held, last):
             return last
-        return _Gradients(present, marks, self._watched.plan.norms(gradients))
+        present = self._watched.every_index
+        if len(held) < len(present):
+            present = [index for index in present if gradients[index] is not None]
+        return _Gradients(present, marks, self._watched.plan.norms(held))
 
     def _are_as_measured(self, gradients: list[torch.Tensor], last: _Gradients) -> bool:
         """Whether gradients of the same identity and version may count as unchanged.
 
         GradScaler.unscale_ and whatever goes through ``.data`` change them without a new
-        version. On the CPU the one with the largest elements, which a clip would touch
-        first, is measured again, and now and then another in its turn. One difference, and this
-        loop's gradients are always measured twice. On a device looking would stall it.
+        version. On the CPU the one that had the largest elements of late, which a clip would
+        touch first, is measured again, and now and then another in its turn. One difference,
+        and this loop's gradients are always measured twice. On a device looking would stall it.
         """
         norms = last.norms
         if self._edits_are_hidden or isinstance(norms, torch.Tensor):
             return False
         if self._loss_scale is not None:
             return False
-        per_element = self._watched.per_element
-        if len(gradients) < len(per_element):
-            per_element = per_element[last.present]
-        largest = int((norms * per_element).argmax())
+        if self._looks % _LOOK_AROUND_EVERY == 0 or self._largest >= len(gradients):
+            per_element = self._watched.per_element(norms, last.present)
+            magnitudes = list(map(mul, norms.values, per_element))
+            self._largest = magnitudes.index(max(magnitudes))
+            looks = [self._largest, self._looks // _LOOK_AROUND_EVERY % len(gradients)]
+        else:
+            looks = [self._largest]
         self._looks += 1
-        places = [largest]
-        if self._looks % _LOOK_AROUND_EVERY == 0:
-            places.append(self._looks // _LOOK_AROUND_EVERY % len(gradients))
-        for place in places:
+        for look in looks:
+            place = look if norms.order is None else norms.order[look]
             again = self._watched.plan.norm(gradients[place])
-            if not (same(float(norms[place]), again) or math.isnan(again)):
+            if not (same(norms.values[look], again) or math.isnan(again)):
                 self._edits_are_hidden = True
                 return False
         return True
@@ -460,13 +456,13 @@ class GradientProbe:
         # The optimizer itself is the first of args.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         rates = [group["lr"] for group in self.optimizer.param_groups if "lr" in group]
+        on_device = [rate.detach().reshape(()) for rate in rates if _on_device(rate)]
         step = self._step = Step(
             tuple([rate if _on_device(rate) else float(rate) for rate in rates]),
             self.settings,
             self._full,
             closure is not None,
         )
-        on_device = [rate.detach().reshape(()) for rate in rates if _on_device(rate)]
         if on_device:
             step.add("learning_rates", stacked(on_device).clone())
         if step.full:
@@ -475,7 +471,8 @@ class GradientProbe:
             self._read_gradients(step)
 
     def _read_gradients(self, step: Step) -> None:
-        measured, last = self._measure(), self._after_last_backward
+        gradients = list(map(_gradient_of, self._watched.parameters))
+        measured, last = self._measure(gradients), self._after_last_backward
         if measured is not None:
             step.present = measured.present
             step.add("used", measured.norms)
@@ -485,8 +482,8 @@ class GradientProbe:
                 if self._loss_scale is not None:
                     step.add("scale", self._loss_scale.reshape(1))
             if step.full:
-                _, gradients = self._present()
-                step.add("largest", self._watched.plan.largest(gradients))
+                held = [gradient for gradient in gradients if gradient is not None]
+                step.add("largest", self._watched.plan.largest(held))
         if len(step.present) < len(self._watched.parameters):
             step.requires_grad = [parameter.requires_grad for parameter in self._watched.parameters]
         if step.full and self._notes is not None:
@@ -609,8 +606,7 @@ class GradientProbe:
         """Return what can be told of a step without its Reading; None where that is needed."""
         if not self._watched.is_plain(step):
             return None
-        # A sum of norms, none of them negative, is finite where each of them is.
-        if not math.isfinite(float(np.add.reduce(step.known["used"]))):
+        if step.used is None or not step.used.finite:
             return None
         if step.loss_seen and not math.isfinite(step.loss):
             return None

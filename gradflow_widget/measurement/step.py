@@ -16,7 +16,7 @@ from .capture import Collected
 from .history import Rows
 from .layer_notes import NotePlan
 from .layers import LayerParts
-from .norms import NormPlan
+from .norms import NormPlan, Norms, in_line
 from .reading import Reading
 from .through_time import ThroughTime
 from .transfer import Transfer
@@ -61,16 +61,20 @@ class Step:
     clipped_parameters: NDArray[np.bool_] | None = None
     collected: Collected | None = None
     notes: NotePlan | None = None
+    used: Norms | None = None
     # Already on the CPU, and what is to go there in one transfer, by name and length.
     known: dict[str, FloatArray] = field(default_factory=dict)
     sections: list[tuple[str, int]] = field(default_factory=list)
     vectors: list[torch.Tensor] = field(default_factory=list)
     transfer: Transfer | None = None
 
-    def add(self, name: str, vector: torch.Tensor | FloatArray) -> None:
+    def add(self, name: str, vector: torch.Tensor | Norms) -> None:
         """Add numbers: those on the CPU are known at once, the others go along."""
-        if not isinstance(vector, torch.Tensor):
-            self.known[name] = vector
+        if isinstance(vector, Norms):
+            if name == "used":
+                self.used = vector  # made into an array when somebody asks
+            else:
+                self.known[name] = vector.array()
         elif vector.device.type == "cpu":
             self.known[name] = vector.double().numpy()
         else:
@@ -98,6 +102,8 @@ class Step:
             for name, length in self.sections:
                 self.known[name] = flat[start : start + length]
                 start += length
+        if self.used is not None:
+            self.known["used"] = self.used.array()
         return self.known
 
 
@@ -115,7 +121,8 @@ class Watched:
                     unique[id(parameter)] = len(self.parameters)
                     self.parameters.append(parameter)
         self.every_index = list(range(len(self.parameters)))
-        self.per_element = np.array([p.numel() or 1 for p in self.parameters]) ** -0.5
+        self._per_element = np.array([p.numel() or 1 for p in self.parameters]) ** -0.5
+        self._known_factors: tuple[NDArray[np.intp] | None, list[float]] | None = None
         self.weights = [weight for part in parts for weight in part.weights]
         self._weight_index = np.array([unique[id(weight)] for weight in self.weights])
         lengths = [len(part.weights) for part in parts]
@@ -126,6 +133,19 @@ class Watched:
         may_be_sparse = any(getattr(part.module, "sparse", False) for part in parts)
         self.plan = NormPlan(self.parameters, may_be_sparse=may_be_sparse)
         self.weight_plan = NormPlan(self.weights)
+
+    def per_element(self, norms: Norms, present: list[int]) -> list[float]:
+        """Return what makes the RMS of each gradient present of its norm, in the norms' order."""
+        known = self._known_factors
+        if present is self.every_index and known is not None and known[0] is norms.order:
+            return known[1]
+        factors = self._per_element[present]
+        if norms.order is not None:
+            factors = factors[norms.order]
+        if present is self.every_index:
+            self._known_factors = norms.order, factors.tolist()
+        found: list[float] = factors.tolist()
+        return found
 
     def _per_layer(self, per_weight: FloatArray) -> FloatArray:
         """Join the L2 norms of each layer's weights, shape (..., weights) to (..., layers)."""
@@ -151,16 +171,17 @@ class Watched:
             and step.clip_norm is None
             and step.transfer is None
             and len(step.present) == len(self.parameters)
-            and list(step.known) == ["used"]
+            and step.used is not None
+            and not step.known
         )
 
     def rows(self, steps: Sequence[Step]) -> Rows:
         """Return plain steps as columns: what :meth:`reading` says of each, all at once."""
-        norms = np.array([step.known["used"] for step in steps])
+        norms = in_line([step.used for step in steps if step.used is not None])
         return Rows(
             np.array([step.loss for step in steps]),
             np.array([(step.learning_rates or (math.nan,))[0] for step in steps]),
-            np.array([_norm(each) for each in norms]),
+            np.sqrt((norms[:, None] @ norms[:, :, None]).ravel()),
             self._per_layer(norms[:, self._weight_index]),
         )
 

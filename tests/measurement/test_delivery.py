@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gradflow_widget import GradientProbe
 from gradflow_widget.measurement import step as step_module
 from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
+from gradflow_widget.measurement.norms import Norms
 from gradflow_widget.measurement.step import Step
 from gradflow_widget.measurement.transfer import Transfer
 
@@ -31,7 +32,8 @@ def device(monkeypatch):
     """Let everything that is measured go through a transfer, as on a GPU."""
 
     def add(self, name, vector):
-        vector = torch.as_tensor(vector)
+        if isinstance(vector, Norms):
+            vector = torch.as_tensor(vector.array())
         self.sections.append((name, len(vector)))
         self.vectors.append(vector)
 
