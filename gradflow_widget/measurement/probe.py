@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter, mul
@@ -21,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import loss_watch
 from .capture import Capture
+from .delivery import Delivery
 from .history import History
 from .hooks import Hook
 from .layer_notes import NoteTaker
@@ -34,9 +34,6 @@ FloatArray = NDArray[np.float64]
 _gradient_of, _version_of = attrgetter("grad"), attrgetter("_version")
 # Gradients that look unchanged are looked at in turn, one in so many steps.
 _LOOK_AROUND_EVERY = 4
-# Steps that nobody waits for are made into rows so many at a time.
-_TOGETHER = 64
-_NOT_YET = object()
 
 
 def _on_device(rate: object) -> bool:
@@ -102,29 +99,18 @@ class GradientProbe:
             )
         self.model = model
         self.optimizer = optimizer
-        self._on_reading: Callable[[Reading], None] | None = None
-        self._on_glance: Callable[[Glance], None] | None = None
         self.settings: object | None = None
         self._looks = self._largest = 0
-        # Whoever gave a history of his own may look at it at any time.
-        self._at_once = history is not None
-        self._history = history if history is not None else History()
-        self._steps = self._history.steps_recorded
-        if history is None:
-            self._history.catch_up = self._catch_up
         self._full = False
         self._looks_away = False
         self._capture: Capture | None = None
         self._notes: NoteTaker | None = None
-        self._pending: deque[Step] = deque()
-        # Told of by a glance, and yet to be made into rows of the history.
-        self._glanced: list[Step] = []
-        self._delivering = threading.Lock()
         self._step: Step | None = None
         self._weights_before: list[torch.Tensor] | None = None
         self._edits_are_hidden = False
         self._after_last_backward: _Gradients | None = None
         self._watched = Watched(parts)
+        self._delivery = Delivery(self._watched, history)
         self._sum_is_done = True
         self._forget_gradients()
         self._before: list[tuple[int, int] | None] | None = None
@@ -147,13 +133,7 @@ class GradientProbe:
     @property
     def history(self) -> History:
         """All readings so far; waits for those still on their way from the device."""
-        self._catch_up()
-        return self._history
-
-    def _catch_up(self) -> None:
-        self._deliver(wait=True)
-        with self._delivering:
-            self._record_glanced()
+        return self._delivery.history
 
     @property
     def described(self) -> tuple[Layer, ...]:
@@ -168,18 +148,16 @@ class GradientProbe:
     @property
     def steps(self) -> int:
         """How many steps were recorded; those still on their way from the device not yet."""
-        self._deliver(wait=False)
-        return self._steps
+        return self._delivery.steps
 
     @property
     def on_reading(self) -> Callable[[Reading], None] | None:
         """Who is told of each step's reading as soon as it is there."""
-        return self._on_reading
+        return self._delivery.on_reading
 
     @on_reading.setter
     def on_reading(self, listener: Callable[[Reading], None] | None) -> None:
-        self._deliver(wait=False)
-        self._on_reading = listener
+        self._delivery.tell_readings(listener)
 
     @property
     def full(self) -> bool:
@@ -207,12 +185,11 @@ class GradientProbe:
         Those that are not read in full, have every gradient, finite and unclipped, and wait for
         no device. Their readings are made when ``history`` is asked for, or many at a time.
         """
-        return self._on_glance
+        return self._delivery.on_glance
 
     @on_glance.setter
     def on_glance(self, listener: Callable[[Glance], None] | None) -> None:
-        self._deliver(wait=False)
-        self._on_glance = listener
+        self._delivery.tell_glances(listener)
 
     @contextmanager
     def looking_away(self) -> Iterator[None]:
@@ -245,7 +222,7 @@ class GradientProbe:
         self._forget_gradients()
         self._weights_before = None
         self._step = None
-        self._catch_up()
+        self._delivery.catch_up()
 
     def __enter__(self) -> GradientProbe:
         return self
@@ -307,7 +284,7 @@ class GradientProbe:
         if ordered != self._watched.parts:
             self._weights_before = None
             self._after_last_backward = None
-            self._watched = Watched(ordered)
+            self._watched = self._delivery.watched = Watched(ordered)
 
     def set_order(self, names: tuple[str, ...]) -> None:
         """Fix the forward order as another pass over the same model has shown it."""
@@ -530,14 +507,7 @@ class GradientProbe:
         self._forget_gradients()
         self._sum_is_done = True
         step.send()
-        self._pending.append(step)
-        if (
-            self._at_once
-            or self._on_reading is not None
-            or step.transfer is not None
-            or len(self._pending) >= _TOGETHER
-        ):
-            self._deliver(wait=step.transfer is None)
+        self._delivery.take(step)
 
     def _read_change(self, step: Step) -> None:
         kept = self._weights_before
@@ -558,74 +528,3 @@ class GradientProbe:
         if self._loss_scale is not None:
             step.add("signal_scale", self._loss_scale.reshape(1))
         capture.forget()
-
-    def _deliver(self, *, wait: bool) -> None:
-        while self._pending:
-            with self._delivering:
-                told = self._record_next(wait)
-                if told is _NOT_YET:
-                    return
-            if isinstance(told, Glance):
-                if self._on_glance is not None:
-                    self._on_glance(told)
-            elif isinstance(told, Reading) and self._on_reading is not None:
-                self._on_reading(told)
-
-    def _record_next(self, wait: bool) -> object:
-        """Record the step that has waited longest; where nobody hears of it, all at once."""
-        pending = self._pending
-        if not pending or not (wait or pending[0].arrived()):
-            return _NOT_YET
-        if self._on_glance is not None and not self._at_once:
-            glance = self._glance(pending[0])
-            if glance is not None:
-                self._glanced.append(pending.popleft())
-                self._steps += 1
-                if len(self._glanced) >= _TOGETHER:
-                    self._record_glanced()
-                return glance
-        self._record_glanced()
-        plain = 0
-        if self._on_reading is None and len(pending) > 2:
-            for step in pending:
-                if not self._watched.is_plain(step):
-                    break
-                plain += 1
-        if plain > 2:
-            # The last of them has its Reading made: it is the latest.
-            first = self._steps + 1
-            self._steps += plain - 1
-            self._record_rows([pending.popleft() for _ in range(plain - 1)], first)
-        reading = self._watched.reading(pending.popleft(), self._steps + 1)
-        if reading is not None:
-            self._steps += 1
-            self._history.append(reading)
-        return reading
-
-    def _glance(self, step: Step) -> Glance | None:
-        """Return what can be told of a step without its Reading; None where that is needed."""
-        if not self._watched.is_plain(step):
-            return None
-        if step.used is None or not step.used.finite:
-            return None
-        if step.loss_seen and not math.isfinite(step.loss):
-            return None
-        rate = step.learning_rates[0] if step.learning_rates else math.nan
-        if isinstance(rate, torch.Tensor):
-            return None
-        return Glance(self._steps + 1, step.loss, rate, step.loss_seen, step.settings)
-
-    def _record_glanced(self) -> None:
-        """Record the steps that were told of by a glance; the last of them is the latest."""
-        steps, self._glanced = self._glanced, []
-        if not steps:
-            return
-        if len(steps) > 1:
-            self._record_rows(steps[:-1], self._steps - len(steps) + 1)
-        reading = self._watched.reading(steps[-1], self._steps)
-        assert reading is not None, "nothing skips a step that a device need not be asked about"
-        self._history.append(reading)
-
-    def _record_rows(self, steps: Sequence[Step], first: int) -> None:
-        rows = self._watched.rows(steps)
-        self._history.append_rows(self._watched.described, first, rows)

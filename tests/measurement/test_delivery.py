@@ -64,7 +64,7 @@ def test_a_step_does_not_wait_for_its_reading(device):
     seen = []
 
     def each(probe, index):
-        assert len(probe._pending) == index + 1
+        assert len(probe._delivery._pending) == index + 1
         probe.on_reading = lambda reading: seen.append(reading.step)
 
     probe = train(5, each=each)
@@ -86,7 +86,7 @@ def test_closing_loses_no_reading(device):
     probe = train(3)
     probe.close()
     assert probe.steps == 3
-    assert probe._history.step.tolist() == [1, 2, 3]
+    assert probe._delivery._history.step.tolist() == [1, 2, 3]
 
 
 def test_numbers_are_the_same_by_either_way(request):

@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradflow_widget import GradientFlow, GradientProbe, Reading
+from gradflow_widget import GradientFlow, Reading
+from gradflow_widget.measurement.delivery import Delivery
 
 from .parts import (
     CROSS_ENTROPY,
@@ -333,13 +334,13 @@ def test_what_an_observer_draws_does_not_change_the_run(make_flow: Any) -> None:
 def test_readings_that_come_late_from_a_device_are_told_when_training_rests(
     flow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver = GradientProbe._deliver
+    deliver = Delivery._deliver
 
-    def late(probe: GradientProbe, *, wait: bool) -> None:
+    def late(delivery: Delivery, *, wait: bool) -> None:
         if flow._training._bench._own_step_on is None:  # nothing arrives within the step itself
-            deliver(probe, wait=wait)
+            deliver(delivery, wait=wait)
 
-    monkeypatch.setattr(GradientProbe, "_deliver", late)
+    monkeypatch.setattr(Delivery, "_deliver", late)
     flow._press("step")  # nobody waits for it
     wait_for(lambda: flow.step_number == 1 and "step 1 " in flow.status)
     assert [reading.step for reading in flow.steps(3)] == [2, 3, 4]
