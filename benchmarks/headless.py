@@ -210,9 +210,9 @@ Contestant = Callable[[Run], contextlib.AbstractContextManager[Step]]
 CONTESTANTS: list[tuple[str, Contestant, str, float]] = [
     ("**GradientProbe, every step**", probe, "torch", 1),
     ("**GradientProbe, every step in full**", probe_in_full, "torch", 1),
-    ("TensorBoard, loss and gradient norms as scalars", tensorboard_scalars, "tensorboard", 0.2),
-    ("TensorBoard, gradients as histograms", tensorboard_histograms, "tensorboard", 0.05),
-    ("wandb.watch(log_freq=1), offline", wandb_watch, "wandb", 0.1),
+    ("TensorBoard, loss and gradient norms as scalars", tensorboard_scalars, "tensorboard", 0.4),
+    ("TensorBoard, gradients as histograms", tensorboard_histograms, "tensorboard", 0.15),
+    ("wandb.watch(log_freq=1), offline", wandb_watch, "wandb", 0.3),
     ("Lightning's grad_norm", lightning_grad_norm, "lightning", 0.5),
     ("fastai's hooks, mean and deviation of signal gradients", fastai_hooks, "fastai", 0.5),
     ("livelossplot, redrawn at every step", livelossplot, "livelossplot", 0.02),
@@ -255,7 +255,7 @@ def headless_table(rounds: int, names: list[str] | None = None) -> list[list[str
             continue
         row = [title]
         for size in NETWORKS.values():
-            few = max(3, round(rounds * min(1, 3 * share)))
+            few = max(3, round(rounds * share))
             try:
                 found = ratios(contestant, size, few, _STRETCH if share >= 0.5 else 3)
             except Exception as error:  # a peer's fault must not cost the table

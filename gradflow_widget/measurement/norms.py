@@ -98,8 +98,9 @@ class NormPlan:
     are taken again in float64. On other devices a second look would stall the stream, and
     float64 is used at once.
 
-    Attributes:
-        order: the places of the tensors in the order in which their norms are taken; None: in line.
+    Args:
+        tensors: those to be measured, or others like them.
+        may_be_sparse: some of them may come in a sparse layout.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, may_be_sparse: bool = False) -> None:
@@ -121,13 +122,13 @@ class NormPlan:
         )
         self._stacks: list[_Stack] = []
         self._single: list[int] = []
-        self.order: NDArray[np.intp] | None = None
+        self._order: NDArray[np.intp] | None = None
         groups = _groups(tensors) if self._fast else []
         if not groups:
             return
         stacked_ones = [index for group in groups for index in group]
         self._single = sorted(set(range(len(tensors))).difference(stacked_ones))
-        self.order = np.array(stacked_ones + self._single)
+        self._order = np.array(stacked_ones + self._single)
         self._stacked = torch.empty(len(stacked_ones))
         starts = np.cumsum([0, *map(len, groups)]).tolist()
         self._stacks = [
@@ -186,13 +187,13 @@ class NormPlan:
             pieces.append(torch.stack(largest_magnitudes(single)))
         largest = torch.cat(pieces)
         in_line = torch.empty_like(largest)
-        in_line[torch.from_numpy(self.order)] = largest
+        in_line[torch.from_numpy(self._order)] = largest
         return in_line
 
     def _fast_norms(self, tensors: list[torch.Tensor]) -> Norms:
         norm, order = torch.linalg.vector_norm, None
         if self._stacks and len(tensors) == self._count:
-            order = self.order
+            order = self._order
             for stack in self._stacks:
                 norm(stack.filled(tensors), dim=1, out=stack.norms)
             values: list[float] = self._stacked.tolist()

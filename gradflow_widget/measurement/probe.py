@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter, mul
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -41,9 +41,15 @@ def _on_device(rate: object) -> bool:
     return isinstance(rate, torch.Tensor) and rate.device.type != "cpu"
 
 
-def _identities(gradients: list[torch.Tensor | None]) -> list[tuple[int, int] | None]:
-    """Return what tells each gradient from another, and from itself before a change in place."""
-    return [None if g is None else (id(g), g._version) for g in gradients]
+_Marks = tuple[list[int], list[int]]
+
+
+def _marks(gradients: list[torch.Tensor]) -> _Marks:
+    """Return what tells gradients from others, and from themselves before a change in place.
+
+    The identity and the version of each.
+    """
+    return list(map(id, gradients)), list(map(_version_of, gradients))
 
 
 @dataclass(slots=True)
@@ -51,7 +57,7 @@ class _Gradients:
     """Which parameters have a gradient, what it measures, and how to tell it has changed."""
 
     present: list[int]
-    marks: tuple[list[int], list[int]]  # identity and version of each
+    marks: _Marks
     norms: torch.Tensor | Norms
 
 
@@ -113,7 +119,7 @@ class GradientProbe:
         self._delivery = Delivery(self._watched, history)
         self._sum_is_done = True
         self._forget_gradients()
-        self._before: list[tuple[int, int] | None] | None = None
+        self._before: _Marks | None = None
         self._root: loss_watch.Root | None = None
         self._forward_threads: set[int] = set()
         self._called: dict[nn.Module, None] | None = {}
@@ -334,7 +340,7 @@ class GradientProbe:
             self._forget_gradients()
             if self._capture is not None:
                 self._capture.drop_used()
-        self._before = _identities(gradients) if held else None
+        self._before = _marks(held) if held else None
         self._root = root
         if self._capture is not None:
             self._capture.begin_backward()
@@ -342,7 +348,7 @@ class GradientProbe:
     def _were_zeroed(self, held: list[torch.Tensor]) -> bool:
         """Whether gradients that are held were set to zero since the last backward pass."""
         last = self._after_last_backward
-        if last is None or last.marks == (list(map(id, held)), list(map(_version_of, held))):
+        if last is None or last.marks == _marks(held):
             return False
         # Looking at the values would stall a device; zeroing is why gradients change
         # between two backward passes.
@@ -356,12 +362,9 @@ class GradientProbe:
             return
         root, self._root = self._root, None
         before, self._before = self._before, None
-        parameters = self._watched.parameters
-        gradients = list(map(_gradient_of, parameters))
-        if before is None:
-            touched = any(gradient is not None for gradient in gradients)
-        else:
-            touched = before != _identities(gradients)
+        gradients = list(map(_gradient_of, self._watched.parameters))
+        held = [gradient for gradient in gradients if gradient is not None]
+        touched = bool(held) if before is None else before != _marks(held)
         if self._capture is not None:
             self._capture.end_backward(counts=touched)
         if not touched:
@@ -389,7 +392,7 @@ class GradientProbe:
         held = [gradient for gradient in gradients if gradient is not None]
         if not held:
             return None
-        marks = list(map(id, held)), list(map(_version_of, held))
+        marks = _marks(held)
         last = self._after_last_backward
         if last is not None and last.marks == marks and self._are_as_measured(held, last):
             return last
@@ -413,8 +416,7 @@ class GradientProbe:
             return False
         if self._looks % _LOOK_AROUND_EVERY == 0 or self._largest >= len(gradients):
             per_element = self._watched.per_element(norms, last.present)
-            magnitudes = list(map(mul, norms.values, per_element))
-            self._largest = magnitudes.index(max(magnitudes))
+            self._largest = int((per_element * norms.values).argmax())
             looks = [self._largest, self._looks // _LOOK_AROUND_EVERY % len(gradients)]
         else:
             looks = [self._largest]

@@ -61,9 +61,8 @@ class Step:
     clipped_parameters: NDArray[np.bool_] | None = None
     collected: Collected | None = None
     notes: NotePlan | None = None
-    used: Norms | None = None
     # Already on the CPU, and what is to go there in one transfer, by name and length.
-    known: dict[str, FloatArray] = field(default_factory=dict)
+    known: dict[str, FloatArray | Norms] = field(default_factory=dict)
     sections: list[tuple[str, int]] = field(default_factory=list)
     vectors: list[torch.Tensor] = field(default_factory=list)
     transfer: Transfer | None = None
@@ -71,10 +70,7 @@ class Step:
     def add(self, name: str, vector: torch.Tensor | Norms) -> None:
         """Add numbers: those on the CPU are known at once, the others go along."""
         if isinstance(vector, Norms):
-            if name == "used":
-                self.used = vector  # made into an array when somebody asks
-            else:
-                self.known[name] = vector.array()
+            self.known[name] = vector  # made into an array when somebody asks
         elif vector.device.type == "cpu":
             self.known[name] = vector.double().numpy()
         else:
@@ -102,9 +98,18 @@ class Step:
             for name, length in self.sections:
                 self.known[name] = flat[start : start + length]
                 start += length
-        if self.used is not None:
-            self.known["used"] = self.used.array()
-        return self.known
+        return {
+            name: numbers.array() if isinstance(numbers, Norms) else numbers
+            for name, numbers in self.known.items()
+        }
+
+    @property
+    def used(self) -> Norms | None:
+        """Norms of the gradients that the optimizer used, where nothing else had to be known."""
+        if len(self.known) != 1:
+            return None
+        used = self.known.get("used")
+        return used if isinstance(used, Norms) else None
 
 
 class Watched:
@@ -122,7 +127,6 @@ class Watched:
                     self.parameters.append(parameter)
         self.every_index = list(range(len(self.parameters)))
         self._per_element = np.array([p.numel() or 1 for p in self.parameters]) ** -0.5
-        self._known_factors: tuple[NDArray[np.intp] | None, list[float]] | None = None
         self.weights = [weight for part in parts for weight in part.weights]
         self._weight_index = np.array([unique[id(weight)] for weight in self.weights])
         lengths = [len(part.weights) for part in parts]
@@ -134,18 +138,10 @@ class Watched:
         self.plan = NormPlan(self.parameters, may_be_sparse=may_be_sparse)
         self.weight_plan = NormPlan(self.weights)
 
-    def per_element(self, norms: Norms, present: list[int]) -> list[float]:
-        """Return what makes the RMS of each gradient present of its norm, in the norms' order."""
-        known = self._known_factors
-        if present is self.every_index and known is not None and known[0] is norms.order:
-            return known[1]
-        factors = self._per_element[present]
-        if norms.order is not None:
-            factors = factors[norms.order]
-        if present is self.every_index:
-            self._known_factors = norms.order, factors.tolist()
-        found: list[float] = factors.tolist()
-        return found
+    def per_element(self, norms: Norms, present: list[int]) -> FloatArray:
+        """Return what makes an RMS of each norm of the gradients present, in the norms' order."""
+        factors: FloatArray = self._per_element[present]
+        return factors if norms.order is None else factors[norms.order]
 
     def _per_layer(self, per_weight: FloatArray) -> FloatArray:
         """Join the L2 norms of each layer's weights, shape (..., weights) to (..., layers)."""
@@ -172,7 +168,6 @@ class Watched:
             and step.transfer is None
             and len(step.present) == len(self.parameters)
             and step.used is not None
-            and not step.known
         )
 
     def rows(self, steps: Sequence[Step]) -> Rows:
