@@ -279,15 +279,17 @@ class FlowChart:
             _hide(writer, "bars_glyphs")
             writer.set("bars_glyphs", text=[""])
             return
-        heights = np.where(np.isfinite(values), values, floor)
-        infinite = [self.state_of(reading, i) == "inf" for i in range(len(texts))]
-        heights = np.where(infinite, top - 0.1 * (top - floor), heights)
+        # Verdicts and infinities in a row along the top, what stands in for a bar on the floor.
+        # Not at the bars' ends: where one label moves, bqplot draws all of them anew, in
+        # transitions that have the page compute styles and lay out text at every frame.
+        on_floor = [self.state_of(reading, i) not in ("", "inf") for i in range(len(texts))]
+        heights = np.where(on_floor, floor, top - 0.06 * (top - floor))
         small = len(texts) > 24
         writer.set(
             "bars_glyphs",
             visible=True,
             x=np.array(shown) + 1,
-            y=np.minimum(heights[shown], top - 0.06 * (top - floor)),
+            y=heights[shown],
             text=[texts[i] for i in shown],
             colors=["var(--gradflow-text)"],
             default_size=10.0 if small else 13.0,

@@ -7,6 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -161,6 +162,11 @@ def _through_views(node: Any, producers: Container[Any]) -> Any:
     return node
 
 
+def has_channels_first(module: nn.Module, output: torch.Tensor) -> bool:
+    """Whether the units of a layer's output are its second dimension, and not its last."""
+    return isinstance(module, _CHANNEL_FIRST) and output.dim() > 1
+
+
 def dead_and_saturated(
     output: torch.Tensor, flatness: Flatness, module: nn.Module
 ) -> tuple[tuple[torch.Tensor | None, int], tuple[torch.Tensor | None, int]]:
@@ -171,7 +177,7 @@ def dead_and_saturated(
     are 0-d integer tensors on the device; None stands for 0 where there can be none.
     """
     z = output.detach()
-    if isinstance(module, _CHANNEL_FIRST) and z.dim() > 1:
+    if has_channels_first(module, z):
         z = z.movedim(1, -1)
     units = z.reshape(-1, z.shape[-1]) if z.dim() else z.reshape(1, 1)
     silent = _outside(units, flatness.dead_below, flatness.dead_above)
@@ -179,6 +185,38 @@ def dead_and_saturated(
     dead = None if silent is None else torch.count_nonzero(silent.all(dim=0))
     saturated = None if flat is None else torch.count_nonzero(flat)
     return (dead, units.shape[1]), (saturated, units.numel())
+
+
+def dead_and_saturated_of_rows(
+    rows: torch.Tensor, flatness: Flatness, *, channels_first: bool
+) -> list[tuple[tuple[torch.Tensor | None, int], tuple[torch.Tensor | None, int]]]:
+    """Do as :func:`dead_and_saturated` does for outputs on the CPU, shape (rows, ...)."""
+    z = rows.movedim(2, -1) if channels_first else rows
+    units = z.reshape(len(rows), -1, z.shape[-1]) if z.dim() > 1 else z.reshape(-1, 1, 1)
+    dead = _silent_units(units, flatness.dead_below, flatness.dead_above)
+    flat = _outside(rows, flatness.flat_below, flatness.flat_above)
+    # NumPy counts what is True ten times as fast.
+    saturated = None if flat is None else [np.count_nonzero(row) for row in flat.numpy()]
+    counts = [
+        [None] * len(rows) if numbers is None else torch.tensor(numbers).unbind()
+        for numbers in (dead, saturated)
+    ]
+    number = rows[0].numel()
+    return [((d, units.shape[2]), (s, number)) for d, s in zip(*counts, strict=True)]
+
+
+def _silent_units(units: torch.Tensor, low: float, high: float) -> list[int] | None:
+    """Count the units, shape (rows, samples, units), whose every z is <= low or >= high."""
+    if math.isinf(low) and math.isinf(high):
+        return None
+    if math.isinf(high):
+        silent = units.amax(1) <= low  # a NaN is no larger and no smaller than anything
+    else:
+        outside = _outside(units, low, high)
+        assert outside is not None
+        silent = outside.all(dim=1)
+    counts: list[int] = torch.count_nonzero(silent, dim=1).tolist()
+    return counts
 
 
 def _outside(z: torch.Tensor, low: float, high: float) -> torch.Tensor | None:

@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from .activations import Flatness, activations_between, dead_and_saturated
+from .activations import (
+    Flatness,
+    activations_between,
+    dead_and_saturated,
+    dead_and_saturated_of_rows,
+    has_channels_first,
+)
 from .hooks import Hook
 from .layers import LayerParts, first_tensor
 from .norms import wide
+from .shelf import Shelves
 from .through_time import FusedCall, ThroughTime, is_cell, is_fused
 
 FloatArray = NDArray[np.float64]
@@ -28,6 +35,7 @@ class _Call:
     __slots__ = (
         "activation",
         "counts",
+        "flatness",
         "number",
         "part",
         "recomputed",
@@ -36,11 +44,10 @@ class _Call:
         "signals",
     )
 
-    def __init__(
-        self, part: LayerParts, activation: torch.Tensor, output: torch.Tensor, samples: int
-    ) -> None:
+    activation: torch.Tensor
+
+    def __init__(self, part: LayerParts, output: torch.Tensor, samples: int) -> None:
         self.part = part
-        self.activation = activation
         self.number = output.numel()
         self.rows = int(output.shape[0]) if output.dim() > 1 else 1
         self.samples = samples
@@ -48,19 +55,32 @@ class _Call:
         # seen, no gradient comes to the second.
         self.recomputed = torch._C._current_graph_task_id() != -1
         self.signals: list[torch.Tensor] = []
+        # Of the activation that follows, for outputs that lie on a shelf.
+        self.flatness: Flatness | None = None
         # (dead, of how many units), (saturated, of how many outputs)
         self.counts: tuple[tuple[torch.Tensor | None, int], ...] = ()
 
 
 class _Output:
-    """A layer's output, kept until it shows which activation follows."""
+    """A layer's output, kept until it shows which activation follows; None on a shelf."""
 
     __slots__ = ("call", "tensor", "version")
 
-    def __init__(self, call: _Call, tensor: torch.Tensor) -> None:
+    def __init__(self, call: _Call, tensor: torch.Tensor | None) -> None:
         self.call = call
         self.tensor = tensor
-        self.version = tensor._version
+        self.version = 0 if tensor is None else tensor._version
+
+
+class _Signal:
+    """The gradient that has come to a call's output: its norm, once it is measured."""
+
+    __slots__ = ("call", "norm", "of")
+
+    norm: torch.Tensor
+
+    def __init__(self, of: _Pass, call: _Call) -> None:
+        self.of, self.call = of, call
 
 
 class _Pass:
@@ -115,7 +135,10 @@ class Capture:
     The signal gradient is taken by a hook on the output tensor, which autograd calls with
     ∂L/∂h; no graph and no output outlives the pass. A layer called several times (shared,
     recurrent, micro-batches) counts every call: squares and samples are added up. Forward
-    passes through which no backward pass came are left out.
+    passes through which no backward pass came are left out. Small outputs and gradients are
+    measured together, at the end of their pass.
+
+    The hooks are on between :meth:`open` and :meth:`close`.
 
     Attributes:
         paused: take no notice of forward passes.
@@ -123,32 +146,39 @@ class Capture:
 
     def __init__(self, model: nn.Module, parts: Sequence[LayerParts]) -> None:
         self.paused = False
+        self._model = model
         self._passes: list[_Pass] = []
         self._open: _Pass | None = None
         # What came in the backward pass under way, and what came outside of any.
-        self._arrived: list[tuple[_Pass, _Call, torch.Tensor]] = []
+        self._arrived: list[_Signal] = []
         self._watching = False
-        self._handles: list[RemovableHandle] = [
+        self._outputs: Shelves[_Call] = Shelves()  # of the open pass
+        self._gradients: Shelves[_Signal] = Shelves()
+        self._handles: list[RemovableHandle] = []
+        self._hooks = [(part.module, Hook(self._after(part))) for part in parts]
+        self._hooks_of_fused = [
+            (part.module, Hook(self._after_fused(part))) for part in parts if is_fused(part.module)
+        ]
+
+    def open(self) -> None:
+        """Put every hook on."""
+        model = self._model
+        self._handles = [
             model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True),
             model.register_forward_hook(Hook(self._end), always_call=True),
         ]
+        self._handles += [module.register_forward_hook(hook) for module, hook in self._hooks]
         self._handles += [
-            part.module.register_forward_hook(Hook(self._after(part))) for part in parts
-        ]
-        self._handles += [
-            part.module.register_forward_hook(Hook(self._after_fused(part)), with_kwargs=True)
-            for part in parts
-            if is_fused(part.module)
+            module.register_forward_hook(hook, with_kwargs=True)
+            for module, hook in self._hooks_of_fused
         ]
 
     def close(self) -> None:
-        """Take every hook off and let go of everything but what was measured."""
+        """Take every hook off and forget what was measured."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for each in self._passes:
-            each.close()
-        self._open = None
+        self.forget()
 
     def forget(self) -> None:
         """Start anew for the next step."""
@@ -156,6 +186,8 @@ class Capture:
             each.close()
         self._passes.clear()
         self._arrived.clear()
+        self._gradients.clear()
+        self._outputs.clear()
         self._open = None
 
     def drop_used(self) -> None:
@@ -177,12 +209,13 @@ class Capture:
     def begin_backward(self) -> None:
         """Note that a backward pass starts that may be of this model's loss."""
         self._arrived.clear()
+        self._gradients.clear()
         self._watching = True
 
     def end_backward(self, *, counts: bool) -> None:
         """Note its end; it counts where it gave the model's parameters a gradient."""
         self._watching = False
-        self._open = None
+        self._end_pass()
         if counts:
             self._take_arrived()
         for each in self._passes:
@@ -190,14 +223,20 @@ class Capture:
                 fused.end_backward(counts=counts)
             each.let_go()
         self._arrived.clear()
+        self._gradients.clear()
 
     def _take_arrived(self) -> None:
-        for each, call, norm in self._arrived:
-            each.used = True
-            call.signals.append(norm)
+        for _, shelf in self._gradients.filled():
+            for signal, norm in zip(shelf.owners, shelf.norms(), strict=True):
+                signal.norm = norm
+        self._gradients.clear()
+        for signal in self._arrived:
+            signal.of.used = True
+            signal.call.signals.append(signal.norm)
 
     def collect(self, parts: Sequence[LayerParts]) -> Collected:
         """Line up what was measured, for layers in the order of ``parts``."""
+        self._end_pass()
         if not any(each.used for each in self._passes):
             self._take_arrived()  # gradients of torch.autograd.grad, set by hand
         place = {id(part): index for index, part in enumerate(parts)}
@@ -218,16 +257,33 @@ class Capture:
         for each in [p for p in self._passes if not p.used and not p.has_graph]:
             each.close()
             self._passes.remove(each)
-            self._arrived = [one for one in self._arrived if one[0] is not each]
+            self._arrived = [signal for signal in self._arrived if signal.of is not each]
         tensor = first_tensor((args, kwargs), any_dtype=True)
         self._start(int(tensor.shape[0]) if tensor is not None and tensor.dim() else None)
 
     def _start(self, samples: int | None) -> _Pass:
-        if self._open is not None:
-            self._open.let_go()
+        self._end_pass()
         self._open = _Pass(samples)
         self._passes.append(self._open)
         return self._open
+
+    def _end_pass(self) -> None:
+        """Measure the small outputs of the open pass, which is over, and let go of the others."""
+        if self._open is None:
+            return
+        for channels_first, shelf in self._outputs.filled():
+            for call, norm in zip(shelf.owners, shelf.norms(), strict=True):
+                call.activation = norm
+            for flatness in {call.flatness for call in shelf.owners if call.flatness is not None}:
+                counts = dead_and_saturated_of_rows(
+                    shelf.rows, flatness, channels_first=bool(channels_first)
+                )
+                for call, numbers in zip(shelf.owners, counts, strict=True):
+                    if call.flatness == flatness:
+                        call.counts = numbers
+        self._outputs.clear()
+        self._open.let_go()
+        self._open = None
 
     def _end(self, _: nn.Module, __: Any, result: Any) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
@@ -237,8 +293,7 @@ class Capture:
         output = first_tensor(result)
         if output is not None and output.grad_fn is not None:
             self._see_activations(self._open, output.grad_fn)
-        self._open.let_go()
-        self._open = None
+        self._end_pass()
 
     def _see_activations(self, current: _Pass, consumer: Any) -> None:
         outputs = current.outputs
@@ -247,6 +302,9 @@ class Capture:
             if output is None:
                 continue
             outputs[node] = None
+            if output.tensor is None:
+                output.call.flatness = flatness
+                continue
             changed = output.tensor._version - output.version
             # An in-place ReLU has overwritten z, yet leaves 0 just where z <= 0.
             if changed and not (changed == 1 and flatness == _ONLY_RELU):
@@ -265,20 +323,28 @@ class Capture:
             current = self._open or self._start(None)
             samples = current.samples or (int(output.shape[0]) if output.dim() else 1)
             values = output.detach()
-            call = _Call(part, _norm(values), values, samples)
+            call = _Call(part, output, samples)
+            kind = has_channels_first(part.module, output)
+            is_small = self._outputs.put(call, values, kind)
+            if not is_small:
+                call.activation = _norm(values)
             current.calls.append(call)
             if not output.requires_grad:
                 return
 
             def take(gradient: torch.Tensor) -> None:
                 if self._watching or not current.used:
-                    self._arrived.append((current, call, _norm(gradient.detach())))
+                    signal = _Signal(current, call)
+                    arriving = gradient.detach()
+                    if not self._gradients.put(signal, arriving):
+                        signal.norm = _norm(arriving)
+                    self._arrived.append(signal)
 
             current.hooks.append(output.register_hook(take))  # type: ignore[no-untyped-call]
             node = output.grad_fn
             if node is not None and not call.recomputed:
                 self._see_activations(current, node)
-                current.outputs[node] = _Output(call, output)
+                current.outputs[node] = _Output(call, None if is_small else output)
 
         return hook
 

@@ -124,7 +124,11 @@ class NoteTaker:
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._layout: _Layout | None = None
         self._kind: tuple[torch.dtype, torch.device] | None = None
-        self._handles: list[RemovableHandle] = [
+        self._handles: list[RemovableHandle] = []
+
+    def open(self) -> None:
+        """Put the hooks on that see batch statistics."""
+        self._handles = [
             module.register_forward_hook(Hook(self._after))
             for module, _, _ in self._homes
             if isinstance(module, _BATCH_NORM)

@@ -24,6 +24,11 @@ _SMALL = 8192
 _WORTH_STACKING = 36
 
 
+def trusted(norm: float) -> bool:
+    """Whether a norm that was summed in float32 is no false zero and no false inf."""
+    return _TRUSTED[0] <= norm <= _TRUSTED[1]
+
+
 def wide(tensor: torch.Tensor) -> torch.dtype:
     """Return the dtype in which to sum squares of ``tensor``'s elements safely."""
     if tensor.device.type == "mps":  # has no float64
@@ -169,7 +174,7 @@ class NormPlan:
         """Return the norm of one of the tensors, on the CPU."""
         if self._fast:
             value: float = torch.linalg.vector_norm(tensor).item()
-            if _TRUSTED[0] <= value <= _TRUSTED[1]:
+            if trusted(value):
                 return value
         return float(exact_norms([tensor])[0])
 
@@ -204,7 +209,7 @@ class NormPlan:
         # A NaN among them may hide here, and is one in float64 too.
         if not (min(values) >= _TRUSTED[0] and max(values) <= _TRUSTED[1]):
             for index, value in enumerate(values):
-                if not _TRUSTED[0] <= value <= _TRUSTED[1]:
+                if not trusted(value):
                     place = index if order is None else int(order[index])
                     values[index] = float(exact_norms([tensors[place]])[0])
         return Norms(values, order)

@@ -181,6 +181,8 @@ def _read(
         for part in parts
     ]
     capture, notes = Capture(model, parts), NoteTaker(model, parts)
+    capture.open()
+    notes.open()
     try:
         with (
             uncompiled(),

@@ -326,7 +326,9 @@ class Bench:
             Exception: what the user's model, loss, data or optimizer raised.
         """
         assert self._trainer is not None
-        self.run.probe.full = drawn
+        probe = self.run.probe
+        probe.full = drawn
+        probe.nothing_comes_between = not self.run.steps_are_hooked
         self._own_step_on = threading.get_ident()
         settings = self._settings_of_step = self.settings
         try:
@@ -334,6 +336,7 @@ class Bench:
                 self._trainer.step(self.run, settings)
         finally:
             self._own_step_on = None
+            probe.nothing_comes_between = False
 
     def validate_if_due(self) -> None:
         """Validate after a step where it is time, on the thread that steps.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+_has_cuda = torch.version.cuda is not None or torch.version.hip is not None
 # The generators are those of the whole process: of two runs that train at once, each steps alone.
 _exchanging = threading.RLock()
 
@@ -24,7 +25,7 @@ class RandomState:
     """
 
     def __init__(self, *, every_source: bool = True) -> None:
-        self._torch = torch.get_rng_state()
+        self._torch = torch.default_generator.get_state()
         self._cuda = torch.cuda.get_rng_state_all() if _cuda_is_in_use() else None
         self._others = (random.getstate(), np.random.get_state()) if every_source else None
 
@@ -52,7 +53,7 @@ class RandomState:
 
     def put(self) -> None:
         """Make it the state of the process."""
-        torch.set_rng_state(self._torch)
+        torch.default_generator.set_state(self._torch)
         if self._cuda is not None:
             torch.cuda.set_rng_state_all(self._cuda)
         if self._others is not None:
@@ -100,4 +101,4 @@ def python_and_numpy_state() -> tuple[Any, ...]:
 
 
 def _cuda_is_in_use() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return _has_cuda and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

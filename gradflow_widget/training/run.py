@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from ..measurement.probe import GradientProbe
 from ..measurement.reading import Glance, Reading
@@ -93,6 +94,7 @@ class Run:
 
     def _watch(self, earlier: GradientProbe | None) -> None:
         """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
+        self._has_hooks_before_ours = bool(self.optimizer._optimizer_step_pre_hooks)
         steering = Steering(self.optimizer, self._settings_of_step)
         try:
             probe = GradientProbe(
@@ -121,6 +123,11 @@ class Run:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    @property
+    def steps_are_hooked(self) -> bool:
+        """Whether somebody's hook may change gradients before ours have seen them."""
+        return self._has_hooks_before_ours or bool(_global_optimizer_pre_hooks)
 
     def use(self, kind: str) -> None:
         """Go on with an optimizer of another kind; weights and history stay.

@@ -127,6 +127,15 @@ def test_colour_and_mark_follow_each_layers_own_verdict(drawn: DrawnChart) -> No
     assert drawn.glyphs() == {1: "▼", 2: "▲"}
 
 
+def test_marks_stand_still_while_the_bars_move(drawn: DrawnChart) -> None:
+    problems = ["vanishing", "exploding", "", ""]
+    drawn.draw(reading([1e-3, 2.0, 1.0, 0.0]), problems)
+    before = drawn["bars_glyphs"].y.tolist()
+    drawn.draw(reading([4e-3, 1.0, 2.0, 0.0]), problems)
+
+    assert drawn["bars_glyphs"].y.tolist() == before
+
+
 def test_among_many_layers_only_the_ends_of_a_run_are_marked(drawn: DrawnChart) -> None:
     drawn.draw(reading([1.0] * 200), ["vanishing"] * 150 + ["healthy"] * 50)
 
