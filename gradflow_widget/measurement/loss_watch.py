@@ -12,15 +12,13 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-@dataclass(frozen=True)
-class Root:
+class Root(NamedTuple):
     """Where a backward pass starts.
 
     Attributes:

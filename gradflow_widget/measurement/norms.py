@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -18,10 +18,11 @@ _TRUSTED = (1e-14, 1e18)
 # More elements than this add up to a visible error in float32: 1e-5 at a million, 4e-4 at
 # ten million.
 _LARGE = 1_000_000
+_NOTHING: Mapping[int, float] = {}
 # Up to this many elements, copying costs less than a call of its own.
 _SMALL = 8192
 # Two more functions, each called once a step, cost as much as the norms of this many.
-_WORTH_STACKING = 36
+_WORTH_STACKING = 16
 
 
 def trusted(norm: float) -> bool:
@@ -141,10 +142,16 @@ class NormPlan:
             for group, start in zip(groups, starts, strict=False)
         ]
 
-    def norms(self, tensors: list[torch.Tensor]) -> torch.Tensor | Norms:
+    def norms(
+        self, tensors: list[torch.Tensor], known: Mapping[int, float] = _NOTHING
+    ) -> torch.Tensor | Norms:
         """Return the L2 norms, shape (tensors,): on the CPU as numbers that can be trusted.
 
         Elsewhere as a vector on the device, without waiting for it.
+
+        Args:
+            tensors: what to measure.
+            known: norms summed in float32 that were taken ahead, by place.
         """
         first = tensors[0]
         if (first.dtype, first.device) != self._first:  # the model was moved or cast
@@ -153,15 +160,15 @@ class NormPlan:
         if self._uniform:
             try:
                 if self._fast and not self._may_have_graphs:
-                    return self._fast_norms(tensors)
+                    return self._fast_norms(tensors, known)
                 if self._fast:
                     with torch.no_grad():
-                        return self._fast_norms(tensors)
+                        return self._fast_norms(tensors, known)
                 norms = torch.stack(torch._foreach_norm(tensors, 2, wide(first)))
             except (NotImplementedError, RuntimeError):
                 if not self._may_have_graphs and any(tensor.requires_grad for tensor in tensors):
                     self._may_have_graphs = True
-                    return self.norms(tensors)
+                    return self.norms(tensors, known)
                 # Sparse gradients where no module told of them, such as F.embedding's.
                 self._may_be_sparse = True
                 self._uniform = self._fast = False
@@ -195,17 +202,23 @@ class NormPlan:
         in_line[torch.from_numpy(self._order)] = largest
         return in_line
 
-    def _fast_norms(self, tensors: list[torch.Tensor]) -> Norms:
+    def _fast_norms(self, tensors: list[torch.Tensor], known: Mapping[int, float]) -> Norms:
         norm, order = torch.linalg.vector_norm, None
         if self._stacks and len(tensors) == self._count:
             order = self._order
             for stack in self._stacks:
                 norm(stack.filled(tensors), dim=1, out=stack.norms)
             values: list[float] = self._stacked.tolist()
-            values += [norm(tensors[index]).item() for index in self._single]
+            values += [
+                known[index] if index in known else norm(tensors[index]).item()
+                for index in self._single
+            ]
         else:
             # Quicker than torch._foreach_norm, which makes a list of tensors first.
-            values = [norm(tensor).item() for tensor in tensors]
+            values = [
+                known[index] if index in known else norm(tensor).item()
+                for index, tensor in enumerate(tensors)
+            ]
         # A NaN among them may hide here, and is one in float64 too.
         if not (min(values) >= _TRUSTED[0] and max(values) <= _TRUSTED[1]):
             for index, value in enumerate(values):

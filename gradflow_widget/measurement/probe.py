@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, mul
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from . import loss_watch
+from .ahead import Ahead
 from .capture import Capture
 from .delivery import Delivery
 from .history import History
@@ -124,8 +125,12 @@ class GradientProbe:
         self._edits_are_hidden = False
         self._after_last_backward: _Gradients | None = None
         self._watched = Watched(parts)
+        self._ahead: Ahead | None = None
+        # Norms taken ahead in the last backward pass, by the parameter's place.
+        self._known: dict[int, float] = {}
         self._delivery = Delivery(self._watched, history)
         self._sum_is_done = True
+        self._begins_with_none = False
         self._forget_gradients()
         self._before: _Marks | None = None
         self._root: loss_watch.Root | None = None
@@ -238,6 +243,9 @@ class GradientProbe:
         self._called = None
         self.full = False
         self._instruments = None
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         self._forget_gradients()
         self._weights_before = None
         self._step = None
@@ -304,6 +312,9 @@ class GradientProbe:
             self._weights_before = None
             self._after_last_backward = None
             self._watched = self._delivery.watched = Watched(ordered)
+            if self._ahead is not None:
+                self._ahead.close()
+                self._ahead = None
 
     def set_order(self, names: tuple[str, ...]) -> None:
         """Fix the forward order as another pass over the same model has shown it."""
@@ -346,8 +357,11 @@ class GradientProbe:
         """
         if not self._concerns_us():
             return
-        gradients = list(map(_gradient_of, self._watched.parameters))
-        held = [gradient for gradient in gradients if gradient is not None]
+        held: list[torch.Tensor] = []
+        if not self._are_none_again():
+            gradients = list(map(_gradient_of, self._watched.parameters))
+            held = [gradient for gradient in gradients if gradient is not None]
+            self._begins_with_none = not held
         if self._sum_is_done or not held or self._were_zeroed(held):
             # What was summed before has been thrown away.
             self._forget_gradients()
@@ -357,6 +371,21 @@ class GradientProbe:
         self._root = root
         if self._capture is not None:
             self._capture.begin_backward()
+        if self._called is None:  # before, the layers' order is not known
+            if self._ahead is None:
+                self._ahead = Ahead(self._watched.parameters)
+            self._ahead.begin()
+
+    def _are_none_again(self) -> bool:
+        """Whether the gradients have gone since the last step, as they had before the one before.
+
+        Looking at every parameter takes 1 % of a small step; the first and the last will do
+        where all were None the last time.
+        """
+        if not (self._begins_with_none and self._sum_is_done):
+            return False
+        parameters = self._watched.parameters
+        return parameters[0].grad is None and parameters[-1].grad is None
 
     def _were_zeroed(self, held: list[torch.Tensor]) -> bool:
         """Whether gradients that are held were set to zero since the last backward pass."""
@@ -376,6 +405,7 @@ class GradientProbe:
         root, self._root = self._root, None
         before, self._before = self._before, None
         gradients = list(map(_gradient_of, self._watched.parameters))
+        known = {} if self._ahead is None else self._ahead.end(gradients)
         held = [gradient for gradient in gradients if gradient is not None]
         touched = bool(held) if before is None else before != _marks(held)
         if self._capture is not None:
@@ -390,6 +420,7 @@ class GradientProbe:
         if root.loss is not None:
             # A copy, because the loop may change its loss in place.
             self._losses.append(root.loss.item() if root.loss.is_cpu else root.loss.clone())
+        self._known = known
         self._after_last_backward = None if self.nothing_comes_between else self._measure(gradients)
 
     @property
@@ -409,10 +440,12 @@ class GradientProbe:
         last = self._after_last_backward
         if last is not None and last.marks == marks and self._are_as_measured(held, last):
             return last
+        known, self._known = self._known, {}
         present = self._watched.every_index
         if len(held) < len(present):
             present = [index for index in present if gradients[index] is not None]
-        return _Gradients(present, marks, self._watched.plan.norms(held))
+            known = {here: known[there] for here, there in enumerate(present) if there in known}
+        return _Gradients(present, marks, self._watched.plan.norms(held, known))
 
     def _are_as_measured(self, gradients: list[torch.Tensor], last: _Gradients) -> bool:
         """Whether gradients of the same identity and version may count as unchanged.
@@ -428,8 +461,9 @@ class GradientProbe:
         if self._loss_scale is not None:
             return False
         if self._looks % _LOOK_AROUND_EVERY == 0 or self._largest >= len(gradients):
-            per_element = self._watched.per_element(norms, last.present)
-            self._largest = int((per_element * norms.values).argmax())
+            factors = self._watched.per_element(norms, last.present)
+            per_element = list(map(mul, norms.values, factors))
+            self._largest = per_element.index(max(per_element))
             looks = [self._largest, self._looks // _LOOK_AROUND_EVERY % len(gradients)]
         else:
             looks = [self._largest]

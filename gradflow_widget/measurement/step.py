@@ -126,7 +126,7 @@ class Watched:
                     unique[id(parameter)] = len(self.parameters)
                     self.parameters.append(parameter)
         self.every_index = list(range(len(self.parameters)))
-        self._per_element = np.array([p.numel() or 1 for p in self.parameters]) ** -0.5
+        self._per_element = [(parameter.numel() or 1) ** -0.5 for parameter in self.parameters]
         self.weights = [weight for part in parts for weight in part.weights]
         self._weight_index = np.array([unique[id(weight)] for weight in self.weights])
         lengths = [len(part.weights) for part in parts]
@@ -137,11 +137,18 @@ class Watched:
         may_be_sparse = any(getattr(part.module, "sparse", False) for part in parts)
         self.plan = NormPlan(self.parameters, may_be_sparse=may_be_sparse)
         self.weight_plan = NormPlan(self.weights)
+        self._known_factors: tuple[NDArray[np.intp] | None, list[float]] = None, self._per_element
 
-    def per_element(self, norms: Norms, present: list[int]) -> FloatArray:
+    def per_element(self, norms: Norms, present: list[int]) -> list[float]:
         """Return what makes an RMS of each norm of the gradients present, in the norms' order."""
-        factors: FloatArray = self._per_element[present]
-        return factors if norms.order is None else factors[norms.order]
+        if present is self.every_index and norms.order is self._known_factors[0]:
+            return self._known_factors[1]
+        factors = [self._per_element[index] for index in present]
+        if norms.order is not None:
+            factors = [factors[place] for place in norms.order]
+        if present is self.every_index:
+            self._known_factors = norms.order, factors
+        return factors
 
     def _per_layer(self, per_weight: FloatArray) -> FloatArray:
         """Join the L2 norms of each layer's weights, shape (..., weights) to (..., layers)."""
