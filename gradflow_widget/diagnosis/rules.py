@@ -6,6 +6,7 @@ All are ratios, so multiplying the loss by a constant changes no verdict.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -103,11 +104,12 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     problems: list[Problem] = [""] * len(reading.described)
     if signal is None:
         return tuple(problems)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithms = np.log10(signal).tolist()
     for group in comparable_groups(reading.described):
-        reference = signal[group[-1]]
+        reference = logarithms[group[-1]]
         for index in group:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                decades = float(np.log10(signal[index]) - np.log10(reference))
+            decades = logarithms[index] - reference
             if math.isnan(decades):
                 continue
             if decades < -WATCH_DECADES:
@@ -135,10 +137,10 @@ def _exploding(readings: Sequence[Reading]) -> Severity:
 
 def _slope_by_chance(reading: Reading) -> float:
     """Return 2√(5/(N·L)), Hanin & Nica 2018: a slope that finite width gives by chance."""
-    compared = [reading.described[i] for g in comparable_groups(reading.described) for i in g]
-    widths = [layer.width for layer in compared] or [1]
-    depth = max((len(g) for g in comparable_groups(reading.described)), default=1)
-    return 2 * math.sqrt(5 / (float(np.median(widths)) * depth))
+    groups = comparable_groups(reading.described)
+    widths = [reading.described[index].width for group in groups for index in group] or [1]
+    depth = max(map(len, groups), default=1)
+    return 2 * math.sqrt(5 / (statistics.median(widths) * depth))
 
 
 def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:

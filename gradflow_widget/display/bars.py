@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -199,8 +201,8 @@ class FlowChart:
         shown = np.isfinite(old) & np.isfinite(old_places)
         columns = int(max(count, old_places[np.isfinite(old_places)].max(initial=1)))
         writer.set("bars_figure", title=self._title(reading))
-        ticks, names = decade_ticks(floor, top)
-        writer.set("bars_y_axis", tick_labels=names, tick_values=np.array(ticks))
+        ticks, names = _ticks(floor, top)
+        writer.set("bars_y_axis", tick_labels=names, tick_values=ticks)
         writer.set("bars_y", min=floor, max=top)
         along = _TIME_STEPS if measure == "through time" else _LAYERS
         writer.set("bars_x_axis", label=along, tick_labels=_layer_labels(columns))
@@ -268,10 +270,11 @@ class FlowChart:
         limits: tuple[float, float],
     ) -> None:
         floor, top = limits
-        texts: list[str] = []
-        for index, problem in enumerate(problems):
-            state = self.state_of(reading, index)
-            texts.append(STATE_GLYPHS[state] if state else _FLOW_GLYPHS.get(problem, ""))
+        states = self.states_of(reading)
+        texts = [
+            STATE_GLYPHS[state] if state else _FLOW_GLYPHS.get(problem, "")
+            for state, problem in zip(states, problems, strict=True)
+        ]
         if len(texts) > _CROWDED:
             texts = _ends_of_runs(texts)
         shown = [i for i, text in enumerate(texts) if text]
@@ -282,7 +285,7 @@ class FlowChart:
         # Verdicts and infinities in a row along the top, what stands in for a bar on the floor.
         # Not at the bars' ends: where one label moves, bqplot draws all of them anew, in
         # transitions that have the page compute styles and lay out text at every frame.
-        on_floor = [self.state_of(reading, i) not in ("", "inf") for i in range(len(texts))]
+        on_floor = [state not in ("", "inf") for state in states]
         heights = np.where(on_floor, floor, top - 0.06 * (top - floor))
         small = len(texts) > 24
         writer.set(
@@ -295,21 +298,25 @@ class FlowChart:
             default_size=10.0 if small else 13.0,
         )
 
-    def state_of(self, reading: Reading, index: int) -> str:
-        """Return what stands in for the bar of a layer: "" where it has a number."""
+    def states_of(self, reading: Reading) -> list[str]:
+        """Return what stands in for each bar: "" where it has a number."""
         measure = self.shown(reading)
-        value = measured(reading, measure)[index]
+        values = measured(reading, measure).tolist()
         if measure == "through time":
-            state: str = "nan" if np.isnan(value) else ""
+            known: Sequence[str] = ["nan" if math.isnan(value) else "" for value in values]
         else:
-            state = reading.gradient_states[index]
-            if measure == "weight gradient" or state in ("none", "frozen"):
-                return state
-        if np.isnan(value):
-            return state or "none"
-        if np.isinf(value):
-            return "inf"
-        return "zero" if value == 0 else ""
+            known = reading.gradient_states
+            if measure == "weight gradient":
+                return list(known)
+        states = []
+        for value, state in zip(values, known, strict=True):
+            if state in ("none", "frozen"):
+                states.append(state)
+            elif math.isnan(value):
+                states.append(state or "none")
+            else:
+                states.append("inf" if math.isinf(value) else "zero" if value == 0 else "")
+        return states
 
 
 def _hide(writer: FrameWriter, target: str) -> None:
@@ -334,10 +341,19 @@ def _places_of(earlier: Reading, now: Reading) -> FloatArray:
     return found
 
 
+# Axes stand still for many frames.
+@lru_cache(maxsize=8)
+def _ticks(floor: float, top: float) -> tuple[FloatArray, dict[str, str]]:
+    ticks, names = decade_ticks(floor, top)
+    return np.array(ticks), names
+
+
+@lru_cache(maxsize=8)
 def _domain(columns: int) -> list[int]:
     return list(range(1, columns + 1))
 
 
+@lru_cache(maxsize=8)
 def _layer_labels(count: int) -> dict[str, str]:
     """Return a label for each layer: its number, or nothing where it would be too crowded.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -185,15 +187,11 @@ class LossChart:
         while end > self._x_end:  # in leaps, so that the axis rests between them
             self._x_end *= 1.5
         right = float(np.ceil(self._x_end))
-        steps = [tick for tick in linear_ticks(0.0, right) if tick == int(tick)]
-        writer.set("loss_x_axis", tick_labels=step_labels(steps), tick_values=np.array(steps))
+        values, names = _step_ticks(right)
+        writer.set("loss_x_axis", tick_labels=names, tick_values=values)
         writer.set("loss_x", min=0.0, max=right)
-        if logarithmic:
-            values, names = log_ticks(bottom, top)
-        else:
-            values = linear_ticks(bottom, top)
-            names = linear_labels(values)
-        writer.set("loss_y_axis", tick_labels=names, tick_values=np.array(values))
+        values, names = _loss_ticks(bottom, top, logarithmic)
+        writer.set("loss_y_axis", tick_labels=names, tick_values=values)
         writer.set("loss_y", min=bottom, max=top)
         note = ""
         if self.logarithmic and not logarithmic:
@@ -248,6 +246,25 @@ class LossChart:
         if last == curve.last_step and last - first + 1 == curve.nonfinite_count:
             return f"{kind} since step {first}"
         return f"{kind} at {curve.nonfinite_count} steps, {first} to {last}"
+
+
+# An axis stands still for many frames, and working out its ticks takes a sixth of one.
+@lru_cache(maxsize=8)
+def _step_ticks(right: float) -> tuple[NDArray[np.float64], dict[str, str]]:
+    steps = [tick for tick in linear_ticks(0.0, right) if tick == int(tick)]
+    return np.array(steps), step_labels(steps)
+
+
+@lru_cache(maxsize=8)
+def _loss_ticks(
+    bottom: float, top: float, logarithmic: bool
+) -> tuple[NDArray[np.float64], dict[str, str]]:
+    if logarithmic:
+        values, names = log_ticks(bottom, top)
+    else:
+        values = linear_ticks(bottom, top)
+        names = linear_labels(values)
+    return np.array(values), names
 
 
 def _labels(markers: list[tuple[int, str]], room: float) -> list[tuple[int, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +12,25 @@ from .layers import Layer
 FloatArray = NDArray[np.float64]
 
 
-@lru_cache(maxsize=64)
+_latest: tuple[tuple[Layer, ...], tuple[tuple[int, ...], ...]] = ((), ())
+
+
 def comparable_groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
     """Return groups of layers, as indices in forward order, that may be compared.
 
     Weight layers of one role form a group; groups of fewer than three are left out, and
     where that leaves none, all weight layers form one group.
     """
+    global _latest
+    # A run's readings share their layers; hashing the layers takes longer than grouping them.
+    known, groups = _latest
+    if known is not layers:
+        groups = _groups(layers)
+        _latest = layers, groups
+    return groups
+
+
+def _groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
     by_role: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
         if layer.is_weight_layer:
