@@ -22,7 +22,7 @@ SPEEDS: tuple[Speed, ...] = (1, 2, 5, 20, "max")
 _REMEMBERED = 10
 _UNSEEN_INTERVAL = 0.25
 _TOGETHER = 3
-_TOGETHER_AT_MAX = 4
+_TOGETHER_AT_MAX = 8
 
 
 class Spoken(Protocol):

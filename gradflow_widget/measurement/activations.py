@@ -189,20 +189,21 @@ def dead_and_saturated(
 
 def dead_and_saturated_of_rows(
     rows: torch.Tensor, flatness: Flatness, *, channels_first: bool
-) -> list[tuple[tuple[torch.Tensor | None, int], tuple[torch.Tensor | None, int]]]:
-    """Do as :func:`dead_and_saturated` does for outputs on the CPU, shape (rows, ...)."""
+) -> list[tuple[tuple[int | None, int], tuple[int | None, int]]]:
+    """Do as :func:`dead_and_saturated` does for outputs on the CPU, shape (rows, ...).
+
+    The counts are plain numbers.
+    """
     z = rows.movedim(2, -1) if channels_first else rows
     units = z.reshape(len(rows), -1, z.shape[-1]) if z.dim() > 1 else z.reshape(-1, 1, 1)
     dead = _silent_units(units, flatness.dead_below, flatness.dead_above)
     flat = _outside(rows, flatness.flat_below, flatness.flat_above)
     # NumPy counts what is True ten times as fast.
-    saturated = None if flat is None else [np.count_nonzero(row) for row in flat.numpy()]
-    counts = [
-        [None] * len(rows) if numbers is None else torch.tensor(numbers).unbind()
-        for numbers in (dead, saturated)
-    ]
-    number = rows[0].numel()
-    return [((d, units.shape[2]), (s, number)) for d, s in zip(*counts, strict=True)]
+    saturated = None if flat is None else [int(np.count_nonzero(row)) for row in flat.numpy()]
+    unknown: list[int | None] = [None] * len(rows)
+    number, width = rows[0].numel(), int(units.shape[2])
+    counts = zip(dead or unknown, saturated or unknown, strict=True)
+    return [((silent, width), (beyond, number)) for silent, beyond in counts]
 
 
 def _silent_units(units: torch.Tensor, low: float, high: float) -> list[int] | None:

@@ -25,12 +25,13 @@ from .shelf import Shelves
 from .through_time import FusedCall, ThroughTime, is_cell, is_fused
 
 FloatArray = NDArray[np.float64]
+Scalar = torch.Tensor | float
 
 _ONLY_RELU = Flatness(dead_below=0.0)
 
 
 class _Call:
-    """One call of one layer: 0-d tensors on the device, and what to divide them by."""
+    """One call of one layer: 0-d tensors on the device or numbers, and what to divide them by."""
 
     __slots__ = (
         "activation",
@@ -44,7 +45,7 @@ class _Call:
         "signals",
     )
 
-    activation: torch.Tensor
+    activation: Scalar
 
     def __init__(self, part: LayerParts, output: torch.Tensor, samples: int) -> None:
         self.part = part
@@ -54,11 +55,11 @@ class _Call:
         # Checkpointing runs a block again within the backward pass; where the first run was
         # seen, no gradient comes to the second.
         self.recomputed = torch._C._current_graph_task_id() != -1
-        self.signals: list[torch.Tensor] = []
+        self.signals: list[Scalar] = []
         # Of the activation that follows, for outputs that lie on a shelf.
         self.flatness: Flatness | None = None
         # (dead, of how many units), (saturated, of how many outputs)
-        self.counts: tuple[tuple[torch.Tensor | None, int], ...] = ()
+        self.counts: tuple[tuple[Scalar | None, int], ...] = ()
 
 
 class _Output:
@@ -77,7 +78,7 @@ class _Signal:
 
     __slots__ = ("call", "norm", "of")
 
-    norm: torch.Tensor
+    norm: Scalar
 
     def __init__(self, of: _Pass, call: _Call) -> None:
         self.of, self.call = of, call
@@ -370,8 +371,8 @@ class Collected:
     """A capture's scalars, ready for the one transfer, and how to read them afterwards.
 
     Attributes:
-        norms: L2 norms, 0-d tensors of one dtype: signals, then activations.
-        counts: counts, 0-d integer tensors: dead and saturated in turn, where any can be.
+        norms: L2 norms, numbers or 0-d tensors: signals, then activations.
+        counts: counts, likewise: dead and saturated in turn, where any can be.
         through_time: of the recurrent layers.
     """
 
@@ -382,7 +383,8 @@ class Collected:
         self.through_time = through_time
         signals = [(layer, call, s) for layer, call in calls for s in call.signals]
         counted = [(layer, count) for layer, call in calls for count in call.counts]
-        self.norms = [s for _, _, s in signals] + [call.activation for _, call in calls]
+        self.norms: list[Scalar] = [s for _, _, s in signals]
+        self.norms += [call.activation for _, call in calls]
         self.counts = [scalar for _, (scalar, _) in counted if scalar is not None]
         self._counted = [i for i, (_, (scalar, _)) in enumerate(counted) if scalar is not None]
         self._signals = len(signals)

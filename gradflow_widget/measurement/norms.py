@@ -273,10 +273,18 @@ def _largest_magnitude(values: torch.Tensor) -> torch.Tensor:
     return torch.maximum(-low, high)
 
 
-def stacked(scalars: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack 0-d tensors of any real dtype and device into one vector on the first's device."""
-    first = scalars[0]
-    if all(s.dtype is first.dtype and s.device == first.device for s in scalars):
-        return torch.stack(list(scalars))
+def stacked(scalars: Sequence[torch.Tensor | float]) -> torch.Tensor:
+    """Stack real numbers and 0-d tensors of any real dtype and device into one vector.
+
+    It is on the first tensor's device, or on the CPU where there are only numbers.
+    """
+    first = next((scalar for scalar in scalars if isinstance(scalar, torch.Tensor)), None)
+    if first is None:
+        return torch.tensor(scalars, dtype=torch.float64)
+    tensors = [
+        s if isinstance(s, torch.Tensor) else torch.tensor(s, dtype=torch.float64) for s in scalars
+    ]
+    if all(tensor.dtype is first.dtype and tensor.device == first.device for tensor in tensors):
+        return torch.stack(tensors)
     dtype = torch.float32 if first.device.type == "mps" else torch.float64
-    return torch.stack([s.to(first.device, dtype, non_blocking=True) for s in scalars])
+    return torch.stack([tensor.to(first.device, dtype, non_blocking=True) for tensor in tensors])

@@ -59,14 +59,14 @@ class Shelf(Generic[Owner]):
         self._places[place].copy_(values)
         self.owners.append(owner)
 
-    def norms(self) -> list[torch.Tensor]:
-        """Return the L2 norm of each row, 0-d tensors in float64."""
+    def norms(self) -> list[float]:
+        """Return the L2 norm of each row."""
         rows = self.rows.flatten(1)
         norms: list[float] = torch.linalg.vector_norm(rows, dim=1).tolist()
         for row, norm in enumerate(norms):
             if not trusted(norm):
                 norms[row] = exact_norms([rows[row]])[0].item()
-        return list(torch.tensor(norms, dtype=torch.float64).unbind())
+        return norms
 
 
 class Shelves(Generic[Owner]):

@@ -246,7 +246,7 @@ def _read(
     )
 
 
-def _on_cpu(scalars: list[torch.Tensor]) -> FloatArray:
+def _on_cpu(scalars: Sequence[torch.Tensor | float]) -> FloatArray:
     return stacked(scalars).cpu().numpy().astype(np.float64) if scalars else np.zeros(0)
 
 

@@ -209,7 +209,9 @@ class ThroughTime:
         for part, norms in call.norms.items():
             self._add(".".join(filter(None, (name, part))), norms, call.samples)
 
-    def add_cell(self, name: str, signals: Sequence[Sequence[Tensor]], samples: int) -> None:
+    def add_cell(
+        self, name: str, signals: Sequence[Sequence[Tensor | float]], samples: int
+    ) -> None:
         """Add a cell's calls in one forward pass: the norms that came at each of them.
 
         A call that no gradient reached has none to give: 0. Nothing is added for a single
@@ -217,8 +219,7 @@ class ThroughTime:
         """
         arrived = [norm for here in signals for norm in here]
         if len(signals) > 1 and arrived and all(len(here) <= 1 for here in signals):
-            zero = torch.zeros_like(arrived[0])
-            self._add(name, stacked([here[0] if here else zero for here in signals]), samples)
+            self._add(name, stacked([here[0] if here else 0.0 for here in signals]), samples)
 
     def _add(self, name: str, norms: Tensor, samples: int) -> None:
         self.vectors.append(norms)

@@ -6,7 +6,7 @@ export type Joint = Confirmation & { earlier: number[] };
 type Shown = Exclude<Confirmation, { dropped: true }>;
 
 /** In ms: frames further apart than this are confirmed one by one. */
-const LONGEST = 150;
+const LONGEST = 250;
 
 /**
  * Confirmations that wait for one another, for a moment. Every message to the kernel has JupyterLab
