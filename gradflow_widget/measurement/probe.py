@@ -43,6 +43,7 @@ def _on_device(rate: object) -> bool:
 
 
 _Marks = tuple[list[int], list[int]]
+_NO_MARKS: _Marks = ([], [])
 
 
 def _marks(gradients: list[torch.Tensor]) -> _Marks:
@@ -436,8 +437,9 @@ class GradientProbe:
         held = [gradient for gradient in gradients if gradient is not None]
         if not held:
             return None
-        marks = _marks(held)
         last = self._after_last_backward
+        # Nobody will ask whether they have changed where nothing comes between.
+        marks = _NO_MARKS if self.nothing_comes_between else _marks(held)
         if last is not None and last.marks == marks and self._are_as_measured(held, last):
             return last
         known, self._known = self._known, {}

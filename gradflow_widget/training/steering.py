@@ -100,7 +100,8 @@ class Steering:
 
     def _decay_by(self, wanted: float | None) -> None:
         has_grown = len(self._optimizer.param_groups) > len(self._own_decays)
-        self._own_decays = self._all_own_decays()
+        if has_grown:
+            self._own_decays = self._all_own_decays()
         if wanted == self._applied_decay and not (has_grown and wanted is not None):
             return
         if wanted is not None:

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.browser.jupyterlab import JupyterLab, Notebook
 
 SLIDER = ["import ipywidgets", "slider = ipywidgets.IntSlider(value=7)\nslider"]
-ENDLESS = "done = False\nwhile not done: __import__('time').sleep(0.01)"
+ENDLESS = "print('begun')\ndone = False\nwhile not done: __import__('time').sleep(0.01)"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,9 @@ def test_values_come_back_as_they_are(notebook: Notebook) -> None:
 def test_a_cell_that_runs_on_does_not_hold_the_test(notebook: Notebook) -> None:
     notebook.run_cell(2, wait=False)
 
+    # The prompt shows as much before the kernel has heard of the cell, and an interrupt that comes
+    # ahead of it interrupts nothing.
+    expect(notebook.output(2)).to_have_text("begun")
     expect(notebook.cell(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
     notebook.page.evaluate("window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
     notebook.wait_until_idle()
