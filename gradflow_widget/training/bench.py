@@ -328,7 +328,7 @@ class Bench:
         assert self._trainer is not None
         probe = self.run.probe
         probe.full = drawn
-        probe.nothing_comes_between = not self.run.steps_are_hooked
+        probe.nothing_comes_between = self.run.steps_as_torch_does
         self._own_step_on = threading.get_ident()
         settings = self._settings_of_step = self.settings
         try:

@@ -125,9 +125,17 @@ class Run:
         self._handles = []
 
     @property
-    def steps_are_hooked(self) -> bool:
-        """Whether somebody's hook may change gradients before ours have seen them."""
-        return self._has_hooks_before_ours or bool(_global_optimizer_pre_hooks)
+    def steps_as_torch_does(self) -> bool:
+        """Whether a call of ``optimizer.step()`` comes to our hooks before to anybody else.
+
+        A scheduler, or somebody who clips, may have put another function in the place of it.
+        """
+        return not (
+            self._has_hooks_before_ours
+            or _global_optimizer_pre_hooks
+            or "step" in vars(self.optimizer)
+            or not type(self.optimizer).__module__.startswith("torch.optim.")
+        )
 
     def use(self, kind: str) -> None:
         """Go on with an optimizer of another kind; weights and history stay.

@@ -1,0 +1,103 @@
+"""Whoever clips between the backward pass and the optimizer's own step is seen doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gradflow_widget import GradientFlow
+
+from .parts import CROSS_ENTROPY, samples, small_network
+
+Make = Callable[..., GradientFlow]
+HALF = 0.5
+
+
+def halve(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad.mul_(HALF)
+
+
+class Halving(torch.optim.SGD):
+    """Clips in its own step, as home-made optimizers do."""
+
+    def step(self, closure: Any = None) -> Any:
+        halve(self)
+        return super().step(closure)
+
+
+def hooked(parameters: Any) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    optimizer.register_step_pre_hook(lambda optimizer, *_: halve(optimizer))
+    return optimizer
+
+
+def replaced(parameters: Any) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    original = optimizer.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        halve(optimizer)
+        return original(*args, **kwargs)
+
+    optimizer.step = step  # type: ignore[method-assign]
+    return optimizer
+
+
+def plain(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def total_norms(make_flow: Make, optimizer: Any) -> tuple[np.ndarray, np.ndarray]:
+    model = small_network()
+    flow = make_flow(model, optimizer(model.parameters()), CROSS_ENTROPY, samples())
+    flow.speed = 20  # most steps are not read in full
+    flow.step(5)
+    return flow.history.total_norm[:1], flow.history.clip_scale
+
+
+@pytest.mark.parametrize("optimizer", [hooked, replaced], ids=["a hook", "another step"])
+def test_the_norm_before_and_what_is_left_of_it_are_told(make_flow: Make, optimizer: Any) -> None:
+    unclipped, nothing_left_out = total_norms(make_flow, plain)
+    before, scale = total_norms(make_flow, optimizer)
+
+    np.testing.assert_allclose(nothing_left_out, 1.0)
+    np.testing.assert_allclose(before, unclipped, rtol=1e-6)
+    np.testing.assert_allclose(scale, HALF, rtol=1e-5)
+
+
+def test_a_hook_on_every_optimizer_is_seen_too(make_flow: Make) -> None:
+    unclipped, _ = total_norms(make_flow, plain)
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: halve(optimizer))
+    try:
+        before, scale = total_norms(make_flow, plain)
+    finally:
+        handle.remove()
+
+    np.testing.assert_allclose(before, unclipped, rtol=1e-6)
+    np.testing.assert_allclose(scale, HALF, rtol=1e-5)
+
+
+def test_an_optimizer_that_clips_in_its_step_is_seen_doing_it(make_flow: Make) -> None:
+    unclipped, _ = total_norms(make_flow, plain)
+    before, scale = total_norms(make_flow, lambda parameters: Halving(parameters, lr=0.1))
+
+    np.testing.assert_allclose(before, unclipped, rtol=1e-6)
+    np.testing.assert_allclose(scale, HALF, rtol=1e-5)
+
+
+def test_a_scheduler_in_the_place_of_the_step_changes_no_number(make_flow: Make) -> None:
+    model = small_network()
+    optimizer = plain(model.parameters())
+    torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.step(3)
+    expected, _ = total_norms(make_flow, plain)
+
+    np.testing.assert_allclose(flow.history.total_norm[:1], expected, rtol=1e-6)
