@@ -24,7 +24,8 @@ _log = logging.getLogger(__name__)
 PATIENCE = 0.5
 FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
-FASTEST_INTERVAL = 1 / 30
+# From one step that is to be drawn to the next; these come a little later, when a step is over.
+FASTEST_INTERVAL = 1 / 28
 # Most screens show 60 pictures a second. A little below that, frames don't queue in the page.
 SHORTEST_PACE = 1 / 50
 LONGEST_PACE = 1 / 10
@@ -62,6 +63,7 @@ class Publisher:
         self._number = 0
         self._in_flight: dict[int, tuple[float, bool]] = {}
         self._last_sent = 0.0
+        self._granted = 0.0
         self._pace = SHORTEST_PACE
         self._due = 0.0
         self._unheard = False
@@ -121,13 +123,16 @@ class Publisher:
         return self._closed or not self.visible
 
     def room_without_waiting(self, interval: float) -> bool:
-        """Say whether a frame may go out now, at most one each ``interval`` seconds."""
+        """Say whether a step may be drawn now, at most one each ``interval`` seconds."""
         with self._condition:
             if self._unheard:
                 return self._may_draw_unheard()
-            if time.monotonic() - self._last_sent < interval:
+            now = time.monotonic()
+            # Not from the last frame, which went out only when its step was over.
+            if now - self._granted < interval:
                 return False
             if self._has_room_now():
+                self._granted = now
                 return True
             oldest = min((sent for sent, _ in self._in_flight.values()), default=0.0)
             if self._in_flight and time.monotonic() - oldest > PATIENCE:

@@ -64,7 +64,7 @@ it("sends what it holds with a frame that was dropped, which never waits", () =>
 it("keeps none for long when no later frame comes", () => {
   for (const frame of [1, 2]) confirmations.mayWait(frame);
   confirm(1);
-  vi.advanceTimersByTime(100);
+  vi.advanceTimersByTime(200);
   confirm(2);
   vi.advanceTimersByTime(40);
   expect(sent).toEqual([]);
