@@ -87,6 +87,19 @@ class TestGains:
     def test_are_only_of_what_acts_on_each_entry(self, module):
         assert as_nonlinearity(module) is None
 
+    def test_do_not_depend_on_how_a_processor_rounds_the_last_entries(self):
+        """Vector units take four or eight at a time, and what is left over one by one."""
+
+        def rounded(z: torch.Tensor) -> torch.Tensor:
+            result = torch.tanh(z)
+            rest = len(z) // 4 * 4
+            result[rest:] = torch.nextafter(result[rest:], torch.ones(()).double())
+            return result
+
+        found = as_nonlinearity(rounded)
+        assert found is not None
+        assert forward_gain(found) == pytest.approx(1.5925, abs=1e-4)
+
 
 class TestCriticalLine:
     @pytest.mark.parametrize(
