@@ -91,10 +91,9 @@ class TestGains:
         """Vector units take four or eight at a time, and what is left over one by one."""
 
         def rounded(z: torch.Tensor) -> torch.Tensor:
-            result = torch.tanh(z)
-            rest = len(z) // 4 * 4
-            result[rest:] = torch.nextafter(result[rest:], torch.ones(()).double())
-            return result
+            last_bit = torch.zeros_like(z)
+            last_bit[len(z) // 4 * 4 :] = 1e-16
+            return torch.tanh(z) * (1 + 2 * last_bit) + last_bit
 
         found = as_nonlinearity(rounded)
         assert found is not None
