@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.flow_page import FlowCell
+from tests.browser.flow_page import Drawn, FlowCell
 
 # Beyond this many pixels two bars are not of one height.
 PIXEL = 1.0
@@ -111,10 +111,14 @@ def test_the_learning_rate_moves_by_key_and_by_mouse_while_it_trains(cell: FlowC
 
     page.drag("learning rate", 0.2)
     cell.kernel.wait_until("flow.learning_rate < 1e-4")
-    dragged = cell.kernel.wait_until(
-        "flow.history.latest.learning_rate == flow.learning_rate and flow.learning_rate"
-    )
-    page.wait_for(lambda drawn: drawn.markers[-1].endswith(f"lr {dragged:.3g}"))
+    cell.kernel.wait_until("flow.history.latest.learning_rate == flow.learning_rate")
+
+    def shows_the_rate(drawn: Drawn) -> bool:
+        # Asked for anew each time: the last moves of the mouse may be on their way yet.
+        rate = cell.kernel.evaluate("flow.learning_rate")
+        return drawn.markers[-1].endswith(f"lr {rate:.3g}")
+
+    page.wait_for(shows_the_rate)
     assert page.drawn().rules > 1
     page.pause()
 
