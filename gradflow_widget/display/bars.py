@@ -231,7 +231,7 @@ class FlowChart:
             writer.set("bars_ghost", visible=True, x=places_shown, y=old[shown])
         else:
             _hide(writer, "bars_ghost")
-        self._draw_glyphs(writer, reading, values, problems, (floor, top))
+        self._draw_glyphs(writer, reading, problems, (floor, top))
 
     def _title(self, reading: Reading) -> str:
         measure = self.shown(reading)
@@ -265,7 +265,6 @@ class FlowChart:
         self,
         writer: FrameWriter,
         reading: Reading,
-        values: FloatArray,
         problems: Sequence[str],
         limits: tuple[float, float],
     ) -> None:

@@ -45,6 +45,17 @@ class TanhInPlace(nn.Module):
         return torch.tanh_(x)
 
 
+class OwnLoss(nn.Module):
+    """Has parameters of its own and gives a scalar, as a model that computes its loss does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.weight = nn.Linear(5, 3), nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (torch.relu(self.inner(x)) * self.weight).mean()
+
+
 class Branches(nn.Module):
     """One layer used twice, with another activation each time, changed in place after it."""
 
@@ -83,6 +94,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "convolutions": convolutions,
     "a cell in a loop": Cells,
     "a layer used twice": Branches,
+    "a scalar": OwnLoss,
 }
 
 
