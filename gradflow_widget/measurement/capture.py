@@ -20,7 +20,7 @@ from .activations import (
 )
 from .hooks import Hook
 from .layers import LayerParts, first_tensor
-from .norms import wide
+from .norms import norm_of
 from .shelf import Shelves
 from .through_time import FusedCall, ThroughTime, is_cell, is_fused
 
@@ -328,17 +328,18 @@ class Capture:
             kind = has_channels_first(part.module, output)
             is_small = self._outputs.put(call, values, kind)
             if not is_small:
-                call.activation = _norm(values)
+                call.activation = norm_of(values)
             current.calls.append(call)
             if not output.requires_grad:
                 return
 
-            def take(gradient: torch.Tensor) -> None:
-                if self._watching or not current.used:
+            def take(gradient: torch.Tensor | None) -> None:
+                # None where only other outputs of the same operation were used.
+                if gradient is not None and (self._watching or not current.used):
                     signal = _Signal(current, call)
                     arriving = gradient.detach()
                     if not self._gradients.put(signal, arriving):
-                        signal.norm = _norm(arriving)
+                        signal.norm = norm_of(arriving)
                     self._arrived.append(signal)
 
             current.hooks.append(output.register_hook(take))  # type: ignore[no-untyped-call]
@@ -360,11 +361,6 @@ class Capture:
                 current.hooks += call.hooks
 
         return hook
-
-
-def _norm(values: torch.Tensor) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(values, dtype=wide(values))
-    return norm
 
 
 class Collected:

@@ -135,7 +135,7 @@ class NormPlan:
         stacked_ones = [index for group in groups for index in group]
         self._single = sorted(set(range(len(tensors))).difference(stacked_ones))
         self._order = np.array(stacked_ones + self._single)
-        self._stacked = torch.empty(len(stacked_ones))
+        self._stacked = torch.empty(len(stacked_ones), device="cpu")
         starts = np.cumsum([0, *map(len, groups)]).tolist()
         self._stacks = [
             _Stack(group, tensors[group[0]].shape, self._stacked[start : start + len(group)])
@@ -244,7 +244,7 @@ class _Stack:
     def __init__(self, group: Sequence[int], shape: torch.Size, norms: torch.Tensor) -> None:
         self.norms = norms
         self._choose = itemgetter(*group)
-        self._stacked = torch.empty(len(group), *shape)
+        self._stacked = torch.empty(len(group), *shape, device="cpu")
         self._flat = self._stacked.view(len(group), -1)
 
     def filled(self, tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -253,9 +253,18 @@ class _Stack:
         return self._flat
 
 
+def norm_of(values: torch.Tensor) -> torch.Tensor:
+    """Return the L2 norm summed in float64, as a real 0-d tensor on the tensor's device."""
+    if values.is_cuda:
+        # A GPU converts element by element here; vector_norm makes a copy in float64 first.
+        return torch._foreach_norm([values], 2, wide(values))[0]
+    norm: torch.Tensor = torch.linalg.vector_norm(values, dtype=wide(values))
+    return norm
+
+
 def exact_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return L2 norms summed in float64, as real 0-d tensors on the tensors' devices."""
-    return [torch.linalg.vector_norm(values, dtype=wide(values)) for values in map(dense, tensors)]
+    return [norm_of(values) for values in map(dense, tensors)]
 
 
 def largest_magnitudes(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -280,9 +289,10 @@ def stacked(scalars: Sequence[torch.Tensor | float]) -> torch.Tensor:
     """
     first = next((scalar for scalar in scalars if isinstance(scalar, torch.Tensor)), None)
     if first is None:
-        return torch.tensor(scalars, dtype=torch.float64)
+        return torch.tensor(scalars, dtype=torch.float64, device="cpu")
     tensors = [
-        s if isinstance(s, torch.Tensor) else torch.tensor(s, dtype=torch.float64) for s in scalars
+        s if isinstance(s, torch.Tensor) else torch.tensor(s, dtype=torch.float64, device="cpu")
+        for s in scalars
     ]
     if all(tensor.dtype is first.dtype and tensor.device == first.device for tensor in tensors):
         return torch.stack(tensors)

@@ -529,11 +529,11 @@ class GradientProbe:
     def _read_loss(self, step: Step) -> None:
         numbers = [loss for loss in self._losses if isinstance(loss, float)]
         tensors = [loss for loss in self._losses if isinstance(loss, torch.Tensor)]
-        if numbers:
+        step.loss_seen = bool(numbers or tensors)
+        if step.loss_seen:
             step.loss = sum(numbers)
         if tensors:
-            step.add("loss", stacked(tensors))
-        step.loss_seen = bool(numbers or tensors)
+            step.add("loss", stacked(tensors))  # yet to come from the device
 
     def _keep_weights(self, step: Step) -> None:
         """Keep a copy of the weights, in memory that is allocated once."""

@@ -35,7 +35,7 @@ class Shelf(Generic[Owner]):
     """
 
     def __init__(self, like: torch.Tensor) -> None:
-        self._memory = torch.empty((8, *like.shape), dtype=like.dtype)
+        self._memory = torch.empty((8, *like.shape), dtype=like.dtype, device="cpu")
         self._places = self._memory.unbind()
         self.owners: list[Owner] = []
 

@@ -99,8 +99,10 @@ class FusedCall:
         held = (self._inputs, self._output, *self._first, *self._module.parameters())
         return [tensor._version for tensor in held]
 
-    def _take(self, place: int) -> Callable[[Tensor], None]:
-        def take(gradient: Tensor) -> None:
+    def _take(self, place: int) -> Callable[[Tensor | None], None]:
+        def take(gradient: Tensor | None) -> None:
+            if gradient is None:
+                return  # only other outputs of the same operation were used
             if self._is_over:
                 self.norms = {}  # a second pass through the same graph: the sum is not known
             else:
@@ -122,7 +124,7 @@ class FusedCall:
         """Let go of inputs and outputs."""
         self._is_over = True
         self._arrived = {}
-        self._inputs = self._output = torch.empty(0)
+        self._inputs = self._output = torch.empty(0, device="cpu")
         self._first = []
 
     def _sequence(self, tensor: Tensor) -> Tensor:

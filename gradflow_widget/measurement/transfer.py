@@ -17,7 +17,9 @@ class Transfer:
     def __init__(self, vector: torch.Tensor) -> None:
         self._event: torch.cuda.Event | None = None
         if vector.device.type == "cuda":
-            self._host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+            self._host = torch.empty(
+                vector.shape, dtype=vector.dtype, device="cpu", pin_memory=True
+            )
             self._host.copy_(vector, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(vector.device))
@@ -31,6 +33,6 @@ class Transfer:
 
     def values(self) -> NDArray[np.float64]:
         """Return the vector as float64, waiting for it where it is still on its way."""
-        if self._event is not None:
+        if self._event is not None and not self.arrived:
             self._event.synchronize()
         return self._host.numpy().astype(np.float64)

@@ -17,7 +17,9 @@ from .values import quoted
 
 ORTHOGONAL = '''def NAME(shape, generator=None):
     """Return a matrix with orthonormal columns, or rows where it has fewer of them."""
-    q, r = torch.linalg.qr(torch.randn(max(shape), min(shape), generator=generator))
+    q, r = torch.linalg.qr(
+        torch.randn(max(shape), min(shape), generator=generator, device="cpu")
+    )
     q *= r.diagonal().sign()
     return q if shape[0] >= shape[1] else q.T
 '''
@@ -55,9 +57,9 @@ def drawn_text(
         state: torch's random state when the model has been made.
         definitions: takes in what the statements need.
     """
-    going_on = torch.Generator()
+    going_on = torch.Generator("cpu")
     going_on.set_state(state)
-    own = [(torch.Generator().manual_seed(seed), seed) for seed in dict.fromkeys(seeds)]
+    own = [(torch.Generator("cpu").manual_seed(seed), seed) for seed in dict.fromkeys(seeds)]
     for generator, seed in [(going_on, None), *own]:
         found = _sequence(model, missing, generator)
         drawn = [one for one in found if one.kind != "constant"]
@@ -95,18 +97,20 @@ def _how(name: str, value: Tensor, generator: torch.Generator) -> _Drawn | None:
     if bool((value == value.flatten()[0]).all()):
         return _Drawn(name, "constant", float(value.flatten()[0]))
     before = generator.get_state()
-    number = _factor(value, torch.randn(value.shape, generator=generator))
+    number = _factor(value, torch.randn(value.shape, generator=generator, device="cpu"))
     if number is not None:
         return _Drawn(name, "normal", number)
     if value.dim() > 1:
         generator.set_state(before)
-        number = _factor(value, nn.init.orthogonal_(torch.empty(value.shape), generator=generator))
+        number = _factor(
+            value, nn.init.orthogonal_(torch.empty(value.shape, device="cpu"), generator=generator)
+        )
         if number is not None:
             return _Drawn(name, "torch's orthogonal", number)
     if value.dim() == 2:
         generator.set_state(before)
         tall = (max(value.shape), min(value.shape))
-        q, r = torch.linalg.qr(torch.randn(tall, generator=generator))
+        q, r = torch.linalg.qr(torch.randn(tall, generator=generator, device="cpu"))
         q *= r.diagonal().sign()
         number = _factor(value, q if value.shape[0] >= value.shape[1] else q.T)
         if number is not None:
@@ -120,9 +124,9 @@ def _factor(value: Tensor, drawn: Tensor) -> float | None:
     ratio = float(value.flatten()[place].double() / drawn.flatten()[place].double())
     if not math.isfinite(ratio):
         return None
-    near = torch.tensor(ratio, dtype=torch.float32)
-    below = torch.nextafter(near, torch.tensor(-math.inf))
-    above = torch.nextafter(near, torch.tensor(math.inf))
+    near = torch.tensor(ratio, dtype=torch.float32, device="cpu")
+    below = torch.nextafter(near, torch.tensor(-math.inf, device="cpu"))
+    above = torch.nextafter(near, torch.tensor(math.inf, device="cpu"))
     for candidate in (near, below, above):
         if torch.equal(drawn * float(candidate), value):
             return _short(float(candidate))
@@ -131,10 +135,10 @@ def _factor(value: Tensor, drawn: Tensor) -> float | None:
 
 def _short(number: float) -> float:
     """Return the shortest number that is the same in float32."""
-    wanted = torch.tensor(number)
+    wanted = torch.tensor(number, device="cpu")
     for digits in range(1, 10):
         short = float(f"{number:.{digits}g}")
-        if torch.equal(torch.tensor(short), wanted):
+        if torch.equal(torch.tensor(short, device="cpu"), wanted):
             return short
     return number
 

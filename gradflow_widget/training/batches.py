@@ -56,12 +56,12 @@ class _Order:
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self._size = size
-        self._generator = torch.Generator()
+        self._generator = torch.Generator("cpu")
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
         self._generator.manual_seed(seed)
-        self._permutation = torch.randperm(self._size, generator=self._generator)
+        self._permutation = torch.randperm(self._size, generator=self._generator, device="cpu")
         self._position = 0
 
     def take(self, count: int) -> torch.Tensor:
@@ -73,7 +73,7 @@ class _Order:
             self._position = stop
             return taken
         rest = self._permutation[self._position :]
-        self._permutation = torch.randperm(self._size, generator=self._generator)
+        self._permutation = torch.randperm(self._size, generator=self._generator, device="cpu")
         self._position = count - len(rest)
         return torch.cat([rest, self._permutation[: self._position]])
 
@@ -252,7 +252,7 @@ def _as_tensor(value: Any, name: str) -> torch.Tensor | None:
             )
         # torch takes neither negative strides nor, without a warning, read-only memory.
         shareable = value.flags.writeable and all(stride >= 0 for stride in value.strides)
-        tensor = torch.as_tensor(value if shareable else value.copy())
+        tensor = torch.as_tensor(value if shareable else value.copy(), device="cpu")
         return tensor.float() if tensor.dtype is torch.float64 else tensor
     return None
 

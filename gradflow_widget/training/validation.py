@@ -229,9 +229,12 @@ class Validator:
         # The objective keeps the outputs to itself; a second pass for them would cost twice.
         handle = model.register_forward_hook(lambda _, __, output: outputs.append(output))
         try:
-            loss = torch.as_tensor(self._objective(model, batch)).detach().reshape(())
+            loss = self._objective(model, batch)
         finally:
             handle.remove()
+        if not isinstance(loss, torch.Tensor):
+            loss = torch.as_tensor(loss, device="cpu")
+        loss = loss.detach().reshape(())
         targets = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
         output = first_tensor(outputs[-1]) if outputs else None
         if not isinstance(targets, torch.Tensor) or output is None:
@@ -277,11 +280,15 @@ def _length(batch: Any) -> int:
 
 def _some_batches(batches: Batches, data: Any, most: int, seed: int) -> Iterator[Any]:
     if isinstance(batches, TensorBatches | DatasetBatches):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         if isinstance(batches, TensorBatches) and _are_whole(batches.targets):
             labels = max(1, batches.targets[0].numel())
             most = min(most, max(FEWEST_SAMPLES, MOST_LABELS // labels))
-        rows = torch.randperm(batches.size or 0, generator=generator)[:most].sort().values
+        rows = (
+            torch.randperm(batches.size or 0, generator=generator, device="cpu")[:most]
+            .sort()
+            .values
+        )
         for begin in range(0, len(rows), BATCH):
             yield batches.rows(rows[begin : begin + BATCH])
         return

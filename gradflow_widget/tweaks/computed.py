@@ -7,7 +7,6 @@ has been trained since, putting on and taking off bring back the other bit for b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from .errors import CannotTweak
+from .random_state import drawn_from
 
 _KEPT = "_gradflow_computed"
 _KINDS = {
@@ -73,7 +73,9 @@ def compute(module: nn.Module, kind: str, register: Callable[[], object], name: 
     order, plain = list(module._parameters), type(module).__name__
     give_own_class(module)
     try:
-        with _from_seed_0():
+        # Spectral norm starts from random vectors, and a wide orthogonal matrix is completed by
+        # some: what is drawn next must not depend on it.
+        with drawn_from(0, weight):
             register()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         first = (str(error).splitlines() or [""])[0]
@@ -129,7 +131,7 @@ def put_computed(module: nn.Module, name: str, value: Tensor) -> None:
     behind = module.get_submodule(f"parametrizations.{name}")
     buffers = [(step, dict(step._buffers)) for step in behind.modules()]
     try:
-        with torch.no_grad(), _from_seed_0():
+        with torch.no_grad(), drawn_from(0, value):
             setattr(module, name, value)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise CannotTweak(
@@ -183,19 +185,15 @@ def _start_anew(steps: nn.Module, weight: Tensor) -> None:
     spectral: Any
     for spectral in steps.children():
         if _KINDS.get(type(spectral).__name__) == "spectral":
-            with torch.no_grad(), _from_seed_0():
+            # The same vectors on every device: a GPU's generator has others for the same seed.
+            generator = torch.Generator("cpu").manual_seed(0)
+            with torch.no_grad():
                 for vector in (spectral._u, spectral._v):
-                    vector.copy_(nn.functional.normalize(torch.randn_like(vector), dim=0))
+                    drawn = torch.randn(
+                        vector.shape, dtype=vector.dtype, generator=generator, device="cpu"
+                    )
+                    vector.copy_(nn.functional.normalize(drawn, dim=0))
                 spectral._power_method(spectral._reshape_weight_to_matrix(weight), _SPECTRAL_START)
-
-
-@contextmanager
-def _from_seed_0() -> Iterator[None]:
-    # Spectral norm starts from random vectors, and a wide orthogonal matrix is completed by
-    # some: what is drawn next must not depend on it.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        yield
 
 
 def _put_in_order(module: nn.Module, order: list[str]) -> None:

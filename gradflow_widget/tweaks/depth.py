@@ -306,7 +306,9 @@ def _brought_back(
         kept.aside.clear()
         return None
     block = kept.aside.pop(0)
-    like = next((tensor for module in last for tensor in module.parameters()), torch.empty(()))
+    like = next(
+        (tensor for module in last for tensor in module.parameters()), torch.empty((), device="cpu")
+    )
     for module in block.modules.values():
         tensor = next(module.parameters(), like)
         if (tensor.device, tensor.dtype) != (like.device, like.dtype):

@@ -32,7 +32,9 @@ def completed(matrix: Tensor) -> Tensor:
     if rank == len(values):
         return matrix
     rows, columns = rows[:, :rank], columns[:rank]
-    noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(
+        exact.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+    ).double()
     noise = noise - rows @ (rows.T @ noise)
     noise = noise - (noise @ columns.T) @ columns
     left, _, right = torch.linalg.svd(noise, full_matrices=False)

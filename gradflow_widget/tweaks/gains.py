@@ -28,7 +28,9 @@ def _quadrature() -> tuple[Tensor, Tensor]:
     half = _REACH / _PANELS
     z = ((edges[:-1] + edges[1:])[:, None] / 2 + half * nodes).ravel()
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    return torch.tensor(z), torch.tensor(np.tile(half * weights, _PANELS) * density)
+    return torch.tensor(z, device="cpu"), torch.tensor(
+        np.tile(half * weights, _PANELS) * density, device="cpu"
+    )
 
 
 def moments(nonlinearity: Nonlinearity, q: float = 1.0) -> tuple[float, float, float]:

@@ -216,7 +216,7 @@ class _Drawing:
         seed: int,
     ) -> None:
         self._behind, self._scheme = behind, scheme
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator("cpu").manual_seed(seed)
         self._done: set[int] = set()
         self._used: dict[str, int] = {}
         self._sigmas: dict[tuple[str | float, ...], tuple[float, float]] = {}
@@ -237,7 +237,7 @@ class _Drawing:
             if self._scheme.name in ("zeros", "constant"):
                 module.weight.fill_(self._scheme.options.get("value") or 0.0)
             elif self._scheme.name == "normal":
-                drawn = torch.randn(module.weight.shape, generator=self._generator)
+                drawn = torch.randn(module.weight.shape, generator=self._generator, device="cpu")
                 module.weight.copy_(drawn * (self._scheme.options["std"] or 0.0))
                 if module.padding_idx is not None:
                     module.weight[module.padding_idx] = 0
@@ -256,9 +256,9 @@ class _Drawing:
         self._used[note] = self._used.get(note, 0) + 1
         for bias in biases_of(weight):
             self._done.add(id(bias))
-            drawn = torch.zeros(bias.shape)
+            drawn = torch.zeros(bias.shape, device="cpu")
             if bias_std:
-                drawn = torch.randn(bias.shape, generator=self._generator) * bias_std
+                drawn = torch.randn(bias.shape, generator=self._generator, device="cpu") * bias_std
             with torch.no_grad():
                 bias.copy_(drawn)
 
@@ -268,7 +268,7 @@ class _Drawing:
         nonlinearity = self._nonlinearity(weight)
         if name in ("zeros", "constant"):
             value = options.get("value") or 0.0
-            return torch.full(weight.value.shape, value), 0.0, f"{value:g}"
+            return torch.full(weight.value.shape, value, device="cpu"), 0.0, f"{value:g}"
         if name == "normal":
             std = options["std"] or 0.0
             return drawn_normal(weight, std, generator), 0.0, f"N(0, {std:g}²)"

@@ -107,7 +107,7 @@ def as_nonlinearity(module: object, *args: Any, **options: Any) -> Nonlinearity 
 
 def _acts_on_each_entry(function: Callable[[Tensor], Any]) -> bool:
     """Whether the halves of a tensor come out as in the whole, and not all as they went in."""
-    z = torch.linspace(-3.0, 3.0, 14, dtype=torch.float64)
+    z = torch.linspace(-3.0, 3.0, 14, dtype=torch.float64, device="cpu")
     try:
         with torch.inference_mode(False), torch.no_grad():
             whole = function(z.clone())

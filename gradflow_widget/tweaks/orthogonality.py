@@ -34,7 +34,8 @@ class OrthogonalKernel(nn.Module):
 
     def __init__(self, shape: torch.Size, like: Tensor) -> None:
         super().__init__()
-        matrix = nn.Linear(math.prod(shape[1:]), shape[0], bias=False).to(like)
+        matrix = nn.Linear(math.prod(shape[1:]), shape[0], bias=False, device=like.device)
+        matrix = matrix.to(like.dtype)
         parametrizations.orthogonal(matrix, orthogonal_map=MAP)
         # torch's own map takes the last two dimensions, which are those of the kernel.
         self.of_matrix = matrix.get_submodule("parametrizations.weight.0")

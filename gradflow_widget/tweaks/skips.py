@@ -57,7 +57,10 @@ class Residual(StandIn):
         if scale is not None:
             self.scale = scale
             return
-        like = next((p for p in self.body.parameters() if p.is_floating_point()), torch.zeros(()))
+        like = next(
+            (p for p in self.body.parameters() if p.is_floating_point()),
+            torch.zeros((), device="cpu"),
+        )
         self.scale = nn.Parameter(torch.zeros((), dtype=like.dtype, device=like.device))
 
     def reset_parameters(self) -> None:

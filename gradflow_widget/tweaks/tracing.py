@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .random_state import random_state_kept
+
 _TORCH = torch.__path__[0]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PATH = "_gradflow_path"
@@ -77,7 +79,7 @@ def _traced(
     try:
         arguments, keywords = _placeholders(type(model).forward, tracer)
         # forward may draw random numbers that no proxy has a part in.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with random_state_kept(model.parameters()), torch.no_grad():
             result = root.forward(*arguments, **keywords)
         graph.output(tracer.create_arg(result))
     except Exception as error:

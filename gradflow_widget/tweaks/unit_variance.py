@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CannotTweak
+from .random_state import random_state_kept
 from .weights import Weight, is_parametrized, weights_of
 
 
@@ -42,7 +43,7 @@ def scale_to_unit_variance(model: nn.Module, batch: Any, target: float = 1.0) ->
     try:
         for module in model.modules():
             module.training = not isinstance(module, nn.modules.dropout._DropoutNd)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with random_state_kept(model.parameters()), torch.no_grad():
             _call(model, batch)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]

@@ -129,7 +129,10 @@ def _of_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> Iterator[Weight]:
 
 def drawn_normal(weight: Weight, std: float, generator: torch.Generator) -> Tensor:
     """Return independent normal entries of mean 0, in the weight's shape."""
-    return torch.randn(weight.value.shape, generator=generator, dtype=_drawn_in(weight)) * std
+    return (
+        torch.randn(weight.value.shape, generator=generator, dtype=_drawn_in(weight), device="cpu")
+        * std
+    )
 
 
 def drawn_orthogonal(weight: Weight, gain: float, generator: torch.Generator) -> Tensor:
@@ -158,7 +161,7 @@ def _drawn_kernel(
         columns = math.prod(shape[1:])
         cut = [_orthogonal(rows, columns, weight, generator) for _ in range(weight.stacked)]
         return gain * torch.cat(cut).reshape(shape)
-    drawn = torch.zeros(shape, dtype=_drawn_in(weight))
+    drawn = torch.zeros(shape, dtype=_drawn_in(weight), device="cpu")
     centre = drawn[:, :]
     for size in kernel:
         centre = centre.select(2, size // 2)
@@ -171,7 +174,9 @@ def _orthogonal(rows: int, columns: int, weight: Weight, generator: torch.Genera
     """Return a matrix with orthonormal columns, or rows where it has fewer of them (Haar)."""
     tall = (max(rows, columns), min(rows, columns))
     q: Tensor
-    q, r = torch.linalg.qr(torch.randn(tall, generator=generator, dtype=_drawn_in(weight)))
+    q, r = torch.linalg.qr(
+        torch.randn(tall, generator=generator, dtype=_drawn_in(weight), device="cpu")
+    )
     q *= r.diagonal().sign()
     return q if rows >= columns else q.T
 

@@ -254,6 +254,32 @@ class TestLayers:
 
         assert one_reading(model, loss).signal_grad_norm[0] == pytest.approx(3**0.5)
 
+    def test_an_output_that_nothing_uses_while_others_of_its_operation_are_used(self):
+        """Autograd calls hooks on such an output without a gradient."""
+
+        class Halves(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.scale = nn.Parameter(torch.full((10,), 2.0, dtype=torch.float64))
+
+            def forward(self, x):
+                return (x.repeat(1, 2) * self.scale).chunk(2, 1)
+
+        class Second(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.halves, self.last = Halves(), nn.Linear(5, 3).double()
+
+            def forward(self, x):
+                return self.last(self.halves(x)[1])
+
+        inputs, targets = batch()
+        reading = one_reading(model := Second(), lambda: F.mse_loss(model(inputs), targets))
+        assert reading.layers == ("halves", "last")
+        assert math.isnan(reading.signal_grad_norm[0])
+        assert reading.signal_grad_norm[1] > 0
+        assert reading.weight_grad_norm[0] > 0
+
     def test_a_module_that_returns_its_own_parameter(self):
         class Token(nn.Module):
             def __init__(self) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gradflow_widget import GradientProbe
+from gradflow_widget.measurement import loss_watch
 from gradflow_widget.measurement import step as step_module
 from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
 from gradflow_widget.measurement.norms import Norms
@@ -25,6 +26,38 @@ class SlowTransfer(Transfer):
     @property
     def arrived(self) -> bool:
         return self.caught_up
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor whose value is not at hand."""
+
+    is_cpu = False
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_a_loss_whose_value_comes_later_is_told(micro_batches, monkeypatch):
+    root_of = loss_watch._root
+
+    def elsewhere(*args):
+        root = root_of(*args)
+        return root._replace(loss=root.loss.as_subclass(Elsewhere))
+
+    monkeypatch.setattr(loss_watch, "_root", elsewhere)
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    with GradientProbe(model, optimizer) as probe:
+        for _ in range(4):
+            optimizer.zero_grad()
+            total = 0.0
+            for _ in range(micro_batches):
+                loss = F.mse_loss(model(inputs), targets)
+                loss.backward()
+                total += loss.item()
+            losses.append(total)
+            optimizer.step()
+    assert probe.history.loss == pytest.approx(losses)
 
 
 @pytest.fixture

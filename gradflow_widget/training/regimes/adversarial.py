@@ -73,7 +73,7 @@ def perturbed(
     moved = start
     if attack.random_start:
         # From the run's own random state, which no step need have moved since the last attack.
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))
         generator = torch.Generator(start.device).manual_seed(seed)
         within = torch.rand(start.shape, generator=generator, device=start.device)
         moved = (start + attack.epsilon * (2 * within - 1).to(start.dtype)).clamp(lowest, highest)

@@ -125,7 +125,9 @@ def lengths_of(batches: IndexedBatches) -> FloatArray:
     Raises:
         ValueError: inputs are no sequences, or all of one length.
     """
-    lengths = np.array([_length(batches.rows(torch.tensor([i]))) for i in range(batches.size or 0)])
+    lengths = np.array(
+        [_length(batches.rows(torch.tensor([i], device="cpu"))) for i in range(batches.size or 0)]
+    )
     if len(set(lengths.tolist())) < 2:
         raise ValueError(
             "curriculum by 'length' needs sequences of different lengths, and all are of one: "
@@ -163,6 +165,6 @@ def losses_of_samples(
     with everything_kept(model), torch.no_grad():
         model.eval()
         for index in range(batches.size or 0):
-            batch = on_device(batches.rows(torch.tensor([index])), device)
+            batch = on_device(batches.rows(torch.tensor([index], device="cpu")), device)
             losses.append(objective(model, batch).detach().reshape(()).double())
     return torch.stack(losses).cpu().numpy() if losses else np.zeros(0)

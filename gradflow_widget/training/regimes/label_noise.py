@@ -40,9 +40,11 @@ def noisy_labels(labels: torch.Tensor, share: float, seed: int = 0) -> torch.Ten
         raise ValueError(
             "label_noise needs at least two classes among the targets, to exchange one for another."
         )
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(counted), generator=generator)[: round(share * len(counted))]
-    onward = torch.randint(1, len(classes), (len(chosen),), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    chosen = torch.randperm(len(counted), generator=generator, device="cpu")[
+        : round(share * len(counted))
+    ]
+    onward = torch.randint(1, len(classes), (len(chosen),), generator=generator, device="cpu")
     noisy[counted[chosen]] = classes[(place[chosen] + onward) % len(classes)]
     return noisy.reshape(labels.shape).to(labels.device)
 

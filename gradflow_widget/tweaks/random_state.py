@@ -1,0 +1,28 @@
+"""The random state of the process, as it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def random_state_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Put the random state back on leaving: the CPU's, and that of the GPUs with ``tensors``."""
+    gpus = {tensor.device.index for tensor in tensors if tensor.is_cuda}
+    with torch.random.fork_rng(devices=list(gpus)):
+        yield
+
+
+@contextmanager
+def drawn_from(seed: int, like: Tensor) -> Iterator[None]:
+    """Draw random numbers on the CPU and on the device of ``like`` from ``seed`` within."""
+    with random_state_kept([like]):
+        # torch.manual_seed would also seed devices whose state is not put back.
+        torch.default_generator.manual_seed(seed)
+        if like.is_cuda:
+            torch.cuda.default_generators[like.device.index].manual_seed(seed)
+        yield
