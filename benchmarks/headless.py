@@ -348,7 +348,7 @@ def gpu_rows(rounds: int) -> list[str]:
         loss.backward()
         optimizer.step()
 
-    def seconds(count: int = 5) -> float:
+    def seconds(count: int = 10) -> float:
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(count):
@@ -363,7 +363,7 @@ def gpu_rows(rounds: int) -> list[str]:
             with GradientProbe(model, optimizer, full=full) as probe:
                 step()
                 during = seconds()
-                assert len(probe.history) == 6
+                assert len(probe.history) == 11
             found.append(during / ((before + seconds()) / 2))
         return found
 
@@ -372,7 +372,9 @@ def gpu_rows(rounds: int) -> list[str]:
     lines = [f"GPU: {name}, {parameters / 1e6:.0f} million parameters, bf16 autocast, AdamW."]
     for full in (False, True):
         what = "every step in full" if full else "every step"
-        lines.append(f"- GradientProbe, {what}: {statistics.median(watched(full)):.3f} ×")
+        found = watched(full)
+        first, middle, third = statistics.quantiles(found, n=4)
+        lines.append(f"- GradientProbe, {what}: {middle:.3f} × ({first:.2f}–{third:.2f})")
     without = _waits(step, 5)
     for full in (False, True):
         with GradientProbe(model, optimizer, full=full):

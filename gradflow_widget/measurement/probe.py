@@ -28,13 +28,15 @@ from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
 from .norms import Norms, dense, stacked
 from .reading import Glance, Reading
-from .step import Step, Watched, same
+from .step import HiddenEdits, Step, Watched, same
 
 FloatArray = NDArray[np.float64]
 # Quicker than a comprehension, and every microsecond counts that is spent at every step.
 _gradient_of, _version_of = attrgetter("grad"), attrgetter("_version")
 # Gradients that look unchanged are looked at in turn, one in so many steps.
 _LOOK_AROUND_EVERY = 4
+# On a device all of them are measured again in the first steps, and in one step of so many.
+_FIRST_LOOKS, _LOOK_AGAIN_EVERY = 8, 8
 
 
 def _on_device(rate: object) -> bool:
@@ -123,7 +125,7 @@ class GradientProbe:
         self._instruments: tuple[Capture, NoteTaker] | None = None
         self._step: Step | None = None
         self._weights_before: list[torch.Tensor] | None = None
-        self._edits_are_hidden = False
+        self._hidden_edits = HiddenEdits()
         self._after_last_backward: _Gradients | None = None
         self._watched = Watched(parts)
         self._ahead: Ahead | None = None
@@ -454,14 +456,16 @@ class GradientProbe:
 
         GradScaler.unscale_ and whatever goes through ``.data`` change them without a new
         version. On the CPU the one that had the largest elements of late, which a clip would
-        touch first, is measured again, and now and then another in its turn. One difference,
-        and this loop's gradients are always measured twice. On a device looking would stall it.
+        touch first, is measured again, and now and then another in its turn. On a device looking
+        would stall it: all are measured again now and then, and compared when they have
+        arrived. One difference, and this loop's gradients are always measured twice.
         """
         norms = last.norms
-        if self._edits_are_hidden or isinstance(norms, torch.Tensor):
+        if self._hidden_edits.seen or self._loss_scale is not None:
             return False
-        if self._loss_scale is not None:
-            return False
+        if isinstance(norms, torch.Tensor):
+            self._looks += 1
+            return self._looks > _FIRST_LOOKS and self._looks % _LOOK_AGAIN_EVERY > 0
         if self._looks % _LOOK_AROUND_EVERY == 0 or self._largest >= len(gradients):
             factors = self._watched.per_element(norms, last.present)
             per_element = list(map(mul, norms.values, factors))
@@ -474,7 +478,7 @@ class GradientProbe:
             place = look if norms.order is None else norms.order[look]
             again = self._watched.plan.norm(gradients[place])
             if not (same(norms.values[look], again) or math.isnan(again)):
-                self._edits_are_hidden = True
+                self._hidden_edits.seen = True
                 return False
         return True
 
@@ -507,6 +511,8 @@ class GradientProbe:
             if last is not None and measured is not last:
                 step.present_after_backward = last.present
                 step.add("backward", last.norms)
+                if measured.marks == last.marks:
+                    step.hidden_edits = self._hidden_edits
                 if self._loss_scale is not None:
                     step.add("scale", self._loss_scale.reshape(1))
             if step.full:

@@ -44,6 +44,17 @@ def same(one: float, other: float) -> bool:
     return math.isfinite(one) and abs(one - other) <= _SAME_NORM * one
 
 
+class HiddenEdits:
+    """Whether a loop changes gradients in a way that leaves no mark on them.
+
+    Attributes:
+        seen: it was seen to; there's no going back.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+
+
 @dataclass(slots=True)
 class Step:
     """What is known of a step between the optimizer's pre-hook and its arrival on the CPU."""
@@ -54,6 +65,8 @@ class Step:
     has_closure: bool
     present: list[int] = field(default_factory=list)
     present_after_backward: list[int] = field(default_factory=list)
+    # Who wants to know whether gradients that bear the same marks measure the same.
+    hidden_edits: HiddenEdits | None = None
     requires_grad: list[bool] | None = None
     loss: float = math.nan
     loss_seen: bool = False
@@ -207,6 +220,8 @@ class Watched:
             if not same(earlier_total, total):
                 clip_scale = total / earlier_total if earlier_total else 1.0
                 unclipped, total = earlier, earlier_total
+                if step.hidden_edits is not None:
+                    step.hidden_edits.seen = True
         if step.clip_norm is not None:
             theirs = step.clipped_parameters
             theirs_before = _norm(used if theirs is None else used[theirs])

@@ -11,7 +11,7 @@ from gradflow_widget import GradientProbe
 from gradflow_widget.measurement import loss_watch
 from gradflow_widget.measurement import step as step_module
 from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
-from gradflow_widget.measurement.norms import Norms
+from gradflow_widget.measurement.norms import NormPlan, Norms
 from gradflow_widget.measurement.step import Step
 from gradflow_widget.measurement.transfer import Transfer
 
@@ -60,17 +60,74 @@ def test_a_loss_whose_value_comes_later_is_told(micro_batches, monkeypatch):
     assert probe.history.loss == pytest.approx(losses)
 
 
+def add_to_the_transfer(step, name, vector):
+    if isinstance(vector, Norms):
+        vector = torch.as_tensor(vector.array())
+    step.sections.append((name, len(vector)))
+    step.vectors.append(vector)
+
+
+class Counted:
+    """Lets norms be vectors in a transfer, as on a device, and counts how often they are taken."""
+
+    def __init__(self, monkeypatch):
+        self.times = 0
+        norms_of = NormPlan.norms
+
+        def norms(plan, *args):
+            self.times += 1
+            return torch.as_tensor(norms_of(plan, *args).array())
+
+        monkeypatch.setattr(NormPlan, "norms", norms)
+        monkeypatch.setattr(Step, "add", add_to_the_transfer)
+
+
+def test_norms_that_can_not_be_looked_at_are_mostly_taken_once(monkeypatch):
+    counted = Counted(monkeypatch)
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer) as probe:
+        for _ in range(80):
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+        assert (probe.history.clip_scale == 1).all()
+    assert counted.times < 80 * 1.25
+
+
+@pytest.mark.parametrize("first", [1, 21])
+def test_a_clip_without_a_mark_is_noticed_where_norms_can_not_be_looked_at(first, monkeypatch):
+    Counted(monkeypatch)
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    used, totals = [], []
+    with GradientProbe(model, optimizer) as probe:
+        for step in range(1, 61):
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs), targets).backward()
+            gradients = [parameter.grad for parameter in model.parameters()]
+            totals.append(sum(float(g.norm()) ** 2 for g in gradients) ** 0.5)
+            if step >= first:
+                for gradient in gradients:
+                    gradient.data.mul_(0.25)
+            used.append([float(layer.weight.grad.norm()) for layer in model[::2]])
+            optimizer.step()
+        history = probe.history
+    known = [*range(first - 1), *range(first + 7, 60)]
+    expected = [1.0 if step < first - 1 else 0.25 for step in known]
+    np.testing.assert_allclose(history.clip_scale[known], expected)
+    np.testing.assert_allclose(history.total_norm[known], np.array(totals)[known])
+    np.testing.assert_allclose(history.weight_grad_norm[known], np.array(used)[known])
+    if first == 1:
+        assert history.clip_scale[0] == pytest.approx(0.25)
+
+
 @pytest.fixture
 def device(monkeypatch):
     """Let everything that is measured go through a transfer, as on a GPU."""
-
-    def add(self, name, vector):
-        if isinstance(vector, Norms):
-            vector = torch.as_tensor(vector.array())
-        self.sections.append((name, len(vector)))
-        self.vectors.append(vector)
-
-    monkeypatch.setattr(Step, "add", add)
+    monkeypatch.setattr(Step, "add", add_to_the_transfer)
     monkeypatch.setattr(step_module, "Transfer", SlowTransfer)
     monkeypatch.setattr(GradientProbe, "_are_as_measured", lambda *_: False)
     monkeypatch.setattr(SlowTransfer, "caught_up", False)
