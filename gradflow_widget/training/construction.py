@@ -19,6 +19,7 @@ from ..tweaks.knobs import (
     without_training,
 )
 from ..tweaks.optimizer import rebuilt_optimizer
+from ..tweaks.recurrent import in_one_piece
 from .randomness import RandomStream
 from .regimes.applied import model_under
 from .settings import Settings
@@ -226,7 +227,8 @@ class Construction:
         inputs_of = None if looks is None else looks.inputs_of
         twin = changed_copy(model, beginning, self.turned(settings), settings.seed, inputs_of)
         with changed_in_place(twin):
-            return model_under(settings.regime, twin, _unknown if looks is None else looks.called)
+            called = _unknown if looks is None else looks.called
+            return in_one_piece(model_under(settings.regime, twin, called))
 
     def _arguments(self, settings: Settings) -> dict[str, Any]:
         """Return what a factory is called with."""

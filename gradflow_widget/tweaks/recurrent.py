@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from .fresh import seed_of
 from .resetting import seeded
@@ -76,3 +77,15 @@ def _plain(rnn: nn.RNNBase, count: int, device: str = "meta") -> nn.RNNBase:
         proj_size=rnn.proj_size,
         device=device,
     )
+
+
+def in_one_piece(model: nn.Module) -> nn.Module:
+    """Let cuDNN find the weights of each recurrent layer in one piece of memory; return the model.
+
+    Elsewhere nothing changes. Weights that are copied or drawn anew lie apart, and cuDNN would put
+    them together again at every step, with a warning.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
+            module.flatten_parameters()
+    return model

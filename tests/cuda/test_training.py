@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -189,3 +190,20 @@ def test_computed_weights_are_those_of_the_cpu(kind: str) -> None:
     for here, there in pairs:
         if isinstance(here, nn.Linear):
             assert torch.allclose(there.weight.cpu(), here.weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("knob", [{"initialization": "orthogonal"}, {"depth": 3}], ids=str)
+def test_the_weights_of_a_changed_lstm_lie_in_one_piece(
+    make_flow: MakeFlow, knob: dict[str, Any]
+) -> None:
+    """Else cuDNN puts them together at every step, and warns of it."""
+    own = OWN["LSTM tagger"]
+    model = own.model().to(DEVICE)
+    flow = make_flow(model, sgd(model.parameters()), data=own.data(), objective=own.objective)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for key, value in knob.items():
+            setattr(flow, key, value)
+        losses_of(flow, 3)
+        flow.reset()
+        losses_of(flow, 3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradflow_widget import GradientProbe, History, take_reading
+from gradflow_widget import GradientProbe, take_reading
 
 from .networks import DEVICE, InDoublePrecision, inputs, loss_of, network
 
@@ -205,12 +205,11 @@ def test_a_model_spread_over_two_devices_is_read() -> None:
 
     model = Spread()
     optimizer = sgd(model)
-    history = History()
-    with GradientProbe(model, optimizer, full=True, history=history):
+    with GradientProbe(model, optimizer, full=True) as probe:
         for step in range(3):
             optimizer.zero_grad()
             loss_of(model, inputs(step).cpu()).backward()
             expected = [float(here.weight.grad.norm()), float(there.weight.grad.norm())]
             optimizer.step()
-            np.testing.assert_allclose(history.weight_grad_norm[-1], expected, rtol=1e-5)
-    assert len(history) == 3
+            np.testing.assert_allclose(probe.history.weight_grad_norm[-1], expected, rtol=1e-5)
+    assert len(probe.history) == 3
