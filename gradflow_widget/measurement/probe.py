@@ -2,67 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from operator import attrgetter, mul
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from . import loss_watch
-from .ahead import Ahead
 from .capture import Capture
 from .delivery import Delivery
+from .gradients import Gradients
 from .history import History
 from .hooks import Hook
 from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
-from .norms import Norms, dense, stacked
+from .losses import Losses
+from .norms import stacked
 from .reading import Glance, Reading
-from .step import HiddenEdits, Step, Watched, same
-
-FloatArray = NDArray[np.float64]
-# Quicker than a comprehension, and every microsecond counts that is spent at every step.
-_gradient_of, _version_of = attrgetter("grad"), attrgetter("_version")
-# Gradients that look unchanged are looked at in turn, one in so many steps.
-_LOOK_AROUND_EVERY = 4
-# On a device all of them are measured again in the first steps, and in one step of so many.
-_FIRST_LOOKS, _LOOK_AGAIN_EVERY = 8, 8
+from .step import Step, Watched
+from .weight_change import WeightChange
 
 
 def _on_device(rate: object) -> bool:
     """Whether a learning rate is a tensor whose value would have to be waited for."""
     return isinstance(rate, torch.Tensor) and rate.device.type != "cpu"
-
-
-_Marks = tuple[list[int], list[int]]
-_NO_MARKS: _Marks = ([], [])
-
-
-def _marks(gradients: list[torch.Tensor]) -> _Marks:
-    """Return what tells gradients from others, and from themselves before a change in place.
-
-    The identity and the version of each.
-    """
-    return list(map(id, gradients)), list(map(_version_of, gradients))
-
-
-@dataclass(slots=True)
-class _Gradients:
-    """Which parameters have a gradient, what it measures, and how to tell it has changed."""
-
-    present: list[int]
-    marks: _Marks
-    norms: torch.Tensor | Norms
 
 
 class GradientProbe:
@@ -84,8 +53,6 @@ class GradientProbe:
 
     Attributes:
         settings: what to write down as the settings of the steps that come.
-        nothing_comes_between: nobody clips or otherwise changes gradients between a backward
-            pass and the step, so that one look at them tells all. For whoever makes the steps.
 
     Raises:
         TypeError: ``model`` or ``optimizer`` is something else.
@@ -115,8 +82,6 @@ class GradientProbe:
         self.model = model
         self.optimizer = optimizer
         self.settings: object | None = None
-        self.nothing_comes_between = False
-        self._looks = self._largest = 0
         self._full = False
         self._looks_away = False
         self._capture: Capture | None = None
@@ -124,18 +89,11 @@ class GradientProbe:
         # Kept between full readings: looking for norms and layers takes 0.3 ms.
         self._instruments: tuple[Capture, NoteTaker] | None = None
         self._step: Step | None = None
-        self._weights_before: list[torch.Tensor] | None = None
-        self._hidden_edits = HiddenEdits()
-        self._after_last_backward: _Gradients | None = None
         self._watched = Watched(parts)
-        self._ahead: Ahead | None = None
-        # Norms taken ahead in the last backward pass, by the parameter's place.
-        self._known: dict[int, float] = {}
+        self._weight_change: WeightChange | None = None
+        self._gradients = Gradients(self._watched)
+        self._losses = Losses()
         self._delivery = Delivery(self._watched, history)
-        self._sum_is_done = True
-        self._begins_with_none = False
-        self._forget_gradients()
-        self._before: _Marks | None = None
         self._root: loss_watch.Root | None = None
         self._forward_threads: set[int] = set()
         self._called: dict[nn.Module, None] | None = {}
@@ -205,6 +163,18 @@ class GradientProbe:
                 self._notes = None
 
     @property
+    def nothing_comes_between(self) -> bool:
+        """Whether nobody changes gradients between a backward pass and the step.
+
+        One look at them tells all then. It is for whoever makes the steps to say so.
+        """
+        return self._gradients.nothing_comes_between
+
+    @nothing_comes_between.setter
+    def nothing_comes_between(self, value: bool) -> None:
+        self._gradients.nothing_comes_between = value
+
+    @property
     def on_glance(self) -> Callable[[Glance], None] | None:
         """Who is told, instead of by a Reading, of steps that hold nothing unusual.
 
@@ -246,11 +216,9 @@ class GradientProbe:
         self._called = None
         self.full = False
         self._instruments = None
-        if self._ahead is not None:
-            self._ahead.close()
-            self._ahead = None
-        self._forget_gradients()
-        self._weights_before = None
+        self._gradients.close()
+        self._losses.forget()
+        self._weight_change = None
         self._step = None
         self._delivery.catch_up()
 
@@ -287,13 +255,8 @@ class GradientProbe:
     def clipped_otherwise(self) -> None:
         """Say that the gradients just read were changed, so that they are read again."""
         step = self._step
-        if step is None or step.has_closure or not step.present:
-            return
-        gradients = [g for i in step.present if (g := self._watched.parameters[i].grad) is not None]
-        if len(gradients) == len(step.present):
-            step.add("clipped", self._watched.plan.norms(gradients))
-            if step.full:
-                step.add("largest", self._watched.plan.largest(gradients))
+        if step is not None and not step.has_closure and step.present:
+            self._gradients.read_again(step)
 
     # -- layers ----------------------------------------------------------------------
 
@@ -312,12 +275,9 @@ class GradientProbe:
             return
         ordered = in_forward_order(self._watched.parts, called)
         if ordered != self._watched.parts:
-            self._weights_before = None
-            self._after_last_backward = None
             self._watched = self._delivery.watched = Watched(ordered)
-            if self._ahead is not None:
-                self._ahead.close()
-                self._ahead = None
+            self._gradients.watch(self._watched)
+            self._weight_change = None
 
     def set_order(self, names: tuple[str, ...]) -> None:
         """Fix the forward order as another pass over the same model has shown it."""
@@ -333,11 +293,6 @@ class GradientProbe:
             self._settle_order()
 
     # -- losses ----------------------------------------------------------------------
-
-    def _forget_gradients(self) -> None:
-        self._losses: list[float | torch.Tensor] = []
-        self._loss_scale: torch.Tensor | None = None
-        self._after_last_backward = None
 
     def _note_forward(self, *_: Any) -> None:
         if not torch.compiler.is_compiling():
@@ -360,127 +315,37 @@ class GradientProbe:
         """
         if not self._concerns_us():
             return
-        held: list[torch.Tensor] = []
-        if not self._are_none_again():
-            gradients = list(map(_gradient_of, self._watched.parameters))
-            held = [gradient for gradient in gradients if gradient is not None]
-            self._begins_with_none = not held
-        if self._sum_is_done or not held or self._were_zeroed(held):
-            # What was summed before has been thrown away.
-            self._forget_gradients()
+        if self._gradients.before_backward():
+            self._losses.forget()
             if self._capture is not None:
                 self._capture.drop_used()
-        self._before = _marks(held) if held else None
         self._root = root
         if self._capture is not None:
             self._capture.begin_backward()
         if self._called is None:  # before, the layers' order is not known
-            if self._ahead is None:
-                self._ahead = Ahead(self._watched.parameters)
-            self._ahead.begin()
-
-    def _are_none_again(self) -> bool:
-        """Whether the gradients have gone since the last step, as they had before the one before.
-
-        Looking at every parameter takes 1 % of a small step; the first and the last will do
-        where all were None the last time.
-        """
-        if not (self._begins_with_none and self._sum_is_done):
-            return False
-        parameters = self._watched.parameters
-        return parameters[0].grad is None and parameters[-1].grad is None
-
-    def _were_zeroed(self, held: list[torch.Tensor]) -> bool:
-        """Whether gradients that are held were set to zero since the last backward pass."""
-        last = self._after_last_backward
-        if last is None or last.marks == _marks(held):
-            return False
-        # Looking at the values would stall a device; zeroing is why gradients change
-        # between two backward passes.
-        return any(g.device.type != "cpu" for g in held) or not any(
-            bool(dense(g).any()) for g in held
-        )
+            self._gradients.take_ahead()
 
     def after_backward(self) -> None:
         """See which gradients the backward pass has left; called by the loss watch."""
         if self._root is None or not self._concerns_us():
             return
         root, self._root = self._root, None
-        before, self._before = self._before, None
-        gradients = list(map(_gradient_of, self._watched.parameters))
-        known = {} if self._ahead is None else self._ahead.end(gradients)
-        held = [gradient for gradient in gradients if gradient is not None]
-        touched = bool(held) if before is None else before != _marks(held)
+        touched = self._gradients.after_backward()
         if self._capture is not None:
             self._capture.end_backward(counts=touched)
         if not touched:
             return
         if self._called is not None:
             self._settle_order()
-            gradients = list(map(_gradient_of, self._watched.parameters))
-        self._sum_is_done = False
-        self._loss_scale = root.scale
-        if root.loss is not None:
-            # A copy, because the loop may change its loss in place.
-            self._losses.append(root.loss.item() if root.loss.is_cpu else root.loss.clone())
-        self._known = known
-        self._after_last_backward = None if self.nothing_comes_between else self._measure(gradients)
+        self._losses.add(root)
+        self._gradients.measure_what_it_left()
 
     @property
     def loss_so_far(self) -> float | None:
         """Sum of the losses seen since the last step; None where it is not on the CPU."""
-        numbers = [loss for loss in self._losses if isinstance(loss, float)]
-        return sum(numbers) if numbers and len(numbers) == len(self._losses) else None
+        return self._losses.so_far
 
     # -- a step ----------------------------------------------------------------------
-
-    def _measure(self, gradients: list[torch.Tensor | None]) -> _Gradients | None:
-        """Measure the gradients; those of the last backward pass only where they changed."""
-        held = [gradient for gradient in gradients if gradient is not None]
-        if not held:
-            return None
-        last = self._after_last_backward
-        # Nobody will ask whether they have changed where nothing comes between.
-        marks = _NO_MARKS if self.nothing_comes_between else _marks(held)
-        if last is not None and last.marks == marks and self._are_as_measured(held, last):
-            return last
-        known, self._known = self._known, {}
-        present = self._watched.every_index
-        if len(held) < len(present):
-            present = [index for index in present if gradients[index] is not None]
-            known = {here: known[there] for here, there in enumerate(present) if there in known}
-        return _Gradients(present, marks, self._watched.plan.norms(held, known))
-
-    def _are_as_measured(self, gradients: list[torch.Tensor], last: _Gradients) -> bool:
-        """Whether gradients of the same identity and version may count as unchanged.
-
-        GradScaler.unscale_ and whatever goes through ``.data`` change them without a new
-        version. On the CPU the one that had the largest elements of late, which a clip would
-        touch first, is measured again, and now and then another in its turn. On a device looking
-        would stall it: all are measured again now and then, and compared when they have
-        arrived. One difference, and this loop's gradients are always measured twice.
-        """
-        norms = last.norms
-        if self._hidden_edits.seen or self._loss_scale is not None:
-            return False
-        if isinstance(norms, torch.Tensor):
-            self._looks += 1
-            return self._looks > _FIRST_LOOKS and self._looks % _LOOK_AGAIN_EVERY > 0
-        if self._looks % _LOOK_AROUND_EVERY == 0 or self._largest >= len(gradients):
-            factors = self._watched.per_element(norms, last.present)
-            per_element = list(map(mul, norms.values, factors))
-            self._largest = per_element.index(max(per_element))
-            looks = [self._largest, self._looks // _LOOK_AROUND_EVERY % len(gradients)]
-        else:
-            looks = [self._largest]
-        self._looks += 1
-        for look in looks:
-            place = look if norms.order is None else norms.order[look]
-            again = self._watched.plan.norm(gradients[place])
-            if not (same(norms.values[look], again) or math.isnan(again)):
-                self._hidden_edits.seen = True
-                return False
-        return True
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._called is not None:
@@ -498,58 +363,25 @@ class GradientProbe:
         if on_device:
             step.add("learning_rates", stacked(on_device).clone())
         if step.full:
-            self._keep_weights(step)
+            if self._weight_change is None:
+                self._weight_change = WeightChange(self._watched)
+            self._weight_change.keep(step)
         if not step.has_closure:
             self._read_gradients(step)
 
     def _read_gradients(self, step: Step) -> None:
-        gradients = list(map(_gradient_of, self._watched.parameters))
-        measured, last = self._measure(gradients), self._after_last_backward
-        if measured is not None:
-            step.present = measured.present
-            step.add("used", measured.norms)
-            if last is not None and measured is not last:
-                step.present_after_backward = last.present
-                step.add("backward", last.norms)
-                if measured.marks == last.marks:
-                    step.hidden_edits = self._hidden_edits
-                if self._loss_scale is not None:
-                    step.add("scale", self._loss_scale.reshape(1))
-            if step.full:
-                held = [gradient for gradient in gradients if gradient is not None]
-                step.add("largest", self._watched.plan.largest(held))
-        if len(step.present) < len(self._watched.parameters):
-            step.requires_grad = [parameter.requires_grad for parameter in self._watched.parameters]
+        self._gradients.read(step, self._losses.scale)
         if step.full and self._notes is not None:
             step.notes = self._notes.take(self._watched.parts)
             vector = None if step.notes is None else step.notes.vector()
             if vector is not None:
                 step.add("notes", vector)
-        self._read_loss(step)
+        self._losses.read(step)
         # A fused optimizer unscales by itself, and skips the step by itself.
         for name in ("grad_scale", "found_inf"):
             value = getattr(self.optimizer, name, None)
             if isinstance(value, torch.Tensor):
                 step.add(name, value.detach().clone().reshape(1))
-
-    def _read_loss(self, step: Step) -> None:
-        numbers = [loss for loss in self._losses if isinstance(loss, float)]
-        tensors = [loss for loss in self._losses if isinstance(loss, torch.Tensor)]
-        step.loss_seen = bool(numbers or tensors)
-        if step.loss_seen:
-            step.loss = sum(numbers)
-        if tensors:
-            step.add("loss", stacked(tensors))  # yet to come from the device
-
-    def _keep_weights(self, step: Step) -> None:
-        """Keep a copy of the weights, in memory that is allocated once."""
-        if self._weights_before is None:
-            self._weights_before = [
-                torch.empty_like(w, requires_grad=False) for w in self._watched.weights
-            ]
-        with torch.no_grad():
-            torch._foreach_copy_(self._weights_before, list[torch.Tensor](self._watched.weights))
-        step.add("weight_norm", self._watched.weight_plan.norms(self._weights_before))
 
     def _after_step(self, *_: Any) -> None:
         step, self._step = self._step, None
@@ -558,21 +390,14 @@ class GradientProbe:
         if step.has_closure:
             self._read_gradients(step)
         if step.full:
-            self._read_change(step)
+            if self._weight_change is not None:
+                self._weight_change.read(step)
             if self._capture is not None:
                 self._collect(step, self._capture)
-        self._forget_gradients()
-        self._sum_is_done = True
+        self._losses.forget()
+        self._gradients.after_step()
         step.send()
         self._delivery.take(step)
-
-    def _read_change(self, step: Step) -> None:
-        kept = self._weights_before
-        if kept is None:
-            return
-        with torch.no_grad():
-            torch._foreach_sub_(kept, list[torch.Tensor](self._watched.weights))
-        step.add("change", self._watched.weight_plan.norms(kept))
 
     def _collect(self, step: Step, capture: Capture) -> None:
         collected = step.collected = capture.collect(self._watched.parts)
@@ -582,6 +407,6 @@ class GradientProbe:
             step.add("counts", stacked(collected.counts))
         if collected.through_time.vectors:
             step.add("through_time", torch.cat(collected.through_time.vectors))
-        if self._loss_scale is not None:
-            step.add("signal_scale", self._loss_scale.reshape(1))
+        if self._losses.scale is not None:
+            step.add("signal_scale", self._losses.scale.reshape(1))
         capture.forget()

@@ -222,6 +222,22 @@ def test_free_running_frames_keep_their_interval(looking: FakePage) -> None:
     assert looking.publisher.room_without_waiting(0.0) is True
 
 
+def test_the_interval_is_counted_from_step_to_step_however_late_their_frames_are(
+    looking: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    granted = []
+    for millisecond in range(1000):
+        clock[0] += 0.001
+        if granted and millisecond == granted[-1] + 15:  # a step has to be taken before it is drawn
+            looking.publisher.draw(step=True)
+            looking.wait_for_frames(1 + len(granted))
+        elif looking.publisher.room_without_waiting(0.04):
+            granted.append(millisecond)
+    assert granted == list(range(granted[0], 1000, 40))
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_page_that_never_answers_holds_a_step_boundedly_and_then_not_at_all(
     page: FakePage,

@@ -68,21 +68,25 @@ def norms_of(model: nn.Module) -> list[float]:
     ]
 
 
-def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "gradflow-norms"]
-
-
-def test_every_norm_is_right_and_most_are_taken_ahead(taken: list[int]) -> None:
-    model = network()
+def assert_norms_are_right(model: nn.Module, steps: int) -> None:
+    """Train under a probe, and compare every norm with one taken in float64."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     expected = []
     with GradientProbe(model, optimizer) as probe:
-        for step in range(12):
+        for step in range(steps):
             optimizer.zero_grad()
             loss_of(model, step).backward()
             expected.append(norms_of(model))
             optimizer.step()
         np.testing.assert_allclose(probe.history.weight_grad_norm, expected, rtol=1e-5)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "gradflow-norms"]
+
+
+def test_every_norm_is_right_and_most_are_taken_ahead(taken: list[int]) -> None:
+    assert_norms_are_right(network(), steps=12)
     assert max(taken) >= LAYERS // 2
 
 
@@ -130,21 +134,13 @@ def test_a_gradient_changed_by_a_later_hook_of_the_same_pass_is_measured_again(
 ) -> None:
     """The first layer's hook doubles the last layer's gradient, which was handed over before."""
     model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     last = model[2 * LAYERS - 2].weight
 
     def double(_: torch.Tensor) -> None:
         last.grad.mul_(2.0)
 
     model[0].weight.register_post_accumulate_grad_hook(double)
-    expected = []
-    with GradientProbe(model, optimizer) as probe:
-        for step in range(6):
-            optimizer.zero_grad()
-            loss_of(model, step).backward()
-            expected.append(norms_of(model))
-            optimizer.step()
-        np.testing.assert_allclose(probe.history.weight_grad_norm, expected, rtol=1e-5)
+    assert_norms_are_right(model, steps=6)
     assert max(taken) > 0
 
 

@@ -342,6 +342,32 @@ class TestLoops:
         np.testing.assert_allclose(reading.signal_grad_norm, expected.signal_grad_norm)
         np.testing.assert_allclose(reading.activation_rms, expected.activation_rms)
 
+    @pytest.mark.parametrize("between", ["steps", "passes"])
+    def test_some_gradients_are_kept_and_some_thrown_away(self, between):
+        """After steps that began without any; those of the first and the last layer go again."""
+        model = small()
+        inputs, targets = batch()
+        optimizer = sgd(model)
+        ends = [*model[0].parameters(), *model[4].parameters()]
+        expected, losses = [], []
+        with GradientProbe(model, optimizer) as probe:
+            for step in range(6):
+                all_go = step < 3 or between == "passes"
+                for parameter in model.parameters() if all_go else ends:
+                    parameter.grad = None
+                total = 0.0
+                for _ in range(2 if step >= 3 and between == "passes" else 1):
+                    for parameter in ends:
+                        parameter.grad = None
+                    loss = F.mse_loss(model(inputs), targets)
+                    loss.backward()
+                    total += loss.item()
+                losses.append(total)
+                expected.append([layer.weight.grad.norm().item() for layer in model[::2]])
+                optimizer.step()
+            np.testing.assert_allclose(probe.history.weight_grad_norm, expected)
+            np.testing.assert_allclose(probe.history.loss, losses)
+
     @pytest.mark.parametrize("to_none", [True, False])
     def test_evaluation_passes_in_between_do_not_count(self, to_none):
         model = small()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gradflow_widget import GradientProbe
 from gradflow_widget.measurement import loss_watch
 from gradflow_widget.measurement import step as step_module
+from gradflow_widget.measurement.gradients import Gradients
 from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
 from gradflow_widget.measurement.norms import NormPlan, Norms
 from gradflow_widget.measurement.step import Step
@@ -129,7 +130,7 @@ def device(monkeypatch):
     """Let everything that is measured go through a transfer, as on a GPU."""
     monkeypatch.setattr(Step, "add", add_to_the_transfer)
     monkeypatch.setattr(step_module, "Transfer", SlowTransfer)
-    monkeypatch.setattr(GradientProbe, "_are_as_measured", lambda *_: False)
+    monkeypatch.setattr(Gradients, "_are_as_measured", lambda *_: False)
     monkeypatch.setattr(SlowTransfer, "caught_up", False)
     return SlowTransfer
 

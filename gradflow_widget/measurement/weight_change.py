@@ -1,0 +1,36 @@
+"""The weights before a step, and how far it moved them."""
+
+from __future__ import annotations
+
+import torch
+
+from .step import Step, Watched
+
+
+class WeightChange:
+    """Keeps a copy of the weights over a step, in memory that is allocated once.
+
+    Args:
+        watched: the layers whose weights they are.
+    """
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._before: list[torch.Tensor] | None = None
+
+    def keep(self, step: Step) -> None:
+        """Copy the weights, and measure them, before a step."""
+        if self._before is None:
+            self._before = [torch.empty_like(w, requires_grad=False) for w in self._watched.weights]
+        with torch.no_grad():
+            torch._foreach_copy_(self._before, list[torch.Tensor](self._watched.weights))
+        step.add("weight_norm", self._watched.weight_plan.norms(self._before))
+
+    def read(self, step: Step) -> None:
+        """Measure what the step has made of them."""
+        kept = self._before
+        if kept is None:
+            return
+        with torch.no_grad():
+            torch._foreach_sub_(kept, list[torch.Tensor](self._watched.weights))
+        step.add("change", self._watched.weight_plan.norms(kept))
