@@ -61,19 +61,21 @@ class Gradients:
         self._hidden_edits = HiddenEdits()
         self._before: _Marks | None = None
         self._after: _Measured | None = None
+        # What a backward pass has left, until it is measured.
+        self._left: list[torch.Tensor | None] | None = None
         self._sum_is_done = True
         self._begins_with_none = False
 
     def watch(self, watched: Watched) -> None:
         """Go on with the same parameters in another order."""
         self._watched = watched
-        self._after = None
+        self._after = self._left = None
         self._end_ahead()
 
     def close(self) -> None:
         """End the thread that may be at work, and let go of what was measured."""
         self._end_ahead()
-        self._after = None
+        self._after = self._left = None
 
     def _end_ahead(self) -> None:
         if self._ahead is not None:
@@ -108,16 +110,20 @@ class Gradients:
         self._known = {} if self._ahead is None else self._ahead.end(gradients)
         held = [gradient for gradient in gradients if gradient is not None]
         touched = bool(held) if before is None else before != _marks(held)
-        self._sum_is_done = self._sum_is_done and not touched
+        if touched:
+            self._sum_is_done = False
+            self._left = gradients
         return touched
 
     def measure_what_it_left(self) -> None:
         """Measure the gradients that a backward pass has given, if anybody may change them."""
+        gradients, self._left = self._left, None
         if self.nothing_comes_between:
             self._after = None
-        else:
+            return
+        if gradients is None:  # the parameters have been put in order since
             gradients = list(map(_gradient_of, self._watched.parameters))
-            self._after = self._measure(gradients, is_scaled=False)
+        self._after = self._measure(gradients, is_scaled=False)
 
     def _are_none_again(self) -> bool:
         """Whether the gradients have gone since the last step, as they had before the one before.

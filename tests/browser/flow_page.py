@@ -96,6 +96,8 @@ class Drawn:
 
 # d3 keeps what it has yet to do with an element in a property of that element.
 _MOVES = "root => [...root.querySelectorAll('svg *')].some(element => element.__transition)"
+# bqplot lays a chart out anew 300 ms after its margins or its place have changed.
+_TIME_TO_LAY_OUT = "async () => await new Promise(resolve => setTimeout(resolve, 350))"
 _FIVE_FRAMES = """async () => {
     for (let i = 0; i < 5; i++) await new Promise(requestAnimationFrame);
 }"""
@@ -167,12 +169,14 @@ class FlowPage:
         """Return what is drawn once it stands still.
 
         bqplot finishes a drawing in transitions that end some animation frames after the frame
-        was confirmed. A page that goes on drawing never rests, and this times out.
+        was confirmed, and a change of the layout later still. A page that goes on drawing never
+        rests, and this times out.
         """
         seen: list[Drawn] = []
 
         def stands_still(drawn: Drawn) -> bool:
             seen.append(drawn)
+            self.notebook.page.evaluate(_TIME_TO_LAY_OUT)
             self.notebook.page.evaluate(_FIVE_FRAMES)
             return len(seen) > 1 and seen[-2] == drawn and not self.root.evaluate(_MOVES)
 
