@@ -38,6 +38,13 @@ KNOBS: list[dict[str, Any]] = [
     {"regime": {"label_noise": 0.3}},
     {"regime": {"dropout": 0.5, "accumulation": 2}},
 ]
+# What is drawn or made anew depends on the kind of layer, the other knobs do not.
+OF_EVERY_MODEL: list[dict[str, Any]] = [
+    {"initialization": "orthogonal"},
+    {"initialization": "lsuv"},
+    {"orthogonality": "hard"},
+    {"depth": 3},
+]
 
 
 @pytest.fixture
@@ -47,8 +54,12 @@ def new_tensors_lie_elsewhere() -> Iterator[None]:
     torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("knob", KNOBS, ids=str)
-@pytest.mark.parametrize("name", list(OWN))
+@pytest.mark.parametrize(
+    ("name", "knob"),
+    [("MLP", knob) for knob in KNOBS]
+    + [(name, knob) for name in OWN if name != "MLP" for knob in OF_EVERY_MODEL],
+    ids=str,
+)
 def test_knobs_and_steps(
     make_flow: Any, name: str, knob: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
