@@ -114,7 +114,7 @@ def test_how_often_it_draws(page: FlowPage) -> None:
         page.menu("draw").select_option("every 5th")
         page.kernel.wait_until("flow.speed == 5")
     turned = page.wait_for(lambda drawn: "drawn" in drawn.status)
-    page.wait_for(lambda drawn: drawn.step >= turned.step + 100)
+    page.wait_for(lambda drawn: drawn.step >= turned.step + 40)
 
     stopped = page.pause()
 
