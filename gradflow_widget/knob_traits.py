@@ -33,6 +33,15 @@ class Knob(traitlets.Any):
         return value if obj._cross_validation_lock else self._cross_validate(obj, value)
 
 
+class _RateKnob(Knob):
+    """The learning rate, which a scheduler may have changed since the knob showed it."""
+
+    def set(self, obj: Any, value: Any) -> None:
+        """Take a value; one that was shown all along is a turn where it does not hold."""
+        obj._forget_stale_rate()
+        super().set(obj, value)
+
+
 class KnobTraits(traitlets.HasTraits):
     """Knobs, settable from Python and bound to the controls.
 
@@ -40,7 +49,7 @@ class KnobTraits(traitlets.HasTraits):
     and told in the status line.
     """
 
-    learning_rate = Knob(
+    learning_rate = _RateKnob(
         help="Of the first parameter group; others keep their ratio. Where a scheduler of "
         "yours has set another, the knob shows that as soon as training rests."
     )
@@ -138,6 +147,13 @@ class KnobTraits(traitlets.HasTraits):
             self.learning_rate = rate
         finally:
             self._rate_taken_on = None
+
+    def _forget_stale_rate(self) -> None:
+        """Let the coming step's rate be what a turn is compared with; nobody is notified."""
+        if self._ready and not self._takes_rate:
+            rate = self._training.coming_learning_rate
+            if rate is not None:
+                self._trait_values["learning_rate"] = rate
 
     @property
     def _takes_rate(self) -> bool:

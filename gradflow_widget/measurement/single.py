@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .attributes import PlainAttributes
 from .capture import Capture
 from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
@@ -27,11 +28,12 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 def everything_kept(model: nn.Module) -> Iterator[None]:
     """Put back on leaving, bit for bit, what a forward pass may change.
 
-    Buffers are restored in place, and as the same objects where the pass replaced them;
-    so are embeddings that renormalise their weights as they are read, train or eval mode,
-    and the random state.
+    Buffers are restored in place, and as the same objects where the pass replaced them; so are
+    plain attributes such as counters, embeddings that renormalise their weights as they are
+    read, train or eval mode, and the random state.
     """
     modules = list(model.modules())
+    attributes = PlainAttributes(model)
     modes = [module.training for module in modules]
     buffers = [(module, dict(module._buffers)) for module in modules]
     values = [b for _, named in buffers for b in named.values() if b is not None]
@@ -55,6 +57,7 @@ def everything_kept(model: nn.Module) -> Iterator[None]:
             for module, named in buffers:
                 module._buffers.clear()
                 module._buffers.update(named)
+            attributes.restore()
             with torch.no_grad():
                 for value, before in zip(values, saved, strict=True):
                     if not torch.equal(value, before):

@@ -241,7 +241,7 @@ def as_new(batches: Batches) -> Batches:
     return batches
 
 
-def _as_tensor(value: Any, name: str) -> torch.Tensor | None:
+def _as_tensor(value: Any, name: str, floating: torch.dtype | None = None) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray):
@@ -253,24 +253,27 @@ def _as_tensor(value: Any, name: str) -> torch.Tensor | None:
         # torch takes neither negative strides nor, without a warning, read-only memory.
         shareable = value.flags.writeable and all(stride >= 0 for stride in value.strides)
         tensor = torch.as_tensor(value if shareable else value.copy(), device="cpu")
-        return tensor.float() if tensor.dtype is torch.float64 else tensor
+        # NumPy's own numbers are float64, which hardly a model takes.
+        is_double = tensor.dtype is torch.float64
+        return tensor.to(floating or torch.get_default_dtype()) if is_double else tensor
     return None
 
 
-def as_batches(data: Any, name: str = "data") -> Batches:
+def as_batches(data: Any, name: str = "data", floating: torch.dtype | None = None) -> Batches:
     """Return the batches that ``data`` stands for.
 
     Args:
         data: a pair of tensors (or arrays) of equal length, a Dataset with a length, or an
             iterable of batches such as a DataLoader.
         name: of the argument that it came from, for error messages.
+        floating: what a pair of arrays in float64 is turned into; None: torch's default.
 
     Raises:
         TypeError: it is none of these.
         ValueError: lengths differ, there is no sample, or the iterable is one-shot.
     """
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        inputs, targets = _as_tensor(data[0], name), _as_tensor(data[1], name)
+        inputs, targets = (_as_tensor(part, name, floating) for part in data)
         if inputs is not None and targets is not None:
             if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) != len(targets):
                 raise ValueError(

@@ -141,7 +141,8 @@ class Bench:
         if built is self._built:
             trainer.check_attack(self.run, settings)
             return Made(built, batches, None)
-        return Made(built, batches, trainer.preview(built.model, settings, batches))
+        with built.beginning.strangers.as_at_first():
+            return Made(built, batches, trainer.preview(built.model, settings, batches))
 
     def _take_batches(self, made: Made) -> None:
         if self._trainer is not None and made.batches is not None:
@@ -273,6 +274,7 @@ class Bench:
             run = self._watch(made.built, settings)
             self.run.close()
         self.run, self._built = run, made.built
+        made.built.beginning.strangers.put()
         self._take_batches(made)
         self._take_over(changes)
         self._begin_run(made.preview)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..measurement.layers import find_layers
 from ..tweaks.copying import changed_in_place, copied, refusing_without_room
@@ -24,6 +25,7 @@ from .randomness import RandomStream
 from .regimes.applied import model_under
 from .settings import Settings
 from .snapshot import Snapshot
+from .strangers import Strangers
 from .tweaking import InputsOf, changed_copy
 
 ModelSource = nn.Module | Callable[..., nn.Module]
@@ -99,6 +101,8 @@ class Construction:
             )
         self._model, self._optimizer = model, optimizer
         self._given: Built | None = None
+        # Of what is trained besides the model, when it was first seen.
+        self._first_values = WeakTensorKeyDictionary()
         self.knobs: dict[str, ColdKnob] = (
             {} if isinstance(model, nn.Module) else knobs_of_factory(model)
         )
@@ -187,7 +191,7 @@ class Construction:
                 model: Any = self._model
                 find_layers(model)  # an optimizer would complain in its own words
                 optimizer = self._optimizer_for(model)
-                self._given = Built(model, optimizer, Snapshot(model, optimizer))
+                self._given = Built(model, optimizer, self._snapshot(model, optimizer))
                 return self._given
             if self.turned(settings) or settings.regime.changes_model:
                 return self._from_given(self._given, settings, looks)
@@ -208,7 +212,7 @@ class Construction:
             # A copy of it too, for a factory may return one and the same module each time.
             model = self._changed(model, None, settings, looks)
         optimizer = self._optimizer_for(model)
-        return Built(model, optimizer, Snapshot(model, optimizer))
+        return Built(model, optimizer, self._snapshot(model, optimizer))
 
     def _from_given(self, given: Built, settings: Settings, looks: Looks | None) -> Built:
         model = self._changed(given.model, given.beginning, settings, looks)
@@ -218,7 +222,7 @@ class Construction:
                 optimizer = rebuilt_optimizer(before, given.model, model)
             else:
                 optimizer = self._optimizer_for(model)
-            return Built(model, optimizer, Snapshot(model, optimizer))
+            return Built(model, optimizer, self._snapshot(model, optimizer))
 
     def _changed(
         self, model: nn.Module, beginning: Snapshot | None, settings: Settings, looks: Looks | None
@@ -229,6 +233,9 @@ class Construction:
         with changed_in_place(twin):
             called = _unknown if looks is None else looks.called
             return in_one_piece(model_under(settings.regime, twin, called))
+
+    def _snapshot(self, model: nn.Module, optimizer: Optimizer) -> Snapshot:
+        return Snapshot(model, optimizer, Strangers(model, optimizer, self._first_values))
 
     def _arguments(self, settings: Settings) -> dict[str, Any]:
         """Return what a factory is called with."""

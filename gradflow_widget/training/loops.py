@@ -132,9 +132,20 @@ class UserLoops:
     # -- around each optimizer step --------------------------------------------------
 
     def before_step(self, *_: Any) -> None:
-        """Look for a NaN in a loop that is not ours, while the weights still are as they were."""
+        """Look for a NaN in a loop that is not ours, while the weights still are as they were.
+
+        Raises:
+            RuntimeError: it is a plain one, and the session makes steps of its own just now.
+        """
+        if self._bench.is_in_own_step:
+            return
+        if self._loop is None and not self._pace.at_rest:
+            raise RuntimeError(
+                "the widget is training this model itself: pause() it before a loop of your own "
+                "steps, or hand the loop to run(loop)."
+            )
         run = self._bench.run
-        if not self._bench.is_in_own_step and run.fault.found is None:
+        if run.fault.found is None:
             loss = run.probe.loss_so_far
             if loss is not None and not math.isfinite(loss):
                 run.fault.look_again(run.probe.steps + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 from ..measurement.reading import Reading
@@ -40,6 +41,14 @@ class OwnSteps:
         self._audience, self._telling = audience, telling
         self._loops, self._resting = loops, resting
         self.callers = 0
+        self._stepping: int | None = None  # the thread of the caller whose step is under way
+
+    def check_not_within(self, what: str) -> None:
+        """Raise RuntimeError where ``what`` would wait for the step that it is called within."""
+        if self._stepping == threading.get_ident():
+            raise RuntimeError(
+                f"{what} can't be called by who is told of a step: training would wait for itself."
+            )
 
     def for_pace(self) -> None:
         """Make the step that the pace has given a turn for, unless it was called off since.
@@ -54,7 +63,8 @@ class OwnSteps:
                 if pace.at_rest:
                     bench.validate_at_rest()
                 return
-            self._one(drawn, asked=True)
+            self._make(drawn)
+            self._tell(asked=True)
             if pace.at_rest:
                 bench.validate_at_rest()
         if pace.at_rest:
@@ -81,19 +91,27 @@ class OwnSteps:
     def _one_here(self, drawn: bool) -> Reading:
         with self._bench.stepping():
             self._bench.check_open()
+            self._stepping = threading.get_ident()
             try:
-                self._one(drawn, asked=False)
-                latest = self._bench.history.latest
+                self._make(drawn)
+                # Now, for whoever is told of the step may reset the run, or begin another.
+                latest = self._bench.run.probe.history.latest
+                self._tell(asked=False)
             except Exception as error:
                 self._resting.fail(error)
                 raise
+            finally:
+                self._stepping = None
         assert latest is not None
         return latest
 
-    def _one(self, drawn: bool, *, asked: bool) -> None:
-        """Make one step, the step lock held, and tell the audience."""
+    def _make(self, drawn: bool) -> None:
+        """Make one step, the step lock held."""
         self._loops.foreign_has_ended()
         self._bench.own_step(drawn)
+
+    def _tell(self, *, asked: bool) -> None:
+        """Tell the audience of the step made, and validate where it is time."""
         try:
             self._telling.tell()
             self._bench.validate_if_due()

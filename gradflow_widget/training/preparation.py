@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
 from .audience import Audience
 from .batches import DEFAULT_BATCH_SIZE, Batches, as_batches
 from .construction import Construction, ModelSource, OptimizerSource
@@ -87,7 +90,8 @@ def prepare(
     # Where only a loop of the user's own trains, the loss is there to validate with.
     learns_from, called = (validation, "validation") if data is None else (data, "data")
     minimised, origin = as_objective(loss_fn, objective, learns_from, called)
-    batches = as_batches(data) if data is not None else None
+    floating = _floating_of(model)
+    batches = as_batches(data, floating=floating) if data is not None else None
     samples = batches.size if batches is not None else None
     settings = Settings(
         clip_norm=clip_norm,
@@ -96,7 +100,7 @@ def prepare(
     )
     validator = None
     if minimised is not None and validation is not None:
-        validator = Validator(minimised, validation)
+        validator = Validator(minimised, validation, floating=floating)
     return Preparation(
         model,
         construction,
@@ -109,3 +113,10 @@ def prepare(
         validator,
         shares_cores,
     )
+
+
+def _floating_of(model: ModelSource) -> torch.dtype | None:
+    """Return the dtype of a model in double precision; None where torch's default will do."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    is_double = any(parameter.dtype is torch.float64 for parameter in parameters)
+    return torch.float64 if is_double else None

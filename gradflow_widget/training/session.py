@@ -273,12 +273,19 @@ class TrainingSession(PresentRun):
 
         Raises:
             ValueError: ``count`` is no whole number of at least 1.
-            RuntimeError: nothing to train with, closed, or called on the training thread.
+            RuntimeError: nothing to train with, closed, or called on the training thread or by
+                whoever is told of a step of :meth:`steps`.
             Exception: what the user's model or data raised.
+            KeyboardInterrupt: while waiting; what is left of the steps is called off.
         """
         self._worker.check_not_current("step()")
+        self._own_steps.check_not_within("step()")
         ticket = self.request_steps(count)
-        self._pace.wait_for_ticket(ticket)
+        try:
+            self._pace.wait_for_ticket(ticket)
+        except BaseException:
+            self.pause()
+            raise
         self._failure.raise_again()
         self._bench.check_open()
         self.history  # noqa: B018 - waits for readings still on the device
@@ -296,6 +303,7 @@ class TrainingSession(PresentRun):
             Exception: what the user's model or data raised.
         """
         self._worker.check_not_current("wait()")
+        self._own_steps.check_not_within("wait()")
         end_idle_threads()
         if steps is not None:
             steps = checked_count("steps", steps)

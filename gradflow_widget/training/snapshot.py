@@ -1,4 +1,4 @@
-"""Snapshot: weights and optimizer state, to come back to."""
+"""Snapshot: weights, what else a model holds, and optimizer state, to come back to."""
 
 from __future__ import annotations
 
@@ -10,15 +10,28 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..measurement.attributes import PlainAttributes
+from .strangers import Strangers
+
 
 class Snapshot:
-    """A copy of a model's parameters and buffers and of its optimizer's state.
+    """A copy of a model's parameters, buffers and plain attributes and of its optimizer's state.
 
     Restoring writes into the same tensors, so that every reference to the model and the
     optimizer stays valid, and drops the gradients.
+
+    Args:
+        model: the model.
+        optimizer: its optimizer.
+        strangers: what the optimizer trains besides the model.
+
+    Attributes:
+        strangers: as above.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, strangers: Strangers) -> None:
+        self.strangers = strangers
+        self._attributes = PlainAttributes(model)
         self._parameters = [p.detach().clone() for p in model.parameters()]
         self._buffers = [
             {name: None if b is None else (b, b.detach().clone()) for name, b in named.items()}
@@ -30,6 +43,8 @@ class Snapshot:
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put everything back."""
+        self.strangers.put()
+        self._attributes.restore()
         with torch.no_grad():
             for parameter, saved in zip(model.parameters(), self._parameters, strict=True):
                 parameter.copy_(saved)
@@ -56,6 +71,7 @@ class Snapshot:
 
     def write_into(self, twin: nn.Module) -> None:
         """Give a copy of the model, made since, what the model began with."""
+        self._attributes.write_into(twin)
         with torch.no_grad():
             for parameter, saved in zip(twin.parameters(), self._parameters, strict=True):
                 parameter.copy_(saved)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -175,8 +177,24 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
                 return backward_over(loss_of, batches)
 
-            if isinstance(optimizer, LBFGS):
-                optimizer.step(closure)  # type: ignore[no-untyped-call]
-            else:
+            takes_closure = _takes_closure(type(optimizer))  # type: ignore[arg-type]
+            if not takes_closure or _steps_twice(optimizer):
                 closure()
+            if takes_closure:
+                optimizer.step(closure)  # type: ignore[arg-type]
+            else:
                 optimizer.step()
+
+
+@cache
+def _takes_closure(kind: Any) -> bool:
+    """Whether an optimizer evaluates the loss itself, as L-BFGS and SAM do."""
+    if issubclass(kind, LBFGS) or _steps_twice(kind):
+        return True
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def _steps_twice(optimizer: object) -> bool:
+    """Whether it is a SAM as most write it: gradients are there before a step, and come again."""
+    return hasattr(optimizer, "first_step") and hasattr(optimizer, "second_step")

@@ -85,6 +85,7 @@ class Validator:
             than ``MOST_LABELS`` labels.
         seed: chooses the samples.
         clock: gives seconds.
+        floating: see :func:`as_batches`.
 
     Raises:
         TypeError, ValueError: the data or a number can't be used.
@@ -101,6 +102,7 @@ class Validator:
         samples: int = MOST_SAMPLES,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        floating: torch.dtype | None = None,
     ) -> None:
         self._objective = objective
         self._every = checked_count("every", every)
@@ -108,7 +110,7 @@ class Validator:
         self._interval = checked_positive("interval", interval)
         most, seed = checked_count("samples", samples), checked_seed(seed)
         # A loader may draw, or start processes, whenever it is gone through: here it is, once.
-        source = as_batches(data, "validation")
+        source = as_batches(data, "validation", floating)
         self._is_tensors = isinstance(source, TensorBatches)
         with RandomStream(seed, every_source=True)():
             self._batches = list(_some_batches(source, data, most, seed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -85,7 +85,13 @@ def copied(model: nn.Module) -> nn.Module:
     if _in_hand.get() is model:
         mark_lineage(model)
         return model
-    memo: dict[int, Any] = {}
+    # A forward pass may have left some of its graph in attributes, which deepcopy refuses.
+    memo: dict[int, Any] = {
+        id(tensor): tensor.detach().clone()
+        for module in model.modules()
+        for tensor in _tensors_in(module.__dict__, 4)
+        if tensor.grad_fn is not None
+    }
     for module in model.modules():
         for name in HOOKS:
             hooks = module.__dict__.get(name)
@@ -109,6 +115,18 @@ def copied(model: nn.Module) -> nn.Module:
     mark_lineage(twin)
     carry_record(model, twin)
     return twin
+
+
+def _tensors_in(value: Any, depth: int) -> Iterator[torch.Tensor]:
+    """Go through the tensors in containers within containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors_in(inner, depth - 1)
+    elif depth and isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from _tensors_in(inner, depth - 1)
 
 
 def refuse_lazy(model: nn.Module) -> None:

@@ -8,15 +8,16 @@ fx proxies. Nothing global changes, and whatever forward keeps on `self` stays o
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from .random_state import random_state_kept
 
@@ -182,10 +183,7 @@ def _shadow(
         type(type(module).__name__, (type(module),), {"__call__": call})
     )
     made[id(module)] = shadow
-    state = {
-        key: type(value)(value) if type(value) in (list, dict, set) else value
-        for key, value in module.__dict__.items()
-    }
+    state = {key: _apart(value) for key, value in module.__dict__.items()}
     # A hook is the user's: it must not see a proxy.
     state.update({key: type(value)() for key, value in state.items() if "hooks" in key})
     for kind in ("_parameters", "_buffers"):
@@ -205,6 +203,13 @@ def _shadow(
     shadow.__dict__[_PATH] = path
     shadow.__dict__[_TRACER] = tracer
     return shadow
+
+
+def _apart(value: Any) -> Any:
+    """Return what a forward pass may change in place without changing the user's own."""
+    if type(value) is Tensor:
+        return value.detach().clone()
+    return copy.copy(value) if type(value) in (list, dict, set, deque) else value
 
 
 def _call_leaf(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
