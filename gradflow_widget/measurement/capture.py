@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,11 +20,13 @@ from .activations import (
     has_channels_first,
 )
 from .hooks import Hook
+from .last_states import LastStates
 from .layers import LayerParts, first_tensor
 from .norms import norm_of
 from .shelf import Shelves
 from .through_time import FusedCall, ThroughTime, is_cell, is_fused
 
+is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 FloatArray = NDArray[np.float64]
 Scalar = torch.Tensor | float
 
@@ -43,6 +46,7 @@ class _Call:
         "rows",
         "samples",
         "signals",
+        "vector",
     )
 
     activation: Scalar
@@ -56,6 +60,8 @@ class _Call:
         # seen, no gradient comes to the second.
         self.recomputed = torch._C._current_graph_task_id() != -1
         self.signals: list[Scalar] = []
+        # Their sum, where several backward passes go through one graph.
+        self.vector: torch.Tensor | None = None
         # Of the activation that follows, for outputs that lie on a shelf.
         self.flatness: Flatness | None = None
         # (dead, of how many units), (saturated, of how many outputs)
@@ -74,14 +80,19 @@ class _Output:
 
 
 class _Signal:
-    """The gradient that has come to a call's output: its norm, once it is measured."""
+    """The gradient that has come to a call's output: its norm, once it is measured.
 
-    __slots__ = ("call", "norm", "of")
+    Or the gradient itself, where more is to be added to it.
+    """
+
+    __slots__ = ("call", "norm", "of", "states", "values")
 
     norm: Scalar
 
     def __init__(self, of: _Pass, call: _Call) -> None:
         self.of, self.call = of, call
+        self.values: torch.Tensor | None = None
+        self.states: LastStates | None = None
 
 
 class _Pass:
@@ -89,6 +100,7 @@ class _Pass:
 
     def __init__(self, samples: int | None) -> None:
         self.samples = samples
+        self.thread = threading.get_ident()
         self.calls: list[_Call] = []
         self.fused: list[tuple[LayerParts, FusedCall]] = []
         self.hooks: list[RemovableHandle] = []
@@ -130,6 +142,14 @@ class _Pass:
             into.add_fused(part.layer.name, fused)
 
 
+class _Here(threading.local):
+    """The forward pass under way on a thread, and its small outputs."""
+
+    def __init__(self) -> None:
+        self.open: _Pass | None = None
+        self.outputs: Shelves[_Call] = Shelves()
+
+
 class Capture:
     """Hooks on every layer, which measure the passes whose gradients add up to one step.
 
@@ -137,7 +157,8 @@ class Capture:
     ∂L/∂h; no graph and no output outlives the pass. A layer called several times (shared,
     recurrent, micro-batches) counts every call: squares and samples are added up. Forward
     passes through which no backward pass came are left out. Small outputs and gradients are
-    measured together, at the end of their pass.
+    measured together, at the end of their pass. Passes on other threads than the one that
+    trains, such as a look at the model from a cell, are left out too.
 
     The hooks are on between :meth:`open` and :meth:`close`.
 
@@ -149,11 +170,11 @@ class Capture:
         self.paused = False
         self._model = model
         self._passes: list[_Pass] = []
-        self._open: _Pass | None = None
+        self._here = _Here()
         # What came in the backward pass under way, and what came outside of any.
         self._arrived: list[_Signal] = []
-        self._watching = False
-        self._outputs: Shelves[_Call] = Shelves()  # of the open pass
+        self._watching = self._keeps_graph = False
+        self._trains_on: int | None = None  # the thread of the last backward pass
         self._gradients: Shelves[_Signal] = Shelves()
         self._handles: list[RemovableHandle] = []
         self._hooks = [(part.module, Hook(self._after(part))) for part in parts]
@@ -183,22 +204,27 @@ class Capture:
 
     def forget(self) -> None:
         """Start anew for the next step."""
-        for each in self._passes:
-            each.close()
-        self._passes.clear()
+        here = threading.get_ident()
+        for each in list(self._passes):
+            if each.thread == here:
+                each.close()
+        self._passes = []
         self._arrived.clear()
         self._gradients.clear()
-        self._outputs.clear()
-        self._open = None
+        self._here.outputs.clear()
+        self._here.open = None
 
     def drop_used(self) -> None:
         """Forget gradients that were thrown away, and passes that are over with them."""
-        kept = []
-        for each in self._passes:
+        kept, here = [], threading.get_ident()
+        for each in list(self._passes):
+            if each.thread != here:
+                continue  # it is under way, or over: its own thread lets go of it
             if each.used:
                 each.used = False
                 for call in each.calls:
                     call.signals.clear()
+                    call.vector = None
                 for _, fused in each.fused:
                     fused.norms = {}
             if each.has_graph:
@@ -207,11 +233,16 @@ class Capture:
                 each.close()
         self._passes = kept
 
-    def begin_backward(self) -> None:
-        """Note that a backward pass starts that may be of this model's loss."""
+    def begin_backward(self, *, keeps_graph: bool = False) -> None:
+        """Note that a backward pass starts that may be of this model's loss.
+
+        Args:
+            keeps_graph: another one may go through the same graph.
+        """
         self._arrived.clear()
         self._gradients.clear()
-        self._watching = True
+        self._watching, self._keeps_graph = True, keeps_graph
+        self._trains_on = threading.get_ident()
 
     def end_backward(self, *, counts: bool) -> None:
         """Note its end; it counts where it gave the model's parameters a gradient."""
@@ -219,7 +250,7 @@ class Capture:
         self._end_pass()
         if counts:
             self._take_arrived()
-        for each in self._passes:
+        for each in self._own_passes():
             for _, fused in each.fused:
                 fused.end_backward(counts=counts)
             each.let_go()
@@ -233,46 +264,81 @@ class Capture:
         self._gradients.clear()
         for signal in self._arrived:
             signal.of.used = True
-            signal.call.signals.append(signal.norm)
+            call = signal.call
+            if signal.states is not None:
+                total = signal.states.total()
+                if signal.values is None:
+                    signal.norm = norm_of(total)
+                else:
+                    signal.values = total
+            if signal.values is None:
+                call.signals.append(signal.norm)
+            elif call.vector is None:
+                call.vector = signal.values
+            else:
+                call.vector = call.vector + signal.values
 
     def collect(self, parts: Sequence[LayerParts]) -> Collected:
         """Line up what was measured, for layers in the order of ``parts``."""
         self._end_pass()
-        if not any(each.used for each in self._passes):
+        passes = self._own_passes()
+        if not any(each.used for each in passes):
             self._take_arrived()  # gradients of torch.autograd.grad, set by hand
+        for each in passes:
+            for call in each.calls:
+                if call.vector is not None:
+                    call.signals.append(norm_of(call.vector))
+                    call.vector = None
         place = {id(part): index for index, part in enumerate(parts)}
-        any_used = any(each.used for each in self._passes)
+        any_used = any(each.used for each in passes)
         collected: list[tuple[int, _Call]] = []
         through_time = ThroughTime()
-        for each in self._passes:
+        for each in passes:
             if each.used or not any_used:
                 calls = [call for call in each.calls if call.signals or not call.recomputed]
                 collected += [(place[id(call.part)], call) for call in calls]
                 each.through_time(calls, through_time)
         return Collected(collected, len(place), through_time)
 
+    def _listens_to(self, of: _Pass) -> bool:
+        """Whether a gradient counts that has come to a layer in a forward pass."""
+        trains_on = self._trains_on
+        if trains_on is not None and of.thread != trains_on:
+            # Unless it all is handed from thread to thread.
+            if any(each.thread == trains_on for each in self._passes):
+                return False
+        return self._watching or not of.used
+
+    def _own_passes(self) -> list[_Pass]:
+        """Return the passes of this thread, or all where it has made none."""
+        here = threading.get_ident()
+        return [each for each in self._passes if each.thread == here] or list(self._passes)
+
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
             return
         # Drop the evaluations of which nothing is left.
-        for each in [p for p in self._passes if not p.used and not p.has_graph]:
-            each.close()
-            self._passes.remove(each)
-            self._arrived = [signal for signal in self._arrived if signal.of is not each]
+        here = threading.get_ident()
+        for each in list(self._passes):
+            if each.thread == here and not each.used and not each.has_graph:
+                each.close()
+                self._passes.remove(each)
+                self._arrived = [signal for signal in self._arrived if signal.of is not each]
         tensor = first_tensor((args, kwargs), any_dtype=True)
         self._start(int(tensor.shape[0]) if tensor is not None and tensor.dim() else None)
 
     def _start(self, samples: int | None) -> _Pass:
         self._end_pass()
-        self._open = _Pass(samples)
-        self._passes.append(self._open)
-        return self._open
+        current = self._here.open = _Pass(samples)
+        self._passes.append(current)
+        return current
 
     def _end_pass(self) -> None:
         """Measure the small outputs of the open pass, which is over, and let go of the others."""
-        if self._open is None:
+        here = self._here
+        if here.open is None:
             return
-        for channels_first, shelf in self._outputs.filled():
+        for channels_first, shelf in here.outputs.filled():
             for call, norm in zip(shelf.owners, shelf.norms(), strict=True):
                 call.activation = norm
             for flatness in {call.flatness for call in shelf.owners if call.flatness is not None}:
@@ -282,18 +348,19 @@ class Capture:
                 for call, numbers in zip(shelf.owners, counts, strict=True):
                     if call.flatness == flatness:
                         call.counts = numbers
-        self._outputs.clear()
-        self._open.let_go()
-        self._open = None
+        here.outputs.clear()
+        here.open.let_go()
+        here.open = None
 
     def _end(self, _: nn.Module, __: Any, result: Any) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
             return
-        if self._open is None:
+        current = self._here.open
+        if current is None:
             return
         output = first_tensor(result)
         if output is not None and output.grad_fn is not None:
-            self._see_activations(self._open, output.grad_fn)
+            self._see_activations(current, output.grad_fn)
         self._end_pass()
 
     def _see_activations(self, current: _Pass, consumer: Any) -> None:
@@ -319,14 +386,15 @@ class Capture:
             if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
                 return
             output = first_tensor(result)
-            if output is None:
+            if output is None or output.is_nested or is_functorch_wrapped_tensor(output):
                 return
-            current = self._open or self._start(None)
+            here = self._here
+            current = here.open or self._start(None)
             samples = current.samples or (int(output.shape[0]) if output.dim() else 1)
             values = output.detach()
             call = _Call(part, output, samples)
             kind = has_channels_first(part.module, output)
-            is_small = self._outputs.put(call, values, kind)
+            is_small = here.outputs.put(call, values, kind)
             if not is_small:
                 call.activation = norm_of(values)
             current.calls.append(call)
@@ -335,14 +403,22 @@ class Capture:
 
             def take(gradient: torch.Tensor | None) -> None:
                 # None where only other outputs of the same operation were used.
-                if gradient is not None and (self._watching or not current.used):
+                if gradient is not None and self._listens_to(current):
+                    arriving = _detached(gradient)
+                    if arriving is None:
+                        return
                     signal = _Signal(current, call)
-                    arriving = gradient.detach()
-                    if not self._gradients.put(signal, arriving):
+                    if self._keeps_graph or call.vector is not None:
+                        signal.values = arriving.clone()
+                    elif not self._gradients.put(signal, arriving):
                         signal.norm = norm_of(arriving)
                     self._arrived.append(signal)
 
-            current.hooks.append(output.register_hook(take))  # type: ignore[no-untyped-call]
+            with_states = LastStates.of(part.module, result)
+            if with_states is not None:
+                current.hooks += self._take_states(current, call, output, *with_states)
+            else:
+                current.hooks.append(output.register_hook(take))  # type: ignore[no-untyped-call]
             node = output.grad_fn
             if node is not None and not call.recomputed:
                 self._see_activations(current, node)
@@ -350,17 +426,60 @@ class Capture:
 
         return hook
 
+    def _take_states(
+        self,
+        current: _Pass,
+        call: _Call,
+        output: torch.Tensor,
+        states: LastStates,
+        hidden: torch.Tensor,
+    ) -> list[RemovableHandle]:
+        """Let a recurrent layer's signal be that of its outputs and of its last states."""
+
+        def take(place: int) -> Callable[[torch.Tensor | None], None]:
+            def take_at(gradient: torch.Tensor | None) -> None:
+                if gradient is None or not self._listens_to(current):
+                    return
+                arriving = _detached(gradient)
+                if arriving is None:
+                    return
+                if not states.arrived:
+                    signal = _Signal(current, call)
+                    signal.states = states
+                    if self._keeps_graph or call.vector is not None:
+                        signal.values = arriving
+                    self._arrived.append(signal)
+                states.arrived[place] = arriving
+
+            return take_at
+
+        return [
+            tensor.register_hook(take(place))  # type: ignore[no-untyped-call]
+            for place, tensor in enumerate((output, hidden))
+            if tensor.requires_grad
+        ]
+
     def _after_fused(self, part: LayerParts) -> Callable[..., None]:
         def hook(module: Any, args: Any, kwargs: Any, result: Any) -> None:
             if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
                 return
-            current = self._open or self._start(None)
+            current = self._here.open or self._start(None)
             call = FusedCall.of(module, args, kwargs, result)
             if call is not None:
                 current.fused.append((part, call))
                 current.hooks += call.hooks
 
         return hook
+
+
+def _detached(gradient: torch.Tensor) -> torch.Tensor | None:
+    """Return a gradient; None where it is many at once, as under vmap, and none the loss's."""
+    if is_functorch_wrapped_tensor(gradient):
+        return None
+    try:
+        return gradient.detach()
+    except RuntimeError:  # torch.autograd.functional's batches of gradients can't even do that
+        return None
 
 
 class Collected:

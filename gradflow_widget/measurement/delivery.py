@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .history import History
+from .history import History, nothing_is_missing
 from .reading import Glance, Reading
 from .step import Step, Watched
 
@@ -88,6 +88,12 @@ class Delivery:
         self._deliver(wait=True)
         with self._delivering:
             self._record_glanced()
+
+    def close(self) -> None:
+        """Record all that was taken in; the history then knows nothing of the model any more."""
+        self.catch_up()
+        if self._history.catch_up == self.catch_up:
+            self._history.catch_up = nothing_is_missing
 
     def _deliver(self, *, wait: bool) -> None:
         while self._pending:

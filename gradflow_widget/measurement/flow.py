@@ -19,7 +19,8 @@ def comparable_groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
     """Return groups of layers, as indices in forward order, that may be compared.
 
     Weight layers of one role form a group; groups of fewer than three are left out, and
-    where that leaves none, all weight layers form one group.
+    where that leaves none, all weight layers form one group but for those that enclose others,
+    such as a whole network with an embedding of its own: their output is no place before those.
     """
     global _latest
     # A run's readings share their layers; hashing the layers takes longer than grouping them.
@@ -38,7 +39,9 @@ def _groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
     groups = tuple(tuple(group) for group in by_role.values() if len(group) >= 3)
     if groups:
         return groups
-    together = tuple(i for i, layer in enumerate(layers) if layer.is_weight_layer)
+    together = tuple(
+        i for i, layer in enumerate(layers) if layer.is_weight_layer and not layer.encloses
+    )
     return (together,) if together else ()
 
 

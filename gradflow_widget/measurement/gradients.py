@@ -28,7 +28,11 @@ def _marks(gradients: list[torch.Tensor]) -> _Marks:
 
     The identity and the version of each.
     """
-    return list(map(id, gradients)), list(map(_version_of, gradients))
+    try:
+        versions = list(map(_version_of, gradients))
+    except RuntimeError:  # those made in inference mode have none
+        versions = [-1 if gradient.is_inference() else gradient._version for gradient in gradients]
+    return list(map(id, gradients)), versions
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ class History:
     def __init__(self, *, budget_bytes: int = _BUDGET_BYTES) -> None:
         self._budget = budget_bytes
         # Not to be called with the lock held: it waits for whoever appends.
-        self.catch_up: Callable[[], None] = _nothing_is_missing
+        self.catch_up: Callable[[], None] = nothing_is_missing
         self._lock = threading.RLock()
         self.clear()
 
@@ -323,7 +323,7 @@ class History:
         return pd.DataFrame(values, columns=labels)
 
 
-def _nothing_is_missing() -> None:
+def nothing_is_missing() -> None:
     """Catch up with nobody."""
 
 

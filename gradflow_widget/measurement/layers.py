@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ class Layer:
             do the same job at different depths and may be compared with each other.
         is_weight_layer: whether a parameter has two or more dimensions.
         width: the number of units at the output, N in theory.md.
+        encloses: whether other layers run within it, so that its output comes after theirs.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Layer:
     role: str
     is_weight_layer: bool
     width: int
+    encloses: bool = False
 
     def __hash__(self) -> int:
         return hash(self.name)  # tables of layers are looked up at every full reading
@@ -64,11 +66,20 @@ def _own_parameters(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
 
 
 def _weights(own: Sequence[tuple[str, nn.Parameter]]) -> list[nn.Parameter]:
-    """Return the matrices and kernels; where there are none, what is not a bias; else all."""
+    """Return the matrices and kernels; where there are none, what is not a bias; else all.
+
+    Codes of quantised weights are none, unless there is nothing else.
+    """
+    own = [(name, one) for name, one in own if has_norm(one)] or own
     matrices = [parameter for _, parameter in own if parameter.dim() >= 2]
     if matrices:
         return matrices
     return [p for name, p in own if "bias" not in name] or [p for _, p in own]
+
+
+def has_norm(tensor: torch.Tensor) -> bool:
+    """Whether torch can sum up a tensor's squares: whole numbers and float8 are but codes."""
+    return tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize > 1)
 
 
 def _role(kind: str, name: str) -> str:
@@ -148,7 +159,17 @@ def find_layers(model: nn.Module) -> list[LayerParts]:
 
 
 def in_forward_order(parts: Sequence[LayerParts], called: Iterable[nn.Module]) -> list[LayerParts]:
-    """Sort layers by their first call; one never called stays behind its predecessor."""
+    """Sort layers by their first call; one never called stays behind its predecessor.
+
+    It is noted of each whether others that were called lie within it.
+    """
+    called = list(called)
+    within = set(map(id, called)).intersection(id(part.module) for part in parts)
+    for part in parts:
+        inner = (id(module) for module in part.module.modules() if module is not part.module)
+        encloses = not within.isdisjoint(inner)
+        if part.layer.encloses != encloses:
+            part.layer = replace(part.layer, encloses=encloses)
     rank: dict[int, int] = {}
     for module in called:
         rank.setdefault(id(module), len(rank))
@@ -170,8 +191,8 @@ def first_tensor(value: object, *, any_dtype: bool = False) -> torch.Tensor | No
         items = value.values()
     elif isinstance(value, (tuple, list)):
         items = value
-    elif hasattr(value, "to_tuple"):
-        items = value.to_tuple()
+    elif callable(getattr(type(value), "to_tuple", None)):
+        items = value.to_tuple()  # type: ignore[attr-defined]
     for item in items:
         tensor = first_tensor(item, any_dtype=any_dtype)
         if tensor is not None:

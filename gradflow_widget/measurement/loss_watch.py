@@ -24,10 +24,12 @@ class Root(NamedTuple):
     Attributes:
         loss: the scalar that is differentiated, unscaled; None where it is no scalar.
         scale: what a GradScaler multiplied the loss and so the gradients by.
+        keeps_graph: another pass may go through the same graph.
     """
 
     loss: torch.Tensor | None
     scale: torch.Tensor | None = None
+    keeps_graph: bool = False
 
 
 class LossListener(Protocol):
@@ -71,6 +73,12 @@ def _root(tensors: Any, weights: Any) -> Root:
     return Root(losses[0] if len(losses) == 1 else torch.stack(losses).sum(), scale)
 
 
+def _keeps_graph(
+    retain_graph: bool | None = None, create_graph: bool = False, *_: Any, **__: Any
+) -> bool:
+    return create_graph if retain_graph is None else retain_graph
+
+
 def _watched_backward(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -81,6 +89,8 @@ def _watched_backward(original: Callable[..., None]) -> Callable[..., None]:
         if not isinstance(tensors, (torch.Tensor, tuple, list)):
             tensors = tuple(tensors)  # may be gone through only once
         root = _root(tensors, grad_tensors)
+        if _keeps_graph(*args, **kwargs):
+            root = root._replace(keeps_graph=True)
         for listener in listeners:
             listener.before_backward(root)
         try:

@@ -135,7 +135,7 @@ class NormPlan:
         stacked_ones = [index for group in groups for index in group]
         self._single = sorted(set(range(len(tensors))).difference(stacked_ones))
         self._order = np.array(stacked_ones + self._single)
-        self._stacked = torch.empty(len(stacked_ones), device="cpu")
+        self._stacked = torch.empty(len(stacked_ones), dtype=torch.float32, device="cpu")
         starts = np.cumsum([0, *map(len, groups)]).tolist()
         self._stacks = [
             _Stack(group, tensors[group[0]].shape, self._stacked[start : start + len(group)])
@@ -244,7 +244,7 @@ class _Stack:
     def __init__(self, group: Sequence[int], shape: torch.Size, norms: torch.Tensor) -> None:
         self.norms = norms
         self._choose = itemgetter(*group)
-        self._stacked = torch.empty(len(group), *shape, device="cpu")
+        self._stacked = torch.empty(len(group), *shape, dtype=torch.float32, device="cpu")
         self._flat = self._stacked.view(len(group), -1)
 
     def filled(self, tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -254,7 +254,12 @@ class _Stack:
 
 
 def norm_of(values: torch.Tensor) -> torch.Tensor:
-    """Return the L2 norm summed in float64, as a real 0-d tensor on the tensor's device."""
+    """Return the L2 norm summed in float64, as a real 0-d tensor on the tensor's device.
+
+    NaN for the codes of quantised numbers, whole or in float8.
+    """
+    if not (values.is_complex() or (values.is_floating_point() and values.itemsize > 1)):
+        return torch.full((), math.nan, dtype=torch.float64, device=values.device)
     if values.is_cuda:
         # A GPU converts element by element here; vector_norm makes a copy in float64 first.
         return torch._foreach_norm([values], 2, wide(values))[0]

@@ -73,6 +73,11 @@ class GradientProbe:
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}."
             )
+        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            raise TypeError(
+                f"optimizer is a {type(optimizer).__name__} but not set up by Optimizer.__init__: "
+                "watch the optimizer that it wraps."
+            )
         own = {id(parameter) for parameter in model.parameters()}
         if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
             raise ValueError(
@@ -220,7 +225,7 @@ class GradientProbe:
         self._losses.forget()
         self._weight_change = None
         self._step = None
-        self._delivery.catch_up()
+        self._delivery.close()
 
     def __enter__(self) -> GradientProbe:
         return self
@@ -274,7 +279,7 @@ class GradientProbe:
         if not called:
             return
         ordered = in_forward_order(self._watched.parts, called)
-        if ordered != self._watched.parts:
+        if tuple(part.layer for part in ordered) != self._watched.described:
             self._watched = self._delivery.watched = Watched(ordered)
             self._gradients.watch(self._watched)
             self._weight_change = None
@@ -321,7 +326,7 @@ class GradientProbe:
                 self._capture.drop_used()
         self._root = root
         if self._capture is not None:
-            self._capture.begin_backward()
+            self._capture.begin_backward(keeps_graph=root.keeps_graph)
         if self._called is None:  # before, the layers' order is not known
             self._gradients.take_ahead()
 

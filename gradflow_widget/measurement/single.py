@@ -60,8 +60,17 @@ def everything_kept(model: nn.Module) -> Iterator[None]:
             attributes.restore()
             with torch.no_grad():
                 for value, before in zip(values, saved, strict=True):
-                    if not torch.equal(value, before):
+                    if _differ(value, before):
+                        if value.shape != before.shape:
+                            value.resize_(before.shape)
                         value.copy_(before)
+
+
+def _differ(value: torch.Tensor, before: torch.Tensor) -> bool:
+    """Whether a buffer is another than before; of some layouts and dtypes torch can't tell."""
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return False  # nothing writes into such in place
+    return value.shape != before.shape or not torch.equal(value, before)
 
 
 def check_function(name: str, function: object) -> None:

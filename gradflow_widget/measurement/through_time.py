@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from .norms import stacked, wide
@@ -83,12 +84,15 @@ class FusedCall:
     ) -> FusedCall | None:
         """Return the call, or None where the way back is not known.
 
-        So it is for packed sequences, and with dropout between layers, whose mask is gone.
+        So it is for packed sequences, with dropout between layers, whose mask is gone, and
+        for weights that are computed.
         """
         named = {**dict(zip(("input", "hx"), args, strict=False)), **kwargs}
         inputs, first = named.get("input"), named.get("hx")
-        if not isinstance(inputs, Tensor) or not isinstance(result[0], Tensor):
+        if not isinstance(inputs, Tensor) or not _is_whole(result):
             return None
+        if parametrize.is_parametrized(module):
+            return None  # a parametrization that is computed again may draw, or go on
         if module.dropout and module.training and module.num_layers > 1:
             return None
         states = () if first is None else (first,) if isinstance(first, Tensor) else tuple(first)
@@ -190,6 +194,14 @@ def _turned(sequence: Tensor, way: int) -> Tensor:
 def _weights(module: nn.RNNBase, layer: int, way: int) -> list[Tensor]:
     kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
     return [getattr(module, f"{kind}_l{layer}{'_reverse' * way}") for kind in kinds]
+
+
+def _is_whole(result: Any) -> bool:
+    """Whether a layer has given output and last states as torch's own do: a hook may cut them."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
+        return False
+    last = result[1] if isinstance(result[1], tuple) else (result[1],)
+    return all(isinstance(state, Tensor) for state in last)
 
 
 class ThroughTime:
