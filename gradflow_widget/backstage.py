@@ -132,6 +132,11 @@ class Backstage:
         session = self.session
         return session is not None and (session.foreign_loop or not session.at_rest)
 
+    def is_stepping(self) -> bool:
+        """Say whether somebody makes steps in a cell."""
+        session = self.session
+        return session is not None and session.is_called
+
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""
         flow = self._flow()

@@ -116,6 +116,10 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         session.begin()
         self._adopt()
 
+    def __repr__(self) -> str:
+        # A saved notebook shows it where no widget can be drawn.
+        return f"<GradientFlow: {self.status}>" if self._ready else super().__repr__()
+
     @classmethod
     def playground(
         cls, network: str = "mlp", data: Any = "digits", *, seed: int = 0, **knobs: Any

@@ -70,7 +70,7 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
         return Verdict("", "", _why_no_number(latest))
     first, last = _ends(latest, signal)
     path = f"from {_named(latest, last)} back to {_named(latest, first)}"
-    numbers = f"slope {slope:+.3f} a layer"
+    numbers = f"slope {slope:+.3f}, ×{math.exp(slope):.3g} a layer"
     if decades < -WATCH_DECADES and abs(slope) > _slope_by_chance(latest):
         severity: Severity = "fault" if decades < -FAULT_DECADES else "watch"
         return Verdict(

@@ -28,6 +28,8 @@ MEASURES: dict[Measure, str] = {
 # Beyond this many layers, glyphs stand only at the ends of a run of equal ones.
 _CROWDED = 48
 _TICKS = 20
+# In px: the plot of a cell of 600, a digit of a label, and what must lie between two of them.
+_NARROWEST, _DIGIT, _BETWEEN = 440, 7, 10
 # A ghost of more layers, times those of the bars, would leave the bars no room.
 _MOST_GHOST = 4
 _LONGEST_NAME = 28
@@ -118,13 +120,21 @@ class FlowChart:
             preserve_domain={"x": True, "y": True},
             **DEAF,
         )
+        ticks, names = _ticks(-4.0, 0.0)
         x_axis = Axis(
             scale=x,
             label=_LAYERS,
             label_offset="2.4em",
             grid_lines="none",
         )
-        y_axis = Axis(scale=y, side="left", grid_lines="solid", label="")
+        y_axis = Axis(
+            scale=y,
+            side="left",
+            grid_lines="solid",
+            label="",
+            tick_values=ticks,
+            tick_labels=names,
+        )
         self.figure = chart(
             "Gradient flow", "bars", [bars, outline, ghost, glyphs], [x_axis, y_axis]
         )
@@ -363,11 +373,12 @@ def _layer_labels(count: int) -> dict[str, str]:
 
 
 def _spread_ticks(count: int) -> list[int]:
-    """Return at most about twenty layer numbers, the first and the last among them."""
+    """Return as many layer numbers as have room, the first and the last among them."""
+    most = min(_TICKS, _NARROWEST // (_DIGIT * len(str(count)) + _BETWEEN))
     stride = 1
     for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000):
         stride = step
-        if count / step <= _TICKS:
+        if count / step <= most:
             break
     ticks = [1, *range(stride, count + 1, stride)] if stride > 1 else list(range(1, count + 1))
     if count - ticks[-1] < max(1, stride // 2):

@@ -56,6 +56,9 @@ class Director(Protocol):
     def is_playing(self) -> bool:
         """Say whether steps follow one another now."""
 
+    def is_stepping(self) -> bool:
+        """Say whether somebody makes steps in a cell."""
+
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""
 
@@ -273,7 +276,7 @@ class Stage:
         accuracy = self.loss.validation.latest
         if accuracy is not None:
             parts.append(f"validation {accuracy:.1f} %")
-        if self._director.is_playing():
+        if self._director.is_playing() or self._director.is_stepping():
             rate = self._rate()
             if rate:
                 parts.append(f"{rate:.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s")

@@ -303,10 +303,10 @@ class Capture:
     def _listens_to(self, of: _Pass) -> bool:
         """Whether a gradient counts that has come to a layer in a forward pass."""
         trains_on = self._trains_on
-        if trains_on is not None and of.thread != trains_on:
-            # Unless it all is handed from thread to thread.
-            if any(each.thread == trains_on for each in self._passes):
-                return False
+        is_ours = trains_on is None or of.thread == trains_on
+        # Unless it all is handed from thread to thread.
+        if not is_ours and any(each.thread == trains_on for each in self._passes):
+            return False
         return self._watching or not of.used
 
     def _own_passes(self) -> list[_Pass]:

@@ -150,6 +150,11 @@ class TrainingSession(PresentRun):
         return self._pace.at_rest
 
     @property
+    def is_called(self) -> bool:
+        """Whether a caller of :meth:`steps` is between two of them."""
+        return self._own_steps.callers > 0
+
+    @property
     def closed(self) -> bool:
         """Whether the session has been stopped."""
         return self._pace.stopped

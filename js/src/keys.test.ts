@@ -88,3 +88,15 @@ it("released, the root is as it was", () => {
   expect(actions).toEqual([]);
   expect(root.getAttributeNames()).toEqual([]);
 });
+
+it.each(["button", "summary", "select", "input", "[role=slider]"])(
+  "JupyterLab is told to leave the keys pressed on %s alone, as long as the widget is there",
+  (element) => {
+    const focused = root.querySelector<HTMLElement>(element);
+    focused?.focus();
+    focused?.dispatchEvent(new FocusEvent("focusin", { bubbles: true }));
+    expect(focused?.getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+    release();
+    expect(focused?.hasAttribute("data-lm-suppress-shortcuts")).toBe(false);
+  },
+);

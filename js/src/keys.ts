@@ -19,10 +19,15 @@ const ATTRIBUTES: Readonly<Record<string, string>> = {
   tabindex: "0",
   role: "region",
   "aria-label": "Gradient flow",
-  // Else JupyterLab's command mode takes R as "make this cell raw"; the attribute is read by
-  // targetDistance in @lumino/commands.
-  "data-lm-suppress-shortcuts": "true",
 };
+// Else JupyterLab's command mode takes R as "make this cell raw", X as "cut it" and the arrows for
+// itself. targetDistance in @lumino/commands looks for the attribute on its way up from where the
+// focus is, and stops at the first match: JupyterLab's `:focus` is one, so it has to be there.
+const SUPPRESSES = "data-lm-suppress-shortcuts";
+
+function keepKeys(event: FocusEvent): void {
+  if (event.target instanceof Element) event.target.setAttribute(SUPPRESSES, "true");
+}
 
 /** Makes the root a place that takes keys, until the returned function is called. */
 export function takeKeys(root: HTMLElement, act: (action: Action) => void): () => void {
@@ -36,9 +41,15 @@ export function takeKeys(root: HTMLElement, act: (action: Action) => void): () =
   }
 
   for (const [name, value] of Object.entries(ATTRIBUTES)) root.setAttribute(name, value);
+  root.setAttribute(SUPPRESSES, "true");
   root.addEventListener("keydown", onKeyDown);
+  root.addEventListener("focusin", keepKeys);
   return () => {
     root.removeEventListener("keydown", onKeyDown);
+    root.removeEventListener("focusin", keepKeys);
     for (const name of Object.keys(ATTRIBUTES)) root.removeAttribute(name);
+    for (const element of [root, ...root.querySelectorAll(`[${SUPPRESSES}]`)]) {
+      element.removeAttribute(SUPPRESSES);
+    }
   };
 }

@@ -52,6 +52,9 @@ class _Director:
     def is_playing(self) -> bool:
         return False
 
+    def is_stepping(self) -> bool:
+        return False
+
     def on_key(self, action: str) -> None: ...
 
     def on_status(self, status: str) -> None: ...

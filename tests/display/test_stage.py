@@ -35,6 +35,9 @@ class Director:
     def is_playing(self) -> bool:
         return self.playing
 
+    def is_stepping(self) -> bool:
+        return False
+
     def on_key(self, action: str) -> None:
         self.keys.append(action)
 
