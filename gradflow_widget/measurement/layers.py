@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from .norms import has_norm
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -75,11 +77,6 @@ def _weights(own: Sequence[tuple[str, nn.Parameter]]) -> list[nn.Parameter]:
     if matrices:
         return matrices
     return [p for name, p in own if "bias" not in name] or [p for _, p in own]
-
-
-def has_norm(tensor: torch.Tensor) -> bool:
-    """Whether torch can sum up a tensor's squares: whole numbers and float8 are but codes."""
-    return tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize > 1)
 
 
 def _role(kind: str, name: str) -> str:

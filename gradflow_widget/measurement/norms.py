@@ -253,12 +253,17 @@ class _Stack:
         return self._flat
 
 
+def has_norm(values: torch.Tensor) -> bool:
+    """Whether torch can sum up a tensor's squares: whole numbers and float8 are but codes."""
+    return values.is_complex() or (values.is_floating_point() and values.itemsize > 1)
+
+
 def norm_of(values: torch.Tensor) -> torch.Tensor:
     """Return the L2 norm summed in float64, as a real 0-d tensor on the tensor's device.
 
     NaN for the codes of quantised numbers, whole or in float8.
     """
-    if not (values.is_complex() or (values.is_floating_point() and values.itemsize > 1)):
+    if not has_norm(values):
         return torch.full((), math.nan, dtype=torch.float64, device=values.device)
     if values.is_cuda:
         # A GPU converts element by element here; vector_norm makes a copy in float64 first.

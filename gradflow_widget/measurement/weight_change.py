@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .norms import has_norm
 from .step import Step, Watched
 
 
@@ -17,6 +18,7 @@ class WeightChange:
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
         self._before: list[torch.Tensor] | None = None
+        self._has_codes = not all(map(has_norm, watched.weights))
 
     def keep(self, step: Step) -> None:
         """Copy the weights, and measure them, before a step."""
@@ -31,6 +33,10 @@ class WeightChange:
         kept = self._before
         if kept is None:
             return
+        moving, to = kept, list[torch.Tensor](self._watched.weights)
+        if self._has_codes:
+            places = [place for place, weight in enumerate(to) if has_norm(weight)]
+            moving, to = [kept[place] for place in places], [to[place] for place in places]
         with torch.no_grad():
-            torch._foreach_sub_(kept, list[torch.Tensor](self._watched.weights))
+            torch._foreach_sub_(moving, to)
         step.add("change", self._watched.weight_plan.norms(kept))

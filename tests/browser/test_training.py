@@ -76,6 +76,28 @@ def test_keys_play_pause_step_and_reset_and_never_reach_jupyterlab(cell: FlowCel
     expect(page.root).to_be_visible()
 
 
+@pytest.mark.parametrize("control", ["menu", "button", "slider", "toggle", "heading"])
+def test_keys_pressed_on_a_control_never_reach_jupyterlab(cell: FlowCell, control: str) -> None:
+    """There "r" makes the cell raw, "m" text, "x" cuts it and "b" adds one."""
+    page = cell.playground()
+    focused = {
+        "menu": page.menu("activation"),
+        "button": page.button("Step"),
+        "slider": page.slider("learning rate"),
+        "toggle": page.button("signal gradient"),
+        "heading": page.root.locator("summary").first,
+    }[control]
+    focused.focus()
+    for key in ("b", "m", "y", "x", "r", "ArrowDown"):
+        cell.notebook.page.keyboard.press(key)
+    cell.kernel.wait_until("flow.step_number == 0")
+    assert cell.notebook.cell(0).get_attribute("class").count("jp-CodeCell") == 1
+    assert cell.notebook.page.locator(".jp-Cell").count() == 1
+    expect(page.root).to_be_visible()
+    if control == "menu":
+        expect(focused).to_be_focused()
+
+
 def test_reset_repeats_the_run_and_a_new_seed_begins_another(cell: FlowCell) -> None:
     page = cell.playground()
     first_loss = "flow.history.loss[0]"

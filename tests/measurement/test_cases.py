@@ -222,6 +222,53 @@ class TestLayers:
         # out_proj is never called: attention reads its weight.
         assert np.isfinite(reading.signal_grad_norm).tolist() == [True, True, False, True]
 
+    def test_what_encloses_the_others_is_no_end_of_the_path(self):
+        """A network with an embedding of its own, as ViT has: its output is the last of all."""
+
+        class Enclosing(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(0)
+                self.place = nn.Parameter(torch.randn(1, 8))
+                self.first, self.middle, self.last = (nn.Linear(8, 8) for _ in range(3))
+
+            def forward(self, x):
+                x = torch.sigmoid(self.first(x + self.place))
+                return self.last(torch.sigmoid(self.middle(x)))
+
+        model = Enclosing()
+        reading = one_reading(model, lambda: model(torch.ones(4, 8)).square().mean())
+        assert reading.layers == ("", "first", "middle", "last")
+        assert [layer.encloses for layer in reading.described] == [True, False, False, False]
+        signal = reading.signal_grad_norm
+        assert reading.decades == pytest.approx(math.log10(signal[1] / signal[3]))
+        assert reading.decades < -1
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
+    def test_quantised_weights_have_no_norm(self, dtype):
+        class Quantised(nn.Module):
+            def __init__(self, scaled):
+                super().__init__()
+                codes = torch.ones(8, 8).to(dtype)
+                self.weight = nn.Parameter(codes, requires_grad=False)
+                self.scale = nn.Parameter(torch.full((8,), 2.0)) if scaled else None
+
+            def forward(self, x):
+                x = x @ self.weight.float()
+                return x if self.scale is None else x * self.scale
+
+        model = nn.Sequential(nn.Linear(8, 8), Quantised(True), Quantised(False), nn.Linear(8, 1))
+        inputs = torch.randn(4, 8)
+
+        def loss():
+            return model(inputs).square().mean()
+
+        expected = [2 * 8**0.5, math.nan]
+        reading = one_reading(model, loss)
+        np.testing.assert_allclose(reading.weight_norm[1:3], expected, rtol=1e-6)
+        single = take_reading(model, lambda output, _: output.square().mean(), inputs, inputs)
+        assert math.isnan(single.weight_norm[2])
+
     def test_a_parameter_of_the_model_itself(self):
         class Model(nn.Module):
             def __init__(self) -> None:

@@ -490,3 +490,30 @@ def test_readings_reach_the_callback_in_order_while_another_thread_reads():
         done.set()
         reader.join()
     assert seen == list(range(1, 101))
+
+
+def test_a_history_alone_keeps_no_model_alive():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs, targets = batch()
+    with GradientProbe(model, optimizer) as probe:
+        F.mse_loss(model(inputs), targets).backward()
+        optimizer.step()
+    history, weight = probe.history, weakref.ref(model[0].weight)
+    del model, optimizer, probe
+    gc.collect()
+    assert weight() is None
+    assert len(history) == 1
+
+
+def test_gradients_of_inference_mode_are_read():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer) as probe:
+        with torch.inference_mode():
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+        with torch.no_grad():
+            optimizer.step()
+        expected = [layer.weight.numel() ** 0.5 for layer in model[::2]]
+        np.testing.assert_allclose(probe.history.weight_grad_norm[0], expected)
