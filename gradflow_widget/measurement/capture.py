@@ -30,6 +30,8 @@ is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 FloatArray = NDArray[np.float64]
 Scalar = torch.Tensor | float
 
+# So many calls of layers outside of any call of the model may be of one pass.
+_MOST_LOOSE_CALLS = 4096
 _ONLY_RELU = Flatness(dead_below=0.0)
 
 
@@ -317,15 +319,18 @@ class Capture:
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
             return
-        # Drop the evaluations of which nothing is left.
+        self._drop_evaluations()
+        tensor = first_tensor((args, kwargs), any_dtype=True)
+        self._start(int(tensor.shape[0]) if tensor is not None and tensor.dim() else None)
+
+    def _drop_evaluations(self) -> None:
+        """Drop the passes without a backward pass of which nothing is left."""
         here = threading.get_ident()
         for each in list(self._passes):
             if each.thread == here and not each.used and not each.has_graph:
                 each.close()
                 self._passes.remove(each)
                 self._arrived = [signal for signal in self._arrived if signal.of is not each]
-        tensor = first_tensor((args, kwargs), any_dtype=True)
-        self._start(int(tensor.shape[0]) if tensor is not None and tensor.dim() else None)
 
     def _start(self, samples: int | None) -> _Pass:
         self._end_pass()
@@ -390,6 +395,10 @@ class Capture:
                 return
             here = self._here
             current = here.open or self._start(None)
+            if len(current.calls) >= _MOST_LOOSE_CALLS and current.samples is None:
+                # Parts of a model called by themselves, again and again: no end shows.
+                self._drop_evaluations()
+                current = self._start(None)
             samples = current.samples or (int(output.shape[0]) if output.dim() else 1)
             values = output.detach()
             call = _Call(part, output, samples)

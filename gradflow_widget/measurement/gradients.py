@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from operator import attrgetter, mul
 
@@ -49,15 +50,19 @@ class Gradients:
 
     Args:
         watched: the layers whose gradients they are.
+        stepped: ids of the parameters that the optimizer steps over. Others, such as those of
+            the other network of a GAN, are cleared by somebody else, and tell nothing of
+            whether a sum begins anew.
 
     Attributes:
         nothing_comes_between: nobody changes gradients between a backward pass and the step,
             so that one look at them tells all.
     """
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: Watched, stepped: Set[int]) -> None:
         self.nothing_comes_between = False
-        self._watched = watched
+        self._stepped = stepped
+        self._take_up(watched)
         self._ahead: Ahead | None = None
         # Norms taken ahead in the last backward pass, by the parameter's place.
         self._known: dict[int, float] = {}
@@ -65,6 +70,7 @@ class Gradients:
         self._hidden_edits = HiddenEdits()
         self._before: _Marks | None = None
         self._after: _Measured | None = None
+        self._mine_after: _Marks = _NO_MARKS
         # What a backward pass has left, until it is measured.
         self._left: list[torch.Tensor | None] | None = None
         self._sum_is_done = True
@@ -72,9 +78,14 @@ class Gradients:
 
     def watch(self, watched: Watched) -> None:
         """Go on with the same parameters in another order."""
-        self._watched = watched
+        self._take_up(watched)
         self._after = self._left = None
         self._end_ahead()
+
+    def _take_up(self, watched: Watched) -> None:
+        self._watched = watched
+        mine = [one for one in watched.parameters if id(one) in self._stepped]
+        self._mine = watched.parameters if len(mine) == len(watched.parameters) else mine
 
     def close(self) -> None:
         """End the thread that may be at work, and let go of what was measured."""
@@ -96,7 +107,10 @@ class Gradients:
             held = [gradient for gradient in gradients if gradient is not None]
             self._begins_with_none = not held
         self._before = _marks(held) if held else None
-        if not (self._sum_is_done or not held or self._were_zeroed(held)):
+        mine = held
+        if self._mine is not self._watched.parameters:
+            mine = [one.grad for one in self._mine if one.grad is not None]
+        if not (self._sum_is_done or not mine or self._were_zeroed(mine)):
             return False
         self._after = None
         return True
@@ -128,6 +142,10 @@ class Gradients:
         if gradients is None:  # the parameters have been put in order since
             gradients = list(map(_gradient_of, self._watched.parameters))
         self._after = self._measure(gradients, is_scaled=False)
+        if self._after is not None:
+            self._mine_after = self._after.marks
+            if self._mine is not self._watched.parameters:
+                self._mine_after = _marks([o.grad for o in self._mine if o.grad is not None])
 
     def _are_none_again(self) -> bool:
         """Whether the gradients have gone since the last step, as they had before the one before.
@@ -143,7 +161,7 @@ class Gradients:
     def _were_zeroed(self, held: list[torch.Tensor]) -> bool:
         """Whether gradients that are held were set to zero since the last backward pass."""
         last = self._after
-        if last is None or last.marks == _marks(held):
+        if last is None or self._mine_after == _marks(held):
             return False
         # Looking at the values would stall a device; zeroing is why gradients change
         # between two backward passes.

@@ -79,7 +79,8 @@ class GradientProbe:
                 "watch the optimizer that it wraps."
             )
         own = {id(parameter) for parameter in model.parameters()}
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if own.isdisjoint(stepped):
             raise ValueError(
                 "optimizer holds none of the model's parameters: "
                 "make it with optimizer = Optimizer(model.parameters(), ...)."
@@ -96,7 +97,7 @@ class GradientProbe:
         self._step: Step | None = None
         self._watched = Watched(parts)
         self._weight_change: WeightChange | None = None
-        self._gradients = Gradients(self._watched)
+        self._gradients = Gradients(self._watched, stepped)
         self._losses = Losses()
         self._delivery = Delivery(self._watched, history)
         self._root: loss_watch.Root | None = None

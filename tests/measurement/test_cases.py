@@ -629,6 +629,52 @@ class TestLoops:
                 np.testing.assert_allclose(of_maker.history.loss, expected_maker, rtol=1e-5)
                 np.testing.assert_allclose(of_critic.history.loss, expected_critic, rtol=1e-5)
 
+    def test_a_gan_within_one_module_keeps_its_losses_apart_too(self):
+        """Each optimizer clears the gradients of its own network only."""
+
+        class Both(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.makes = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
+                self.judges = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+
+            def forward(self, noise):
+                return self.judges(self.makes(noise))
+
+        torch.manual_seed(0)
+        model = Both()
+        optimizers = [sgd(model.makes), sgd(model.judges)]
+        probes = [GradientProbe(model, optimizer, full=True) for optimizer in optimizers]
+        real, losses = torch.randn(8, 4), ([], [])
+        for _ in range(4):
+            noise = torch.randn(8, 4)
+            objectives = (
+                lambda noise=noise: F.softplus(-model(noise)).mean(),
+                lambda noise=noise: (
+                    F.softplus(model.judges(model.makes(noise).detach())).mean()
+                    + F.softplus(-model.judges(real)).mean()
+                ),
+            )
+            for optimizer, objective, told in zip(optimizers, objectives, losses, strict=True):
+                optimizer.zero_grad()
+                loss = objective()
+                loss.backward()
+                told.append(loss.item())
+                optimizer.step()
+        for probe, told in zip(probes, losses, strict=True):
+            assert probe.history.loss == pytest.approx(told)
+            probe.close()
+
+    def test_layers_called_by_themselves_without_end_take_no_memory_without_end(self, monkeypatch):
+        """As a policy and a value do that are asked at every move."""
+        monkeypatch.setattr("gradflow_widget.measurement.capture._MOST_LOOSE_CALLS", 40)
+        model = nn.ModuleDict({"policy": nn.Linear(4, 2), "value": nn.Linear(4, 1)})
+        with GradientProbe(model, sgd(model), full=True) as probe:
+            for _ in range(500):
+                model["policy"](torch.randn(1, 4)), model["value"](torch.randn(1, 4))
+            kept = sum(len(each.calls) for each in probe._capture._passes)
+        assert kept <= 80
+
     def test_two_models_in_two_threads_see_each_its_own(self):
         results: dict[int, tuple[list[float], list[float]]] = {}
         start = threading.Barrier(2)
