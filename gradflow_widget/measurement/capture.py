@@ -176,6 +176,7 @@ class Capture:
         # What came in the backward pass under way, and what came outside of any.
         self._arrived: list[_Signal] = []
         self._watching = self._keeps_graph = False
+        self._samples: int | None = None  # of the last call of the model
         self._trains_on: int | None = None  # the thread of the last backward pass
         self._gradients: Shelves[_Signal] = Shelves()
         self._handles: list[RemovableHandle] = []
@@ -321,7 +322,8 @@ class Capture:
             return
         self._drop_evaluations()
         tensor = first_tensor((args, kwargs), any_dtype=True)
-        self._start(int(tensor.shape[0]) if tensor is not None and tensor.dim() else None)
+        self._samples = int(tensor.shape[0]) if tensor is not None and tensor.dim() else None
+        self._start(self._samples)
 
     def _drop_evaluations(self) -> None:
         """Drop the passes without a backward pass of which nothing is left."""
@@ -394,7 +396,9 @@ class Capture:
             if output is None or output.is_nested or is_functorch_wrapped_tensor(output):
                 return
             here = self._here
-            current = here.open or self._start(None)
+            # A block that is run again within the backward pass has the model's samples.
+            again = torch._C._current_graph_task_id() != -1
+            current = here.open or self._start(self._samples if again else None)
             if len(current.calls) >= _MOST_LOOSE_CALLS and current.samples is None:
                 # Parts of a model called by themselves, again and again: no end shows.
                 self._drop_evaluations()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gradflow_widget import GradientFlow, take_reading
+from gradflow_widget import GradientFlow, GradientProbe, take_reading
 
 
 class Network(nn.Module):
@@ -64,3 +64,37 @@ def test_the_widget_trains_it():
         losses.append(flow.history.loss.tolist())
         flow.close()
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_samples_are_the_models_where_a_block_has_its_own_rows(reentrant: bool):
+    """As a mixture of experts has, which takes every token for itself."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.inner, self.last = (nn.Linear(5, 5) for _ in range(3))
+
+        def block(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.inner(x.reshape(-1, 5))).reshape(x.shape)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            x = checkpoint(self.block, x, use_reentrant=True) if reentrant else self.block(x)
+            out: torch.Tensor = self.last(x)
+            return out
+
+    inputs = torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(0))
+    model = Tokens()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer, full=True) as probe:
+        model(inputs).square().mean().backward()
+        optimizer.step()
+        signal = probe.history.latest.signal_grad_norm
+    kept: list[torch.Tensor] = []
+    twin = Tokens()
+    twin.inner.register_forward_hook(lambda *a: (a[2].retain_grad(), kept.append(a[2]))[1])
+    out = twin.last(twin.block(twin.first(inputs)))
+    out.square().mean().backward()
+    assert signal[1] == pytest.approx(float(kept[0].grad.norm()) / 2, rel=1e-5)
