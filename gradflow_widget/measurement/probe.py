@@ -56,8 +56,8 @@ class GradientProbe:
 
     Raises:
         TypeError: ``model`` or ``optimizer`` is something else.
-        ValueError: the model has no parameters, has lazy modules not initialised, or the
-            optimizer holds none of its parameters.
+        ValueError: the model has no parameters, has lazy modules not initialised, the
+            optimizer holds none of its parameters, or the history is of another network.
     """
 
     def __init__(
@@ -84,6 +84,11 @@ class GradientProbe:
             raise ValueError(
                 "optimizer holds none of the model's parameters: "
                 "make it with optimizer = Optimizer(model.parameters(), ...)."
+            )
+        self._recorded_order = () if history is None else history.layers
+        if self._recorded_order and set(self._recorded_order) != {p.layer.name for p in parts}:
+            raise ValueError(
+                "history is of another network, with other layers: give each one a History of its own."
             )
         self.model = model
         self.optimizer = optimizer
@@ -280,6 +285,9 @@ class GradientProbe:
         if not called:
             return
         ordered = in_forward_order(self._watched.parts, called)
+        if self._recorded_order:
+            # As the history has them: the order of a network that chooses its way may vary.
+            ordered.sort(key=lambda part: self._recorded_order.index(part.layer.name))
         if tuple(part.layer for part in ordered) != self._watched.described:
             self._watched = self._delivery.watched = Watched(ordered)
             self._gradients.watch(self._watched)

@@ -222,6 +222,8 @@ class Watched:
                 unclipped, total = earlier, earlier_total
                 if step.hidden_edits is not None:
                     step.hidden_edits.seen = True
+            elif not np.allclose(earlier, used, rtol=_SAME_NORM, atol=0.0, equal_nan=True):
+                unclipped = earlier  # small ones were changed, which the total does not show
         if step.clip_norm is not None:
             theirs = step.clipped_parameters
             theirs_before = _norm(used if theirs is None else used[theirs])

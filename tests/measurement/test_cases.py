@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gradflow_widget import GradientProbe, take_reading
+from gradflow_widget import GradientProbe, History, take_reading
 
 from .networks import batch, one_reading, small
 
@@ -221,6 +221,49 @@ class TestLayers:
         assert (reading.weight_grad_norm > 0).all()
         # out_proj is never called: attention reads its weight.
         assert np.isfinite(reading.signal_grad_norm).tolist() == [True, True, False, True]
+
+    def test_a_history_goes_on_whatever_way_a_network_takes_first(self):
+        class Either(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.one, self.other = nn.Linear(5, 5), nn.Linear(5, 5)
+                self.first = True
+
+            def forward(self, x):
+                pair = (self.one, self.other) if self.first else (self.other, self.one)
+                return pair[1](pair[0](x))
+
+        model = Either()
+        optimizer = sgd(model)
+        history = History()
+        for first in (True, False):
+            model.first = first
+            with GradientProbe(model, optimizer, history=history):
+                optimizer.zero_grad()
+                model(torch.ones(2, 5)).square().mean().backward()
+                expected = [model.one.weight.grad.norm(), model.other.weight.grad.norm()]
+                optimizer.step()
+            np.testing.assert_allclose(history.weight_grad_norm[-1], expected, rtol=1e-6)
+        assert history.layers == ("one", "other")
+        with pytest.raises(ValueError, match="of another network"):
+            GradientProbe(other := small(), sgd(other), history=history)
+
+    def test_small_gradients_changed_by_hand_show_both_norms(self):
+        """The total does not tell."""
+        model = small()
+        inputs, targets = batch()
+        optimizer = sgd(model)
+        with torch.no_grad():
+            model[4].weight.mul_(1e-6)
+        with GradientProbe(model, optimizer) as probe:
+            F.mse_loss(model(inputs), targets).backward()
+            before = [layer.weight.grad.norm().item() for layer in model[::2]]
+            model[0].weight.grad.mul_(3)
+            optimizer.step()
+            reading = probe.history.latest
+        np.testing.assert_allclose(reading.unclipped_grad_norm, before)
+        np.testing.assert_allclose(reading.weight_grad_norm, [3 * before[0], *before[1:]])
+        assert reading.clip_scale == 1.0
 
     def test_what_encloses_the_others_is_no_end_of_the_path(self):
         """A network with an embedding of its own, as ViT has: its output is the last of all."""
