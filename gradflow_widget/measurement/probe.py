@@ -88,7 +88,7 @@ class GradientProbe:
         self._recorded_order = () if history is None else history.layers
         if self._recorded_order and set(self._recorded_order) != {p.layer.name for p in parts}:
             raise ValueError(
-                "history is of another network, with other layers: give each one a History of its own."
+                "history is of another network with other layers: give each a History of its own."
             )
         self.model = model
         self.optimizer = optimizer
