@@ -83,7 +83,10 @@ def _place(row: Any) -> Any:
 
 
 def exchange(shown: Any, before: Controls, controls: Controls) -> None:
-    """Show other controls in the place of those before; what is looked at stays."""
+    """Show other controls in the place of those before; what is looked at stays.
+
+    The buttons of those before stay open: they may have been pressed in the meantime.
+    """
     for name in _CHOICES:
         getattr(controls, name).value = getattr(before, name).value
     others = {id(getattr(before, row)): getattr(controls, row) for row in _ROWS}
@@ -92,7 +95,13 @@ def exchange(shown: Any, before: Controls, controls: Controls) -> None:
         if row is not None:
             place.children = [row]
     for row in _ROWS:
-        close_tree(getattr(before, row))
+        close_tree(getattr(before, row), but=before.buttons)
+
+
+def close_buttons(buttons: list[Any]) -> None:
+    """Close the buttons of controls that were exchanged."""
+    for button in buttons:
+        close_tree(button)
 
 
 def close_parts(flow: GradientFlow, stage: Stage, controls: Controls | None) -> None:

@@ -16,7 +16,7 @@ from .display.controls import Controls
 from .display.stage import Stage
 from .fresh_traits import FreshTraits
 from .knob_traits import KnobTraits
-from .layout import close_parts, controls_of, exchange, laid_out
+from .layout import close_buttons, close_parts, controls_of, exchange, laid_out
 from .measurement.history import History
 from .playback import Playback
 from .playground.assembly import Playground, PlaygroundNetwork, assemble
@@ -92,6 +92,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._stage.panel.on_msg(lambda *_: end_idle_threads())
         self._session: TrainingSession | None = None
         self._controls: Controls | None = None
+        # Of the controls before: the page may have sent a click before it saw the new ones.
+        self._late_buttons: list[widgets.Button] = []
         self._stop_listening: Callable[[], None] = lambda: None
         try:
             self._begin(preparation, preparation.session(self._backstage))
@@ -226,6 +228,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._controls = controls_of(self)
         self.loaded_preset = name
         exchange(self, before, self._controls)
+        close_buttons(self._late_buttons)
+        self._late_buttons = before.buttons
         self._turn_first(parts, knobs)
         self._backstage.state_changed()
 
@@ -303,6 +307,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         finally:
             if self._controls is not None:
                 self._controls.close()
+            close_buttons(self._late_buttons)
             self._stage.close()
             close_parts(self, self._stage, self._controls)
 

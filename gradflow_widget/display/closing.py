@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ipywidgets import Widget
 
 
-def close_tree(root: Widget) -> None:
-    """Close a widget and all widgets that it reaches: children, layout, style, marks, axes."""
+def close_tree(root: Widget, but: Collection[Widget] = ()) -> None:
+    """Close a widget and all widgets that it reaches: children, layout, style, marks, axes.
+
+    Args:
+        root: the widget.
+        but: those to leave open, with what they alone reach.
+    """
+    kept = set(map(id, but))
     reached: dict[int, Widget] = {}
     queue: list[Widget] = [root]
     while queue:
         widget = queue.pop()
-        if id(widget) in reached:
+        if id(widget) in reached or id(widget) in kept:
             continue
         reached[id(widget)] = widget
         for name in widget.keys:

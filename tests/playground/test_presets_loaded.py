@@ -48,6 +48,24 @@ def test_a_widget_is_made_from_a_preset_with_its_seed_or_another(nothing_is_left
         flow.close()
 
 
+def test_what_was_pressed_while_a_preset_was_loading_is_done_when_it_is(nothing_is_left, preset):
+    """The page sends it to the buttons that it still shows."""
+    flow = preset("frozen backbone")
+    before = flow._controls
+    flow.load_preset("exploding RNN")
+    before.preset_buttons["mended by clipping"].click()
+    assert flow.loaded_preset == "mended by clipping"
+
+    before = flow._controls
+    flow.load_preset("vanishing sigmoid")
+    before.play_button.click()
+    assert flow.playing
+    flow.pause()
+    flow.wait()
+    assert flow.loaded_preset == "vanishing sigmoid"
+    flow.close()
+
+
 def test_what_to_watch_is_told_for_each():
     told = GradientFlow.presets()
     assert list(told) == list(presets())
@@ -74,6 +92,7 @@ def test_a_button_loads_a_preset_as_if_it_had_been_made_so(nothing_is_left, pres
 
 def test_loading_again_and_again_leaves_no_widget_behind(preset):
     flow = preset("vanishing sigmoid")
+    press(flow, "frozen backbone")  # from here on the buttons before the last ones are there too
     before = set(ipywidgets_registry._instances)
     for name in ("exploding RNN", "pre-LN transformer", "vanishing sigmoid"):
         press(flow, name)

@@ -107,6 +107,12 @@ class Controls:
         self.loss_choice = views.loss_choice
         self.views = views.row
 
+    @property
+    def buttons(self) -> list[Any]:
+        """Every button: what is pressed in them is meant for whatever is trained then."""
+        bar = (self.play_button, self.step_button, self.reset_button, self.seed_button)
+        return [*bar, *self.preset_buttons.values()]
+
     def allow_playing(self) -> None:
         """Enable play and step: there is something to train with now."""
         self._toolbar.allow_playing()
