@@ -100,9 +100,8 @@ class _Signal:
 class _Pass:
     """One forward pass of the model."""
 
-    def __init__(self, samples: int | None) -> None:
-        self.samples = samples
-        self.thread = threading.get_ident()
+    def __init__(self, samples: int | None, thread: int) -> None:
+        self.samples, self.thread = samples, thread
         self.calls: list[_Call] = []
         self.fused: list[tuple[LayerParts, FusedCall]] = []
         self.hooks: list[RemovableHandle] = []
@@ -177,6 +176,7 @@ class Capture:
         self._arrived: list[_Signal] = []
         self._watching = self._keeps_graph = False
         self._samples: int | None = None  # of the last call of the model
+        self._again: _Pass | None = None  # what is run again within the backward pass
         self._trains_on: int | None = None  # the thread of the last backward pass
         self._gradients: Shelves[_Signal] = Shelves()
         self._handles: list[RemovableHandle] = []
@@ -211,7 +211,7 @@ class Capture:
         for each in list(self._passes):
             if each.thread == here:
                 each.close()
-        self._passes = []
+        self._passes, self._again = [], None
         self._arrived.clear()
         self._gradients.clear()
         self._here.outputs.clear()
@@ -245,11 +245,11 @@ class Capture:
         self._arrived.clear()
         self._gradients.clear()
         self._watching, self._keeps_graph = True, keeps_graph
-        self._trains_on = threading.get_ident()
+        self._trains_on, self._again = threading.get_ident(), None
 
     def end_backward(self, *, counts: bool) -> None:
         """Note its end; it counts where it gave the model's parameters a gradient."""
-        self._watching = False
+        self._watching, self._again = False, None
         self._end_pass()
         if counts:
             self._take_arrived()
@@ -336,9 +336,20 @@ class Capture:
 
     def _start(self, samples: int | None) -> _Pass:
         self._end_pass()
-        current = self._here.open = _Pass(samples)
+        current = self._here.open = _Pass(samples, threading.get_ident())
         self._passes.append(current)
         return current
+
+    def _under_way(self) -> _Pass:
+        """Return the pass that a layer runs in."""
+        if torch._C._current_graph_task_id() == -1:
+            return self._here.open or self._start(None)
+        # A block that is run again within the backward pass, on a GPU by a thread of autograd's.
+        if self._again is None:
+            thread = threading.get_ident() if self._trains_on is None else self._trains_on
+            self._again = _Pass(self._samples, thread)
+            self._passes.append(self._again)
+        return self._again
 
     def _end_pass(self) -> None:
         """Measure the small outputs of the open pass, which is over, and let go of the others."""
@@ -395,10 +406,7 @@ class Capture:
             output = first_tensor(result)
             if output is None or output.is_nested or is_functorch_wrapped_tensor(output):
                 return
-            here = self._here
-            # A block that is run again within the backward pass has the model's samples.
-            again = torch._C._current_graph_task_id() != -1
-            current = here.open or self._start(self._samples if again else None)
+            current, here = self._under_way(), self._here
             if len(current.calls) >= _MOST_LOOSE_CALLS and current.samples is None:
                 # Parts of a model called by themselves, again and again: no end shows.
                 self._drop_evaluations()
@@ -407,7 +415,7 @@ class Capture:
             values = output.detach()
             call = _Call(part, output, samples)
             kind = has_channels_first(part.module, output)
-            is_small = here.outputs.put(call, values, kind)
+            is_small = not call.recomputed and here.outputs.put(call, values, kind)
             if not is_small:
                 call.activation = norm_of(values)
             current.calls.append(call)
@@ -476,7 +484,7 @@ class Capture:
         def hook(module: Any, args: Any, kwargs: Any, result: Any) -> None:
             if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
                 return
-            current = self._here.open or self._start(None)
+            current = self._under_way()
             call = FusedCall.of(module, args, kwargs, result)
             if call is not None:
                 current.fused.append((part, call))
