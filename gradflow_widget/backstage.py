@@ -135,7 +135,7 @@ class Backstage:
     def is_stepping(self) -> bool:
         """Say whether somebody makes steps in a cell."""
         session = self.session
-        return session is not None and session.is_called
+        return session is not None and session.has_callers
 
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""

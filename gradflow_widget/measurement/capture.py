@@ -222,7 +222,10 @@ class Capture:
         kept, here = [], threading.get_ident()
         for each in list(self._passes):
             if each.thread != here:
-                continue  # it is under way, or over: its own thread lets go of it
+                # Perhaps under way, so that only its own thread may let go of it.
+                if each.has_graph:
+                    kept.append(each)
+                continue
             if each.used:
                 each.used = False
                 for call in each.calls:

@@ -150,7 +150,7 @@ class TrainingSession(PresentRun):
         return self._pace.at_rest
 
     @property
-    def is_called(self) -> bool:
+    def has_callers(self) -> bool:
         """Whether a caller of :meth:`steps` is between two of them."""
         return self._own_steps.callers > 0
 

@@ -174,6 +174,27 @@ def test_gradients_of_each_sample_do_no_harm():
         assert np.isfinite(probe.history.latest.signal_grad_norm).all()
 
 
+def test_a_forward_pass_of_another_thread_counts_where_this_one_makes_none():
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    losses: list[torch.Tensor] = []
+    with GradientProbe(model, optimizer, full=True) as probe:
+        model(inputs)  # a look, so that this thread is known too
+        for _ in range(3):
+            forward = threading.Thread(
+                target=lambda: losses.append(F.mse_loss(model(inputs), targets))
+            )
+            forward.start()
+            forward.join()
+            optimizer.zero_grad()
+            losses.pop().backward()
+            optimizer.step()
+        found = probe.history.signal_grad_norm
+    expected = take_reading(model, F.mse_loss, inputs, targets).signal_grad_norm
+    np.testing.assert_allclose(found, np.tile(expected, (3, 1)), rtol=1e-12)
+
+
 @pytest.mark.parametrize("goes_back", [False, True])
 def test_a_look_from_another_thread_does_no_harm(goes_back):
     """As when a cell calls the model while it trains."""
