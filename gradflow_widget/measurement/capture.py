@@ -6,9 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -19,136 +17,28 @@ from .activations import (
     dead_and_saturated_of_rows,
     has_channels_first,
 )
+from .collected import Collected
 from .hooks import Hook
 from .last_states import LastStates
 from .layers import LayerParts, first_tensor
 from .norms import norm_of
+from .passes import Call, Output, Pass, Signal
 from .shelf import Shelves
-from .through_time import FusedCall, ThroughTime, is_cell, is_fused
+from .through_time import FusedCall, ThroughTime, is_fused
 
 is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
-FloatArray = NDArray[np.float64]
-Scalar = torch.Tensor | float
 
 # So many calls of layers outside of any call of the model may be of one pass.
 _MOST_LOOSE_CALLS = 4096
 _ONLY_RELU = Flatness(dead_below=0.0)
 
 
-class _Call:
-    """One call of one layer: 0-d tensors on the device or numbers, and what to divide them by."""
-
-    __slots__ = (
-        "activation",
-        "counts",
-        "flatness",
-        "number",
-        "part",
-        "recomputed",
-        "rows",
-        "samples",
-        "signals",
-        "vector",
-    )
-
-    activation: Scalar
-
-    def __init__(self, part: LayerParts, output: torch.Tensor, samples: int) -> None:
-        self.part = part
-        self.number = output.numel()
-        self.rows = int(output.shape[0]) if output.dim() > 1 else 1
-        self.samples = samples
-        # Checkpointing runs a block again within the backward pass; where the first run was
-        # seen, no gradient comes to the second.
-        self.recomputed = torch._C._current_graph_task_id() != -1
-        self.signals: list[Scalar] = []
-        # Their sum, where several backward passes go through one graph.
-        self.vector: torch.Tensor | None = None
-        # Of the activation that follows, for outputs that lie on a shelf.
-        self.flatness: Flatness | None = None
-        # (dead, of how many units), (saturated, of how many outputs)
-        self.counts: tuple[tuple[Scalar | None, int], ...] = ()
-
-
-class _Output:
-    """A layer's output, kept until it shows which activation follows; None on a shelf."""
-
-    __slots__ = ("call", "tensor", "version")
-
-    def __init__(self, call: _Call, tensor: torch.Tensor | None) -> None:
-        self.call = call
-        self.tensor = tensor
-        self.version = 0 if tensor is None else tensor._version
-
-
-class _Signal:
-    """The gradient that has come to a call's output: its norm, once it is measured.
-
-    Or the gradient itself, where more is to be added to it.
-    """
-
-    __slots__ = ("call", "norm", "of", "states", "values")
-
-    norm: Scalar
-
-    def __init__(self, of: _Pass, call: _Call) -> None:
-        self.of, self.call = of, call
-        self.values: torch.Tensor | None = None
-        self.states: LastStates | None = None
-
-
-class _Pass:
-    """One forward pass of the model."""
-
-    def __init__(self, samples: int | None, thread: int) -> None:
-        self.samples, self.thread = samples, thread
-        self.calls: list[_Call] = []
-        self.fused: list[tuple[LayerParts, FusedCall]] = []
-        self.hooks: list[RemovableHandle] = []
-        # Whether a backward pass that counts went through it; if none did, it was an
-        # evaluation with autograd left on.
-        self.used = False
-        self.outputs: dict[Any, _Output | None] = {}
-        self.seen: set[Any] = set()
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether a backward pass may still come: autograd keeps the hooks' dictionaries."""
-        return any(hook.hooks_dict_ref() is not None for hook in self.hooks)
-
-    def let_go(self) -> None:
-        """Let go of outputs and graph."""
-        self.outputs.clear()
-        self.seen.clear()
-
-    def close(self) -> None:
-        self.let_go()
-        for _, fused in self.fused:
-            fused.let_go()
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks.clear()
-
-    def through_time(self, calls: Sequence[_Call], into: ThroughTime) -> None:
-        """Add what the recurrent layers have shown; ``calls`` are those that count."""
-        loops: dict[LayerParts, list[_Call]] = {}
-        for call in calls:
-            if is_cell(call.part.module):
-                loops.setdefault(call.part, []).append(call)
-        for part, loop in loops.items():
-            # Blocks that are run again come in the order in which the backward pass asks.
-            if not any(call.recomputed for call in loop):
-                into.add_cell(part.layer.name, [call.signals for call in loop], loop[0].rows)
-        for part, fused in self.fused:
-            into.add_fused(part.layer.name, fused)
-
-
 class _Here(threading.local):
     """The forward pass under way on a thread, and its small outputs."""
 
     def __init__(self) -> None:
-        self.open: _Pass | None = None
-        self.outputs: Shelves[_Call] = Shelves()
+        self.open: Pass | None = None
+        self.outputs: Shelves[Call] = Shelves()
 
 
 class Capture:
@@ -170,15 +60,15 @@ class Capture:
     def __init__(self, model: nn.Module, parts: Sequence[LayerParts]) -> None:
         self.paused = False
         self._model = model
-        self._passes: list[_Pass] = []
+        self._passes: list[Pass] = []
         self._here = _Here()
         # What came in the backward pass under way, and what came outside of any.
-        self._arrived: list[_Signal] = []
+        self._arrived: list[Signal] = []
         self._watching = self._keeps_graph = False
         self._samples: int | None = None  # of the last call of the model
-        self._again: _Pass | None = None  # what is run again within the backward pass
+        self._again: Pass | None = None  # what is run again within the backward pass
         self._trains_on: int | None = None  # the thread of the last backward pass
-        self._gradients: Shelves[_Signal] = Shelves()
+        self._gradients: Shelves[Signal] = Shelves()
         self._handles: list[RemovableHandle] = []
         self._hooks = [(part.module, Hook(self._after(part))) for part in parts]
         self._hooks_of_fused = [
@@ -297,7 +187,7 @@ class Capture:
                     call.vector = None
         place = {id(part): index for index, part in enumerate(parts)}
         any_used = any(each.used for each in passes)
-        collected: list[tuple[int, _Call]] = []
+        collected: list[tuple[int, Call]] = []
         through_time = ThroughTime()
         for each in passes:
             if each.used or not any_used:
@@ -306,7 +196,7 @@ class Capture:
                 each.through_time(calls, through_time)
         return Collected(collected, len(place), through_time)
 
-    def _listens_to(self, of: _Pass) -> bool:
+    def _listens_to(self, of: Pass) -> bool:
         """Whether a gradient counts that has come to a layer in a forward pass."""
         trains_on = self._trains_on
         is_ours = trains_on is None or of.thread == trains_on
@@ -315,7 +205,7 @@ class Capture:
             return False
         return self._watching or not of.used
 
-    def _own_passes(self) -> list[_Pass]:
+    def _own_passes(self) -> list[Pass]:
         """Return the passes of this thread, or all where it has made none."""
         here = threading.get_ident()
         return [each for each in self._passes if each.thread == here] or list(self._passes)
@@ -337,20 +227,20 @@ class Capture:
                 self._passes.remove(each)
                 self._arrived = [signal for signal in self._arrived if signal.of is not each]
 
-    def _start(self, samples: int | None) -> _Pass:
+    def _start(self, samples: int | None) -> Pass:
         self._end_pass()
-        current = self._here.open = _Pass(samples, threading.get_ident())
+        current = self._here.open = Pass(samples, threading.get_ident())
         self._passes.append(current)
         return current
 
-    def _under_way(self) -> _Pass:
+    def _under_way(self) -> Pass:
         """Return the pass that a layer runs in."""
         if torch._C._current_graph_task_id() == -1:
             return self._here.open or self._start(None)
         # A block that is run again within the backward pass, on a GPU by a thread of autograd's.
         if self._again is None:
             thread = threading.get_ident() if self._trains_on is None else self._trains_on
-            self._again = _Pass(self._samples, thread)
+            self._again = Pass(self._samples, thread)
             self._passes.append(self._again)
         return self._again
 
@@ -384,7 +274,7 @@ class Capture:
             self._see_activations(current, output.grad_fn)
         self._end_pass()
 
-    def _see_activations(self, current: _Pass, consumer: Any) -> None:
+    def _see_activations(self, current: Pass, consumer: Any) -> None:
         outputs = current.outputs
         for node, flatness in activations_between(consumer, outputs, current.seen):
             output = outputs[node]
@@ -416,7 +306,7 @@ class Capture:
                 current = self._start(None)
             samples = current.samples or (int(output.shape[0]) if output.dim() else 1)
             values = output.detach()
-            call = _Call(part, output, samples)
+            call = Call(part, output, samples)
             kind = has_channels_first(part.module, output)
             is_small = not call.recomputed and here.outputs.put(call, values, kind)
             if not is_small:
@@ -431,7 +321,7 @@ class Capture:
                     arriving = _detached(gradient)
                     if arriving is None:
                         return
-                    signal = _Signal(current, call)
+                    signal = Signal(current, call)
                     if self._keeps_graph or call.vector is not None:
                         signal.values = arriving.clone()
                     elif not self._gradients.put(signal, arriving):
@@ -446,14 +336,14 @@ class Capture:
             node = output.grad_fn
             if node is not None and not call.recomputed:
                 self._see_activations(current, node)
-                current.outputs[node] = _Output(call, None if is_small else output)
+                current.outputs[node] = Output(call, None if is_small else output)
 
         return hook
 
     def _take_states(
         self,
-        current: _Pass,
-        call: _Call,
+        current: Pass,
+        call: Call,
         output: torch.Tensor,
         states: LastStates,
         hidden: torch.Tensor,
@@ -468,7 +358,7 @@ class Capture:
                 if arriving is None:
                     return
                 if not states.arrived:
-                    signal = _Signal(current, call)
+                    signal = Signal(current, call)
                     signal.states = states
                     if self._keeps_graph or call.vector is not None:
                         signal.values = arriving
@@ -504,60 +394,3 @@ def _detached(gradient: torch.Tensor) -> torch.Tensor | None:
         return gradient.detach()
     except RuntimeError:  # torch.autograd.functional's batches of gradients can't even do that
         return None
-
-
-class Collected:
-    """A capture's scalars, ready for the one transfer, and how to read them afterwards.
-
-    Attributes:
-        norms: L2 norms, numbers or 0-d tensors: signals, then activations.
-        counts: counts, likewise: dead and saturated in turn, where any can be.
-        through_time: of the recurrent layers.
-    """
-
-    def __init__(
-        self, calls: Sequence[tuple[int, _Call]], layers: int, through_time: ThroughTime
-    ) -> None:
-        self._layers = layers
-        self.through_time = through_time
-        signals = [(layer, call, s) for layer, call in calls for s in call.signals]
-        counted = [(layer, count) for layer, call in calls for count in call.counts]
-        self.norms: list[Scalar] = [s for _, _, s in signals]
-        self.norms += [call.activation for _, call in calls]
-        self.counts = [scalar for _, (scalar, _) in counted if scalar is not None]
-        self._counted = [i for i, (_, (scalar, _)) in enumerate(counted) if scalar is not None]
-        self._signals = len(signals)
-        self._norm_layers = [layer for layer, _, _ in signals] + [layer for layer, _ in calls]
-        self._norm_numbers = [call.samples for _, call, _ in signals]
-        self._norm_numbers += [call.number for _, call in calls]
-        self._count_layers = [layer for layer, _ in counted]
-        self._count_numbers = [number for _, (_, number) in counted]
-
-    def columns(self, norms: FloatArray, counts: FloatArray) -> FloatArray:
-        """Return signal, activation, dead and saturated, shape (4, layers).
-
-        Signal and activation are roots of sums of squares over the number of samples and
-        of elements; dead and saturated are shares. NaN where nothing was seen.
-        """
-        first, squares = self._signals, np.square(norms)
-        layers, numbers = self._norm_layers, self._norm_numbers
-        columns = np.empty((4, self._layers))
-        columns[0] = self._means(layers[:first], squares[:first], numbers[:first])
-        columns[1] = self._means(layers[first:], squares[first:], numbers[first:])
-        layers, numbers = self._count_layers, self._count_numbers
-        every = np.zeros(len(layers))
-        every[self._counted] = counts
-        counts = every
-        columns[2] = self._means(layers[::2], counts[::2], numbers[::2])
-        columns[3] = self._means(layers[1::2], counts[1::2], numbers[1::2])
-        columns[:2] = np.sqrt(columns[:2])
-        return columns
-
-    def _means(self, layers: list[int], values: FloatArray, numbers: list[int]) -> FloatArray:
-        if not layers:
-            return np.full(self._layers, np.nan)
-        sums = np.bincount(layers, weights=values, minlength=self._layers)
-        of = np.bincount(layers, weights=numbers, minlength=self._layers)
-        with np.errstate(invalid="ignore"):  # 0/0 where a layer was not seen
-            means: FloatArray = sums / of
-        return means

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .capture import Collected
+from .collected import Collected
 from .history import Rows
 from .layer_notes import NotePlan
 from .layers import LayerParts
