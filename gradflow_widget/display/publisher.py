@@ -32,6 +32,10 @@ LONGEST_PACE = 1 / 10
 # In ms: a frame that has waited longer in the page has waited for another than the present one.
 _QUEUED = 25.0
 _SLOWER, _QUICKER = 1.1, 0.97
+# Who confirms more frames than this together tells of them as often as this many would.
+_TOLD_ONCE = 3
+# In s: frames that are confirmed together go out within this time, so fewer at a slower pace.
+_TOGETHER_WITHIN = 8 * SHORTEST_PACE
 # Frames this far apart are confirmed one by one: the count of those drawn is to be seen.
 _SLOW = 0.1
 PING_INTERVAL = 1.0
@@ -67,6 +71,7 @@ class Publisher:
         self._pace = SHORTEST_PACE
         self._due = 0.0
         self._unheard = False
+        self._held = 0  # frames since the last that the page confirms at once
         self._pings: dict[int, float] = {}
         self._round_trips: deque[float] = deque(maxlen=9)
         self._last_ping = 0.0
@@ -74,8 +79,9 @@ class Publisher:
         # Since when each page that looks has been sent frames of which it has confirmed none.
         self._silent_since: dict[str, float] = {}
         self._gone: set[str] = set()
-        # How many frames the page may confirm together. Each message makes the kernel tell
-        # JupyterLab that it is busy and idle again, which costs the page milliseconds.
+        # How many frames the page may confirm together at most. Each message makes the kernel tell
+        # JupyterLab that it is busy and idle again, whose toolbar and icon then change twice: that
+        # costs the browser nearly as much as drawing a frame.
         self.confirmed_together = 1
         self.visible = False
         self.steps_drawn = 0
@@ -103,7 +109,12 @@ class Publisher:
 
     @property
     def _window(self) -> int:
-        return self.most_in_flight + self.confirmed_together - 1
+        return self.most_in_flight + self._together - 1
+
+    @property
+    def _together(self) -> int:
+        """How many frames the page confirms together at its present pace."""
+        return max(1, min(self.confirmed_together, round(_TOGETHER_WITHIN / self._pace)))
 
     def wait_for_room(self) -> bool:
         """Wait, boundedly, until there is room; False where the page is not heard."""
@@ -173,12 +184,13 @@ class Publisher:
                 if message.get("dropped") and self.visible and not self._pages.get(page, True):
                     return  # a page that shows nothing speaks for itself alone
                 self._unheard = False
-                for number in (*message.get("earlier", ()), message["frame"]):
+                frames = [*message.get("earlier", ()), message["frame"]]
+                for number in frames:
                     sent = self._in_flight.pop(int(number), None)
                     dropped = message.get("dropped") and number == message["frame"]
                     if sent is not None and not dropped:
                         self.steps_drawn += sent[1]
-                self._keep_pace(float(message.get("waited", 0.0)))
+                self._keep_pace(float(message.get("waited", 0.0)), len(frames))
                 self.animation_frames = int(message.get("animation_frame", self.animation_frames))
                 if not message.get("dropped"):
                     self._has_shown(page)
@@ -197,12 +209,13 @@ class Publisher:
                     self._round_trips.append(time.monotonic() - sent_at)
             self._condition.notify_all()
 
-    def _keep_pace(self, waited: float) -> None:
+    def _keep_pace(self, waited: float, frames: int) -> None:
         """Slow down at once where frames queue in the page, and recover little by little."""
+        times = max(1.0, frames / _TOLD_ONCE)
         if waited > _QUEUED:
-            self._pace = min(LONGEST_PACE, self._pace * _SLOWER)
+            self._pace = min(LONGEST_PACE, self._pace * _SLOWER**times)
         else:
-            self._pace = max(SHORTEST_PACE, self._pace * _QUICKER)
+            self._pace = max(SHORTEST_PACE, self._pace * _QUICKER**times)
 
     def _looks(self, page: str) -> bool:
         return self._pages.get(page, False) and page not in self._gone
@@ -266,7 +279,10 @@ class Publisher:
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
                 slow = now - self._last_sent > _SLOW
-                at_once = slow or shows_more or whole or number % self.confirmed_together == 0
+                self._held += 1
+                at_once = slow or shows_more or whole or self._held >= self._together
+                if at_once:
+                    self._held = 0
                 # Who waits for room may have it already, long before this frame is confirmed.
                 self._condition.notify_all()
             self._last_sent = time.monotonic()

@@ -21,8 +21,7 @@ Speed = int | Literal["max"]
 SPEEDS: tuple[Speed, ...] = (1, 2, 5, 20, "max")
 _REMEMBERED = 10
 _UNSEEN_INTERVAL = 0.25
-_TOGETHER = 3
-_TOGETHER_AT_MAX = 8
+_TOGETHER = 8
 
 
 class Spoken(Protocol):
@@ -105,7 +104,7 @@ class Stage:
         publisher = self.publisher
         self._asked += 1
         free = self.speed == "max" and not must
-        publisher.confirmed_together = 1 if must else _TOGETHER_AT_MAX if free else _TOGETHER
+        publisher.confirmed_together = 1 if must else _TOGETHER
         if free:
             if publisher.visible:
                 return publisher.room_without_waiting(FASTEST_INTERVAL)

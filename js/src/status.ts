@@ -17,6 +17,11 @@ function appendTo(parent: Element, tag: string, className: string): HTMLElement 
   return element;
 }
 
+/** Leaves an element alone that says so already: it would be laid out, and a live region spoken, again. */
+function say(element: HTMLElement, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 /** The row under the controls: status line, verdict, notice, what was changed in the model, and a text for screen readers. */
 export class StatusRow {
   #status: HTMLElement;
@@ -44,21 +49,19 @@ export class StatusRow {
   }
 
   update(state: PanelState): void {
-    this.#status.textContent = state.status;
+    say(this.#status, state.status);
 
     this.#badge.hidden = state.verdict === "";
     this.#badge.dataset.problem = state.verdict_problem;
     this.#badge.dataset.severity = state.verdict_severity;
-    this.#symbol.textContent = SYMBOLS[state.verdict_problem] ?? "";
-    this.#verdict.textContent = state.verdict;
+    say(this.#symbol, SYMBOLS[state.verdict_problem] ?? "");
+    say(this.#verdict, state.verdict);
 
-    this.#notice.setAttribute("role", state.notice_is_error ? "alert" : "status");
+    const role = state.notice_is_error ? "alert" : "status";
+    if (this.#notice.getAttribute("role") !== role) this.#notice.setAttribute("role", role);
     this.#notice.hidden = state.notice === "";
-    // A live region that is written again is spoken again, changed or not.
-    if (this.#notice.textContent !== state.notice) this.#notice.textContent = state.notice;
-
-    const changes = state.changes.join(" ");
-    if (this.#changes.textContent !== changes) this.#changes.textContent = changes;
+    say(this.#notice, state.notice);
+    say(this.#changes, state.changes.join(" "));
 
     this.#live.update({
       status: state.status,

@@ -453,7 +453,41 @@ def test_frames_close_together_are_confirmed_together(looking: FakePage) -> None
         looking.wait_for_frames(state + 1)
 
     at_once = [frame["number"] for frame in looking.frames if frame["at_once"]]
-    assert at_once == [1, 3, 6]
+    assert at_once == [1, 4, 7]
+
+
+def test_a_page_that_is_slower_confirms_fewer_frames_together(looking: FakePage) -> None:
+    looking.publisher.confirmed_together = 8
+    room_at_first = looking.publisher._window
+    looking.publisher._pace = module.LONGEST_PACE / 2
+    for state in range(1, 7):
+        looking.publisher._last_sent = time.monotonic() + 60
+        looking.publisher.draw(step=True)
+        looking.wait_for_frames(state + 1)
+        looking.publisher._pace = module.LONGEST_PACE / 2
+
+    assert [frame["number"] for frame in looking.frames if frame["at_once"]] == [1, 4, 7]
+    assert looking.publisher._window == room_at_first - 5
+
+
+def test_many_frames_confirmed_together_change_the_pace_as_often_as_few(looking: FakePage) -> None:
+    def pace_after(waited: float, earlier: int) -> float:
+        looking.publisher._pace = 2 * module.SHORTEST_PACE
+        looking.publisher.receive(
+            {
+                "type": "confirm",
+                "page": "page",
+                "frame": 0,
+                "earlier": [0] * earlier,
+                "animation_frame": 1,
+                "waited": waited,
+            }
+        )
+        return looking.publisher._pace / (2 * module.SHORTEST_PACE)
+
+    for waited in (60.0, 0.0):
+        assert pace_after(waited, 5) == pytest.approx(pace_after(waited, 2) ** 2)
+        assert pace_after(waited, 0) == pace_after(waited, 2)
 
 
 def test_a_step_in_one_frame_with_the_end_of_training_is_confirmed_at_once(
