@@ -100,6 +100,15 @@ def test_after_its_echo_a_person_may_move_there(desk: Desk) -> None:
     assert desk.owner.learning_rate == 0.3
 
 
+def test_after_another_move_a_person_may_move_where_no_echo_has_come_from(desk: Desk) -> None:
+    desk.owner.learning_rate = 0.3  # of two values set in a row, a page may be told the last only
+    desk.owner.learning_rate = 0.02
+    desk.controls.rate_slider.value = 10**-1.0
+
+    desk.controls.rate_slider.value = 10**-0.52
+    assert desk.owner.learning_rate == 0.3
+
+
 @pytest.mark.parametrize("rate", [1e-12, 3e7])
 def test_a_value_beyond_the_slider_widens_it(desk: Desk, rate: float) -> None:
     desk.owner.learning_rate = rate

@@ -52,6 +52,8 @@ def link_log(
             return
         late = next((e for e in echoes if _on_one_place(slider, place, e)), None)
         if late is None:
+            # A page tells of things in their order: what has not come back by now never will.
+            echoes.clear()
             with binding.asked_by_page():
                 move(_roundest(slider, place))
         else:
