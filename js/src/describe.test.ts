@@ -60,6 +60,15 @@ it("a slider has a name and a description, and says that it is disabled", async 
   expect(handle.getAttribute("aria-disabled")).toBe("false");
 });
 
+it("a slider tells the value that stands beside it, not its place", async () => {
+  const handle = knobs.querySelector(".noUi-handle") as Element;
+  expect(handle.getAttribute("aria-valuetext")).toBe("8");
+  handle.setAttribute("aria-valuetext", "-1");
+  (knobs.querySelector(".widget-readout") as Element).textContent = "0.10";
+  await mutated();
+  expect(handle.getAttribute("aria-valuetext")).toBe("0.10");
+});
+
 it("a toggle says which one is pressed", async () => {
   const [one, full] = [...knobs.querySelectorAll("button")] as unknown as [Element, Element];
   const pressed = () => [one, full].map((button) => button.getAttribute("aria-pressed"));

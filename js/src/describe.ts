@@ -1,7 +1,8 @@
 /**
  * Says to pointers and to screen readers what ipywidgets tells neither: the tooltip of a slider
- * stands on its label alone and that of a menu nowhere, a slider has no name, and a toggle does
- * not say whether it is pressed, nor a preset whether it is the one that was loaded.
+ * stands on its label alone and that of a menu nowhere, a slider has no name and tells its place
+ * (the exponent on a logarithmic one) instead of its value, and a toggle does not say whether it is
+ * pressed, nor a preset whether it is the one that was loaded.
  */
 const CONTROL = ".widget-inline-hbox, .widget-toggle-buttons";
 const OPERATED = "select, input, .noUi-handle, .widget-readout";
@@ -50,6 +51,8 @@ function describe(control: HTMLElement, tooltips: Readonly<Record<string, string
     if (operated.matches(".noUi-handle")) {
       const base = operated.closest(".noUi-target");
       set(operated, "aria-disabled", String(base?.hasAttribute("disabled") ?? false));
+      const value = control.querySelector(".widget-readout")?.textContent ?? "";
+      if (value !== "") set(operated, "aria-valuetext", value);
     }
   }
 }
@@ -75,7 +78,7 @@ export function describeControls(
     subtree: true,
     childList: true,
     attributes: true,
-    attributeFilter: ["class", "disabled"],
+    attributeFilter: ["class", "disabled", "aria-valuetext"],
   });
   all();
   return () => observer.disconnect();
