@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ..measurement.flow import comparable_groups
-from ..measurement.nonfinite import NonFinite
+from ..measurement.nonfinite import NonFinite, first_nonfinite
 from ..measurement.reading import FloatArray, Reading
 
 Problem = Literal["", "healthy", "vanishing", "exploding", "severed", "non-finite"]
@@ -55,6 +55,8 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     Vanishing counts only where g is beyond what chance gives in a network of this width:
     |g| > 2√(5/(N·L)).
     """
+    if nonfinite is None and readings:
+        nonfinite = first_nonfinite(readings[-1])  # such as the look before the first step
     if nonfinite is not None:
         return Verdict("non-finite", "fault", _nonfinite_sentence(nonfinite))
     if not readings:
@@ -204,8 +206,8 @@ def _named(reading: Reading, index: int) -> str:
 
 
 def _nonfinite_sentence(found: NonFinite) -> str:
-    if found.where == "output":
-        return f"Not finite: the output of layer {found.layer!r} was first, at step {found.step}."
-    if found.where == "gradient" and found.layer:
-        return f"Not finite: the gradient of layer {found.layer!r} was first, at step {found.step}."
-    return f"Not finite: the loss was first, at step {found.step}."
+    what = f"the {found.where}"
+    if found.where != "loss":
+        what += f" of layer {found.layer!r}" if found.layer else " of the model itself"
+    when = f"at step {found.step}" if found.step else "before the first step"
+    return f"Not finite: {what} was first, {when}."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,24 @@ class Flatness:
     dead_above: float = math.inf
     flat_below: float = -math.inf
     flat_above: float = math.inf
+
+
+class Counts(NamedTuple):
+    """How many units of a layer are dead, and how many of its outputs saturated.
+
+    Attributes:
+        dead: how many units; None stands for 0 where there can be none.
+        units: of how many.
+        saturated: how many outputs, likewise.
+        outputs: of how many.
+        silent: which units are dead, shape (units,).
+    """
+
+    dead: torch.Tensor | int | None
+    units: int
+    saturated: torch.Tensor | int | None
+    outputs: int
+    silent: torch.Tensor | None = None
 
 
 def _bounded(low: float, high: float) -> Flatness:
@@ -56,10 +74,30 @@ def _threshold(node: Any) -> Flatness:
 
 def _clamp(node: Any) -> Flatness:
     low, high = node._saved_min, node._saved_max
-    return Flatness(
-        dead_below=-math.inf if low is None else float(low),
-        dead_above=math.inf if high is None else float(high),
-    )
+    if low is None or high is None:  # half of it is a straight line, as of a ReLU
+        return Flatness(
+            dead_below=-math.inf if low is None else float(low),
+            dead_above=math.inf if high is None else float(high),
+        )
+    return _bounded(float(low), float(high))
+
+
+def _clamp_min(node: Any) -> Flatness:
+    return Flatness(dead_below=float(node._saved_min))
+
+
+def _clamp_max(node: Any) -> Flatness:
+    return Flatness(dead_above=float(node._saved_max))
+
+
+def _elu_of_output(node: Any) -> Flatness:
+    flat = _elu(node).flat_below * float(node._saved_input_scale)
+    scale = float(node._saved_scale) * float(node._saved_alpha)
+    return Flatness(flat_below=scale * math.expm1(flat))
+
+
+def _celu_of_output(node: Any) -> Flatness:
+    return Flatness(flat_below=float(node._saved_alpha) * (FLAT - 1))
 
 
 def _hardtanh(node: Any) -> Flatness:
@@ -76,12 +114,20 @@ def _softplus(node: Any) -> Flatness:
 _BY_NODE: dict[str, Any] = {
     "ReluBackward0": Flatness(dead_below=0.0),
     "ThresholdBackward0": _threshold,
+    "ThresholdBackward1": _threshold,
     "ClampBackward1": _clamp,
+    "ClampMinBackward0": _clamp_min,
+    "ClampMaxBackward0": _clamp_max,
     "LeakyReluBackward0": Flatness(),
+    "LeakyReluBackward1": Flatness(),
+    "RreluWithNoiseBackward0": Flatness(),
+    "LogSigmoidBackward0": Flatness(flat_above=math.log((1 - FLAT) / FLAT)),
     "TanhBackward0": Flatness(flat_below=-_TANH, flat_above=_TANH),
     "SigmoidBackward0": Flatness(flat_below=-_SIGMOID, flat_above=_SIGMOID),
     "EluBackward0": _elu,
+    "EluBackward1": _elu,
     "CeluBackward0": _celu,
+    "CeluBackward1": _celu,
     "GeluBackward0": Flatness(flat_below=-2.28),
     "SiluBackward0": Flatness(flat_below=-3.93),
     "MishBackward0": Flatness(flat_below=-3.98),
@@ -89,6 +135,24 @@ _BY_NODE: dict[str, Any] = {
     "HardtanhBackward0": _hardtanh,
     "HardsigmoidBackward0": _bounded(-3.0, 3.0),
     "HardswishBackward0": Flatness(dead_below=-3.0, flat_below=-3.0),
+}
+
+# Of an activation that has overwritten z with its own output y, the bounds of y: where it rises,
+# y lies beyond them just where z lay beyond its own. SiLU, Mish and hardswish fall before they
+# rise; what a threshold writes may be anything.
+_BY_NODE_OF_OUTPUT: dict[str, Any] = {
+    "ReluBackward0": Flatness(dead_below=0.0),
+    "ClampBackward1": _clamp,
+    "LeakyReluBackward1": Flatness(),
+    "RreluWithNoiseBackward0": Flatness(),
+    "TanhBackward0": Flatness(flat_below=-math.sqrt(1 - FLAT), flat_above=math.sqrt(1 - FLAT)),
+    "SigmoidBackward0": Flatness(
+        flat_below=1 / (1 + math.exp(_SIGMOID)), flat_above=1 / (1 + math.exp(-_SIGMOID))
+    ),
+    "EluBackward1": _elu_of_output,
+    "CeluBackward1": _celu_of_output,
+    "HardtanhBackward0": _hardtanh,
+    "HardsigmoidBackward0": _bounded(0.0, 1.0),
 }
 
 # Between a layer's output and its activation only these may stand: they move no value.
@@ -104,6 +168,7 @@ _TRANSPARENT = frozenset(
         "SqueezeBackward1",
         "ToCopyBackward0",
         "CloneBackward0",
+        "BackwardHookFunctionBackward",
     )
 )
 
@@ -120,7 +185,7 @@ _FARTHEST = 256
 
 def activations_between(
     consumer: Any, producers: Container[Any], seen: set[Any]
-) -> list[tuple[Any, Flatness]]:
+) -> list[tuple[Any, Flatness, Any]]:
     """Find the activations that act right on a layer's output, by walking the graph back.
 
     Args:
@@ -130,22 +195,22 @@ def activations_between(
             residual stream are not walked again from every block; more are added.
 
     Returns:
-        The producers whose output goes into an activation, with what it does.
+        The producers whose output goes into an activation, what that does, and its node.
 
     Only names and saved scalars of nodes are read, never saved tensors: unpacking those
     would run a checkpointed block again.
     """
-    found: list[tuple[Any, Flatness]] = []
+    found: list[tuple[Any, Flatness, Any]] = []
     queue = [consumer]
     for node in queue:
         if node in producers or len(queue) > _FARTHEST:
             continue
         parents = [parent for parent, _ in node.next_functions if parent is not None]
-        shape = _BY_NODE.get(type(node).__name__)
+        shape = _flatness(_BY_NODE, node)
         if shape is not None and parents:
             source = _through_views(parents[0], producers)
             if source in producers:
-                found.append((source, shape if isinstance(shape, Flatness) else shape(node)))
+                found.append((source, shape, node))
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
@@ -153,10 +218,23 @@ def activations_between(
     return found
 
 
+def flatness_of_output(node: Any) -> Flatness | None:
+    """Return the bounds of what an activation has put in z's place; None where none will do."""
+    return _flatness(_BY_NODE_OF_OUTPUT, node)
+
+
+def _flatness(table: dict[str, Any], node: Any) -> Flatness | None:
+    known = table.get(type(node).__name__)
+    if known is None or isinstance(known, Flatness):
+        return known
+    flatness: Flatness = known(node)
+    return flatness
+
+
 def _through_views(node: Any, producers: Container[Any]) -> Any:
     """Go back over what moves no value."""
     while node is not None and node not in producers:
-        if type(node).__name__ not in _TRANSPARENT or not node.next_functions:
+        if type(node).__name__ not in _TRANSPARENT or len(node.next_functions) != 1:
             break
         node = node.next_functions[0][0]
     return node
@@ -167,14 +245,12 @@ def has_channels_first(module: nn.Module, output: torch.Tensor) -> bool:
     return isinstance(module, _CHANNEL_FIRST) and output.dim() > 1
 
 
-def dead_and_saturated(
-    output: torch.Tensor, flatness: Flatness, module: nn.Module
-) -> tuple[tuple[torch.Tensor | None, int], tuple[torch.Tensor | None, int]]:
-    """Count dead units and saturated outputs: (count, of how many) of each.
+def dead_and_saturated(output: torch.Tensor, flatness: Flatness, module: nn.Module) -> Counts:
+    """Count dead units and saturated outputs.
 
     A unit is a channel of a convolution or batch norm, else a place in the last
     dimension; it is dead where the activation is exactly flat for the whole batch. Counts
-    are 0-d integer tensors on the device; None stands for 0 where there can be none.
+    are 0-d integer tensors on the device.
     """
     z = output.detach()
     if has_channels_first(module, z):
@@ -182,42 +258,76 @@ def dead_and_saturated(
     units = z.reshape(-1, z.shape[-1]) if z.dim() else z.reshape(1, 1)
     silent = _outside(units, flatness.dead_below, flatness.dead_above)
     flat = _outside(units, flatness.flat_below, flatness.flat_above)
-    dead = None if silent is None else torch.count_nonzero(silent.all(dim=0))
-    saturated = None if flat is None else torch.count_nonzero(flat)
-    return (dead, units.shape[1]), (saturated, units.numel())
+    dead = None if silent is None else silent.all(dim=0)
+    return Counts(
+        None if dead is None else torch.count_nonzero(dead),
+        units.shape[1],
+        None if flat is None else torch.count_nonzero(flat),
+        units.numel(),
+        dead,
+    )
 
 
 def dead_and_saturated_of_rows(
     rows: torch.Tensor, flatness: Flatness, *, channels_first: bool
-) -> list[tuple[tuple[int | None, int], tuple[int | None, int]]]:
+) -> list[Counts]:
     """Do as :func:`dead_and_saturated` does for outputs on the CPU, shape (rows, ...).
 
     The counts are plain numbers.
     """
     z = rows.movedim(2, -1) if channels_first else rows
     units = z.reshape(len(rows), -1, z.shape[-1]) if z.dim() > 1 else z.reshape(-1, 1, 1)
-    dead = _silent_units(units, flatness.dead_below, flatness.dead_above)
+    silent = _silent_units(units, flatness.dead_below, flatness.dead_above)
     flat = _outside(rows, flatness.flat_below, flatness.flat_above)
     # NumPy counts what is True ten times as fast.
     saturated = None if flat is None else [int(np.count_nonzero(row)) for row in flat.numpy()]
-    unknown: list[int | None] = [None] * len(rows)
+    dead: list[int] | None = None if silent is None else torch.count_nonzero(silent, dim=1).tolist()
     number, width = rows[0].numel(), int(units.shape[2])
-    counts = zip(dead or unknown, saturated or unknown, strict=True)
-    return [((silent, width), (beyond, number)) for silent, beyond in counts]
+    return [
+        Counts(
+            None if dead is None else dead[row],
+            width,
+            None if saturated is None else saturated[row],
+            number,
+            None if silent is None else silent[row],
+        )
+        for row in range(len(rows))
+    ]
 
 
-def _silent_units(units: torch.Tensor, low: float, high: float) -> list[int] | None:
-    """Count the units, shape (rows, samples, units), whose every z is <= low or >= high."""
+def dead_in_all(counts: Sequence[Counts]) -> list[Counts]:
+    """Return the counts of one layer's calls, such as micro-batches, with the dead ones joined.
+
+    A unit is dead where it is in every call. The first of those that have the same units holds
+    how many are, the others hold none.
+    """
+    joined = list(counts)
+    groups: dict[int, list[int]] = {}
+    for place, one in enumerate(joined):
+        if one.silent is not None:
+            groups.setdefault(one.units, []).append(place)
+    for places in groups.values():
+        first, *others = places
+        if not others:
+            continue
+        masks = [joined[place].silent for place in places]
+        on_one_device = [mask.to(masks[0].device) for mask in masks]  # type: ignore[union-attr]
+        silent = torch.stack(on_one_device).all(dim=0)
+        joined[first] = joined[first]._replace(dead=torch.count_nonzero(silent))
+        for place in others:
+            joined[place] = joined[place]._replace(dead=None, units=0)
+    return joined
+
+
+def _silent_units(units: torch.Tensor, low: float, high: float) -> torch.Tensor | None:
+    """Tell for units, shape (rows, samples, units), whether their every z is <= low or >= high."""
     if math.isinf(low) and math.isinf(high):
         return None
     if math.isinf(high):
-        silent = units.amax(1) <= low  # a NaN is no larger and no smaller than anything
-    else:
-        outside = _outside(units, low, high)
-        assert outside is not None
-        silent = outside.all(dim=1)
-    counts: list[int] = torch.count_nonzero(silent, dim=1).tolist()
-    return counts
+        return units.amax(1) <= low  # a NaN is no larger and no smaller than anything
+    outside = _outside(units, low, high)
+    assert outside is not None
+    return outside.all(dim=1)
 
 
 def _outside(z: torch.Tensor, low: float, high: float) -> torch.Tensor | None:

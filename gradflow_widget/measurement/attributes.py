@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import numbers
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 # What every module has: parameters, buffers and submodules are others' concern.
 _EVERY_MODULE_HAS = frozenset(nn.Module().__dict__)
+# A container is looked into so deep, where it has no more members than this, and an array copied
+# where it has no more bytes: what is larger is data, which no pass changes.
+_DEEPEST, _MOST_MEMBERS, _MOST_BYTES = 2, 100, 64_000_000
 _WRITTEN_AS_THEY_ARE = (type(None), str, bytes, numbers.Number, torch.Size)
 
 
@@ -19,8 +24,9 @@ class PlainAttributes:
     """A model's plain attributes as they are now, to be put back.
 
     A forward pass may count its calls, keep a hidden state for the next one or append to a
-    list. Each attribute comes back as the same object; of tensors outside a graph and of lists,
-    dictionaries and sets the content comes back too. What lies deeper in them is left alone.
+    list. Each attribute comes back as the same object; of tensors outside a graph, arrays, random
+    generators, lists, dictionaries and sets the content comes back too, and of what lies in them
+    down to a few levels.
 
     Args:
         model: the model whose modules they are of.
@@ -75,28 +81,68 @@ class _Tensor:
                 self._tensor.copy_(self.values)
 
 
-def _content(value: Any) -> Callable[[], None] | None:
+def _content(value: Any, depth: int = 0) -> Callable[[], None] | None:
     """Return what puts the content of ``value`` back; None where it has none of its own."""
     if type(value) is torch.Tensor:
         is_apart = value.grad_fn is None and value.layout is torch.strided
         return _Tensor(value) if is_apart and not value.is_inference() else None
-    if isinstance(value, list):
-        items = list(value)
-        return lambda: value.__setitem__(slice(None), items)
-    if isinstance(value, dict):
-        pairs = dict(value)
+    if isinstance(value, np.ndarray) and value.nbytes <= _MOST_BYTES:
+        values = value.copy()
+        return lambda: np.copyto(value, values) if value.flags.writeable else None
+    if isinstance(value, torch.Generator | np.random.Generator | random.Random):
+        return _generator(value)
+    if isinstance(value, list | dict | set | deque):
+        return _container(value, depth)
+    return None
+
+
+def _generator(
+    generator: torch.Generator | np.random.Generator | random.Random,
+) -> Callable[[], None]:
+    if isinstance(generator, torch.Generator):
+        of_torch = generator.get_state()
 
         def put_back() -> None:
+            generator.set_state(of_torch)
+
+    elif isinstance(generator, random.Random):
+        of_python = generator.getstate()
+
+        def put_back() -> None:
+            generator.setstate(of_python)
+
+    else:
+        of_numpy = generator.bit_generator.state
+
+        def put_back() -> None:
+            generator.bit_generator.state = of_numpy
+
+    return put_back
+
+
+def _container(
+    value: list[Any] | dict[Any, Any] | set[Any] | deque[Any], depth: int
+) -> Callable[[], None]:
+    pairs = dict(value) if isinstance(value, dict) else {}
+    members = list(pairs.values()) if isinstance(value, dict) else list(value)
+    inside: list[Callable[[], None]] = []
+    if depth < _DEEPEST and len(members) <= _MOST_MEMBERS:
+        contents = (_content(member, depth + 1) for member in members)
+        inside = [restore for restore in contents if restore is not None]
+
+    def put_back() -> None:
+        if isinstance(value, list):
+            value[:] = members
+        elif isinstance(value, dict):
             value.clear()
             value.update(pairs)
-
-        return put_back
-    if isinstance(value, set | deque):
-        members = list(value)
-
-        def put_members_back() -> None:
+        elif isinstance(value, set):
             value.clear()
-            value.update(members) if isinstance(value, set) else value.extend(members)
+            value.update(members)
+        else:
+            value.clear()
+            value.extend(members)
+        for restore in inside:
+            restore()
 
-        return put_members_back
-    return None
+    return put_back

@@ -15,12 +15,13 @@ from .activations import (
     activations_between,
     dead_and_saturated,
     dead_and_saturated_of_rows,
+    flatness_of_output,
     has_channels_first,
 )
 from .collected import Collected
 from .hooks import Hook
 from .last_states import LastStates
-from .layers import LayerParts, first_tensor
+from .layers import LayerParts, first_tensor, tensors_in
 from .norms import norm_of
 from .passes import Call, Output, Pass, Signal
 from .shelf import Shelves
@@ -30,7 +31,6 @@ is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 
 # So many calls of layers outside of any call of the model may be of one pass.
 _MOST_LOOSE_CALLS = 4096
-_ONLY_RELU = Flatness(dead_below=0.0)
 
 
 class _Here(threading.local):
@@ -269,28 +269,30 @@ class Capture:
         current = self._here.open
         if current is None:
             return
-        output = first_tensor(result)
-        if output is not None and output.grad_fn is not None:
-            self._see_activations(current, output.grad_fn)
+        for output in tensors_in(result):
+            if output.grad_fn is not None:
+                self._see_activations(current, output.grad_fn)
         self._end_pass()
 
     def _see_activations(self, current: Pass, consumer: Any) -> None:
         outputs = current.outputs
-        for node, flatness in activations_between(consumer, outputs, current.seen):
-            output = outputs[node]
+        for source, flatness, node in activations_between(consumer, outputs, current.seen):
+            output = outputs[source]
             if output is None:
                 continue
-            outputs[node] = None
+            outputs[source] = None
             if output.tensor is None:
                 output.call.flatness = flatness
                 continue
+            bounds: Flatness | None = flatness
             changed = output.tensor._version - output.version
-            # An in-place ReLU has overwritten z, yet leaves 0 just where z <= 0.
-            if changed and not (changed == 1 and flatness == _ONLY_RELU):
-                continue
-            output.call.counts = dead_and_saturated(
-                output.tensor, flatness, output.call.part.module
-            )
+            if changed:
+                overwritten = changed == 1 and output.tensor.grad_fn is node
+                bounds = flatness_of_output(node) if overwritten else None
+            if bounds is not None:
+                output.call.counts = dead_and_saturated(
+                    output.tensor, bounds, output.call.part.module
+                )
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .activations import Counts, dead_in_all
 from .passes import Call, Scalar
 from .through_time import ThroughTime
 
@@ -28,7 +29,9 @@ class Collected:
         self._layers = layers
         self.through_time = through_time
         signals = [(layer, call, s) for layer, call in calls for s in call.signals]
-        counted = [(layer, count) for layer, call in calls for count in call.counts]
+        counted: list[tuple[int, tuple[Scalar | None, int]]] = []
+        for layer, one in _counts_of(calls):
+            counted += [(layer, (one.dead, one.units)), (layer, (one.saturated, one.outputs))]
         self.norms: list[Scalar] = [s for _, _, s in signals]
         self.norms += [call.activation for _, call in calls]
         self.counts = [scalar for _, (scalar, _) in counted if scalar is not None]
@@ -68,3 +71,14 @@ class Collected:
         with np.errstate(invalid="ignore"):  # 0/0 where a layer was not seen
             means: FloatArray = sums / of
         return means
+
+
+def _counts_of(calls: Sequence[tuple[int, Call]]) -> list[tuple[int, Counts]]:
+    """Return the counts of each call; a unit of a layer called more than once is dead in all."""
+    counted = [(layer, call.counts) for layer, call in calls if call.counts is not None]
+    of_layer: dict[int, list[Counts]] = {}
+    for layer, counts in counted:
+        of_layer.setdefault(layer, []).append(counts)
+    if len(of_layer) == len(counted):
+        return counted
+    return [(layer, one) for layer, counts in of_layer.items() for one in dead_in_all(counts)]

@@ -308,7 +308,7 @@ class History:
         """Return a pandas DataFrame with a row for each row of the columns.
 
         ``frame["loss"]`` is a Series, ``frame["weight_grad_norm"]`` a frame with a column
-        for each layer. Needs pandas.
+        for each layer; one without a name, the model itself, is called "(model)". Needs pandas.
         """
         import pandas as pd
 
@@ -317,7 +317,8 @@ class History:
         with self._lock:
             layers, columns = self._names(), self._columns(names, "mean")
         keys = [(name, "") for name in STEP_COLUMNS]
-        keys += [(name, layer) for name in LAYER_COLUMNS for layer in layers]
+        # Under an empty name pandas would give a Series.
+        keys += [(name, layer or "(model)") for name in LAYER_COLUMNS for layer in layers]
         values = np.concatenate([c[:, None] if c.ndim == 1 else c for c in columns], axis=1)
         labels = pd.MultiIndex.from_tuples(keys, names=["quantity", "layer"])
         return pd.DataFrame(values, columns=labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -180,9 +180,18 @@ def in_forward_order(parts: Sequence[LayerParts], called: Iterable[nn.Module]) -
 
 def first_tensor(value: object, *, any_dtype: bool = False) -> torch.Tensor | None:
     """Return the first floating-point or complex tensor in a module's (nested) output."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor):  # by far the most frequent
         floats = any_dtype or value.is_floating_point() or value.is_complex()
         return value if floats else None
+    return next(tensors_in(value, any_dtype=any_dtype), None)
+
+
+def tensors_in(value: object, *, any_dtype: bool = False) -> Iterator[torch.Tensor]:
+    """Go through the floating-point and complex tensors in a module's (nested) output."""
+    if isinstance(value, torch.Tensor):
+        if any_dtype or value.is_floating_point() or value.is_complex():
+            yield value
+        return
     items: Iterable[object] = ()
     if isinstance(value, Mapping):
         items = value.values()
@@ -191,7 +200,4 @@ def first_tensor(value: object, *, any_dtype: bool = False) -> torch.Tensor | No
     elif callable(getattr(type(value), "to_tuple", None)):
         items = value.to_tuple()  # type: ignore[attr-defined]
     for item in items:
-        tensor = first_tensor(item, any_dtype=any_dtype)
-        if tensor is not None:
-            return tensor
-    return None
+        yield from tensors_in(item, any_dtype=any_dtype)

@@ -66,10 +66,13 @@ def first_nonfinite(reading: Reading) -> NonFinite | None:
             return NonFinite(reading.step, reading.layers[int(bad[0])], "output")
     if reading.loss_seen and not np.isfinite(reading.loss):
         return NonFinite(reading.step, "", "loss")
-    # One NaN makes all gradients NaN when they are clipped by their norm.
-    bad = np.flatnonzero(~np.isfinite(reading.unclipped_grad_norm) & ~reading.missing)
-    layer = reading.layers[int(bad[-1])] if len(bad) else ""
-    return NonFinite(reading.step, layer, "gradient")
+    # One NaN makes all gradients NaN when they are clipped by their norm. Where the backward pass
+    # left none, it is one that came to them afterwards.
+    for norms in (reading.unclipped_grad_norm, reading.weight_grad_norm):
+        bad = np.flatnonzero(~np.isfinite(norms) & ~reading.missing)
+        if len(bad):
+            return NonFinite(reading.step, reading.layers[int(bad[-1])], "gradient")
+    return NonFinite(reading.step, "", "gradient")
 
 
 def _unseen(reading: Reading) -> np.ndarray[Any, np.dtype[np.bool_]]:

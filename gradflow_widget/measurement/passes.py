@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from .activations import Flatness
+from .activations import Counts, Flatness
 from .last_states import LastStates
 from .layers import LayerParts
 from .through_time import FusedCall, ThroughTime, is_cell
@@ -47,8 +47,7 @@ class Call:
         self.vector: torch.Tensor | None = None
         # Of the activation that follows, for outputs that lie on a shelf.
         self.flatness: Flatness | None = None
-        # (dead, of how many units), (saturated, of how many outputs)
-        self.counts: tuple[tuple[Scalar | None, int], ...] = ()
+        self.counts: Counts | None = None
 
 
 class Output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,7 +156,13 @@ class Reading:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the loss (where it was seen) and the gradients are free of NaN and inf."""
-        return bool(np.isfinite(self.total_norm)) and (
-            not self.loss_seen or bool(np.isfinite(self.loss))
+        """Whether the loss (where it was seen) and the gradients are free of NaN and inf.
+
+        Those of the backward pass, and those that the optimizer used.
+        """
+        return (
+            math.isfinite(self.total_norm)
+            and math.isfinite(self.clip_scale)
+            and (not self.loss_seen or math.isfinite(self.loss))
+            and bool((np.isfinite(self.weight_grad_norm) | self.missing).all())
         )

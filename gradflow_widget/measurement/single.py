@@ -21,6 +21,9 @@ from .layers import find_layers, in_forward_order
 from .norms import exact_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
 
+# A copy of more weights than these may be more than a device has room for.
+_MOST_WEIGHTS = 300_000_000
+
 LossFunction = Callable[[Any, Any], torch.Tensor]
 
 
@@ -29,23 +32,27 @@ def everything_kept(model: nn.Module) -> Iterator[None]:
     """Put back on leaving, bit for bit, what a forward pass may change.
 
     Buffers are restored in place, and as the same objects where the pass replaced them; so are
-    plain attributes such as counters, embeddings that renormalise their weights as they are
-    read, train or eval mode, and the random state.
+    plain attributes such as counters, weights, whether they ask for a gradient, train or eval
+    mode, and the random state. Of more than ``_MOST_WEIGHTS`` weights only those of embeddings
+    that renormalise them are kept.
     """
     modules = list(model.modules())
     attributes = PlainAttributes(model)
     modes = [module.training for module in modules]
     buffers = [(module, dict(module._buffers)) for module in modules]
     values = [b for _, named in buffers for b in named.values() if b is not None]
+    parameters = list(model.parameters())
+    asked = [parameter.requires_grad for parameter in parameters]
+    kept_small = sum(parameter.numel() for parameter in parameters) <= _MOST_WEIGHTS
     values += [
         parameter
         for module in modules
-        if getattr(module, "max_norm", None) is not None
+        if kept_small or getattr(module, "max_norm", None) is not None
         for parameter in module.parameters(recurse=False)
     ]
     saved = [value.detach().clone() for value in values]
     python_random, numpy_random = random.getstate(), np.random.get_state()
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    devices = {p.device for p in parameters if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[d.index for d in devices]):
         try:
             yield
@@ -58,6 +65,9 @@ def everything_kept(model: nn.Module) -> Iterator[None]:
                 module._buffers.clear()
                 module._buffers.update(named)
             attributes.restore()
+            for parameter, asks in zip(parameters, asked, strict=True):
+                if parameter.requires_grad != asks:
+                    parameter.requires_grad_(asks)
             with torch.no_grad():
                 for value, before in zip(values, saved, strict=True):
                     if _differ(value, before):

@@ -12,6 +12,7 @@ from torch import nn
 
 from gradflow_widget import take_reading
 from gradflow_widget.measurement.activations import FLAT
+from gradflow_widget.measurement.shelf import LARGEST
 
 from .networks import one_reading
 
@@ -50,6 +51,7 @@ def _name(activation: object) -> str:
         torch.relu,
         torch.relu_,
         lambda z: z.clamp(min=0),
+        lambda z: z.clamp_min(0),
         nn.Threshold(0.0, 0.0),
         lambda z: z.relu_().reshape(3, 4),
         nn.Sequential(nn.Flatten(), nn.ReLU()),
@@ -77,6 +79,8 @@ def test_a_unit_is_dead_where_relu_is_flat_for_the_whole_batch(activation):
         (F.selu, lambda z: torch.where(z > 0, 1.0, 1.6732632 * z.exp()) / 1.6732632),
         (nn.CELU(alpha=2.0), lambda z: torch.where(z > 0, 1.0, (z / 2).exp())),
         (F.hardtanh, lambda z: (z.abs() < 1).double()),
+        (lambda z: z.clamp(-1, 1), lambda z: (z.abs() < 1).double()),
+        (F.logsigmoid, lambda z: torch.sigmoid(-z)),
         (nn.ReLU6(), lambda z: torch.where(z > 6, 0.0, 1.0)),
         (F.hardsigmoid, lambda z: (z.abs() < 3).double()),
         (F.leaky_relu, lambda z: torch.ones_like(z)),
@@ -186,9 +190,102 @@ def test_branches_of_a_residual_stream_are_each_seen_once():
     assert np.isnan(reading.dead_fraction[1::2]).all()
 
 
-def test_counts_add_up_over_micro_batches():
+def test_a_unit_is_dead_where_it_is_in_every_micro_batch():
     model = Activated(torch.relu, 4)
-    reading = one_reading(model, lambda: model(Z).sum() + model(-Z).sum())
-    # Of Z one unit in four is dead, of −Z two: unit 0 is silent where it is 0 or below.
-    dead = [(z <= 0).all(0).double().mean().item() for z in (Z, -Z)]
-    assert reading.dead_fraction[0] == pytest.approx(sum(dead) / 2)
+    # Unit 0 of Z is silent; of −Z the last two are, and together no one is.
+    reading = one_reading(model, lambda: model(Z).sum() + model(-Z).sum(), rate=0.0)
+    assert reading.dead_fraction[0] == 0
+    reading = one_reading(model, lambda: model(Z).sum() + model(Z[:2]).sum(), rate=0.0)
+    assert reading.dead_fraction[0] == 0.25
+    reading = one_reading(model, lambda: sum(model(z[None]).sum() for z in Z), rate=0.0)
+    assert reading.dead_fraction[0] == 0.25
+
+
+def test_dead_units_of_large_outputs_are_joined_too():
+    model = Activated(torch.relu, 4)
+    rows = LARGEST // 4 // len(Z) + 1
+    reading = one_reading(
+        model, lambda: model(Z.repeat(rows, 1)).sum() + model(-Z.repeat(rows, 1)).sum(), rate=0.0
+    )
+    assert reading.dead_fraction[0] == 0
+    reading = one_reading(model, lambda: model(Z.repeat(rows, 1)).sum() + model(Z).sum(), rate=0.0)
+    assert reading.dead_fraction[0] == 0.25
+
+
+def test_saturated_outputs_add_up_over_micro_batches():
+    model = Activated(torch.tanh, 4)
+    reading = one_reading(model, lambda: model(Z).sum() + model(Z / 10).sum())
+    share = (torch.tanh(Z) ** 2 > 1 - FLAT).double().mean().item()
+    assert reading.saturated_fraction[0] == pytest.approx(share / 2)
+    assert reading.dead_fraction[0] == 0
+
+
+IN_PLACE = {
+    "relu": lambda inplace: nn.ReLU(inplace),
+    "relu6": lambda inplace: nn.ReLU6(inplace),
+    "hardtanh": lambda inplace: nn.Hardtanh(-1, 2, inplace=inplace),
+    "clamp": lambda inplace: lambda z: z.clamp_(-1, 2) if inplace else z.clamp(-1, 2),
+    "elu": lambda inplace: nn.ELU(1.5, inplace),
+    "selu": lambda inplace: nn.SELU(inplace),
+    "celu": lambda inplace: nn.CELU(1.5, inplace),
+    "leaky relu": lambda inplace: nn.LeakyReLU(0.1, inplace),
+    "tanh": lambda inplace: lambda z: z.tanh_() if inplace else z.tanh(),
+    "sigmoid": lambda inplace: lambda z: z.sigmoid_() if inplace else z.sigmoid(),
+    "hardsigmoid": lambda inplace: nn.Hardsigmoid(inplace),
+}
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_an_activation_in_place_counts_as_one_that_is_not(name, large):
+    z = 3 * torch.randn(LARGEST // 8 + 1 if large else 50, 8, generator=torch.manual_seed(0))
+    z[:, 0] = -10 - z[:, 0].abs()
+    readings = [
+        take_reading(Activated(IN_PLACE[name](inplace), 8), lambda o, _: o.sum(), z.clone(), None)
+        for inplace in (False, True)
+    ]
+    plain, in_place = readings
+    np.testing.assert_array_equal(in_place.dead_fraction, plain.dead_fraction)
+    np.testing.assert_array_equal(in_place.saturated_fraction, plain.saturated_fraction)
+    assert not np.isnan(plain.saturated_fraction[0])
+
+
+@pytest.mark.parametrize(
+    "activation", [F.silu, F.mish, F.hardswish], ids=["silu", "mish", "hardswish"]
+)
+def test_what_can_not_be_told_from_an_overwritten_output_is_no_number(activation):
+    z = torch.randn(LARGEST // 8 + 1, 8)
+    model = Activated(lambda z: activation(z, inplace=True), 8)
+    reading = take_reading(model, lambda o, _: o.sum(), z, None)
+    assert np.isnan(reading.saturated_fraction[0])
+
+
+def test_an_output_overwritten_after_its_activation_is_not_taken_for_one_in_place():
+    def activation(z: torch.Tensor) -> torch.Tensor:
+        activated = torch.relu(z)
+        z.add_(10.0)
+        return activated
+
+    z = torch.randn(LARGEST // 8 + 1, 8)
+    reading = take_reading(Activated(activation, 8), lambda o, _: o.sum(), z, None)
+    assert np.isnan(reading.dead_fraction[0])
+
+
+def test_activations_on_every_output_of_the_model_are_seen():
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"first": self.first(x), "second": torch.tanh(self.second(x))}
+
+    reading = take_reading(TwoHeads(), lambda o, _: o["first"].sum() + o["second"].sum(), Z, None)
+    assert np.isnan(reading.saturated_fraction[0])
+    assert not np.isnan(reading.saturated_fraction[1])
+
+
+def test_a_backward_hook_of_the_layer_hides_no_activation():
+    model = Activated(torch.relu, 4)
+    model.first.register_full_backward_hook(lambda *_: None)
+    assert take_reading(model, lambda o, _: o.sum(), Z, None).dead_fraction[0] == 0.25
