@@ -163,7 +163,9 @@ class KnobTraits(traitlets.HasTraits):
 
     @traitlets.observe(*HOT_KNOBS)
     def _turn_hot(self, change: Any) -> None:
-        name, value = change["name"], change["new"]
+        # Not the change's own value: another turn may have come, or been told of, first.
+        name = change["name"]
+        value = getattr(self, name)
         if not self._ready:
             return
         session = self._training
@@ -177,6 +179,8 @@ class KnobTraits(traitlets.HasTraits):
             return
         changes = _with_other_clip_off(name, value)
         self._turn(name, changes)
+        if name == "optimizer_kind" and self._follow_if_turned_back(name):
+            return
         for other, off in changes.items():
             if other != name:
                 setattr(self, other, off)
@@ -192,9 +196,22 @@ class KnobTraits(traitlets.HasTraits):
 
     @traitlets.observe(*COLD_KNOBS)
     def _turn_cold(self, change: Any) -> None:
-        name, value = change["name"], change["new"]
+        name = change["name"]
+        value = getattr(self, name)
         if self._ready and getattr(self._training.settings, name) != value:
             self._turn(name, {name: value})
+            self._follow_if_turned_back(name)
+
+    def _follow_if_turned_back(self, name: str) -> bool:
+        """Turn a knob once more that was turned back while its turn waited for a step to end.
+
+        Then there seemed to be nothing to do.
+        """
+        value = getattr(self, name)
+        if getattr(self._training.settings, name) == value:
+            return False
+        self._turn(name, {name: value})
+        return True
 
     def _turn(self, name: str, changes: dict[str, Any]) -> None:
         try:

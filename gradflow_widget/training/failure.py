@@ -15,8 +15,12 @@ class FirstBatchError(RuntimeError):
 
 def described(error: BaseException) -> str:
     """Return an exception's type and the first line of its message, without a full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kind = type(error).__name__
+    try:
+        message = str(error)
+    except Exception:  # theirs is a class of their own, which can't even say what went wrong
+        return kind
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return kind
     first = lines[0].rstrip(".:;, ")

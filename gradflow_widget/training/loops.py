@@ -57,6 +57,11 @@ class UserLoops:
         """Whether it runs now, or stands between two steps."""
         return self._loop is not None and self._loop.is_running
 
+    def check_none_handed_over(self) -> None:
+        """Raise RuntimeError where a loop was handed over and is not over."""
+        if self.under_way:
+            raise RuntimeError("your own loop is under way: wait() for it first.")
+
     def hand_over(self, function: Callable[[], object]) -> None:
         """Take the user's training function, to be run by :meth:`run`."""
         self._foreign = None
@@ -135,7 +140,8 @@ class UserLoops:
         """Look for a NaN in a loop that is not ours, while the weights still are as they were.
 
         Raises:
-            RuntimeError: it is a plain one, and the session makes steps of its own just now.
+            RuntimeError: it is a plain one, and the session, or a loop that was handed over,
+                makes steps just now.
         """
         if self._bench.is_in_own_step:
             return
@@ -143,6 +149,13 @@ class UserLoops:
             raise RuntimeError(
                 "the widget is training this model itself: pause() it before a loop of your own "
                 "steps, or hand the loop to run(loop)."
+            )
+        loop = self._loop
+        is_theirs = loop is not None and loop.is_running and not self._pace.at_rest
+        if is_theirs and not self._worker.is_current:
+            raise RuntimeError(
+                "the loop that was handed to run() is training this model: pause() it before "
+                "another steps."
             )
         run = self._bench.run
         if run.fault.found is None:

@@ -46,10 +46,15 @@ def of_kind(kind: str, given: Optimizer) -> Optimizer:
     if kind == AS_GIVEN:
         return given
     cls, own = KINDS[kind]
-    known = set(inspect.signature(cls).parameters) - _NOT_HANDED_ON
+    known = inspect.signature(cls).parameters
     groups = []
     for group in given.param_groups:
-        kept = {name: value for name, value in group.items() if name in known and name not in own}
+        kept = {
+            name: value
+            for name, value in group.items()
+            if name in known.keys() - own.keys() - _NOT_HANDED_ON
+            and _is_like(value, known[name].default)
+        }
         # A tensor would be shared, and not every class takes one.
         kept["lr"] = float(group["lr"])
         # Where a warm-up begins with a rate of 0, this tells the groups' ratio.
@@ -57,6 +62,13 @@ def of_kind(kind: str, given: Optimizer) -> Optimizer:
             kept["initial_lr"] = float(group["initial_lr"])
         groups.append({**kept, **own, "params": list(group["params"])})
     return cls(groups)
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether an option of one class can be one of another, as Adafactor's two eps can not."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list) and len(value) == len(default)
+    return not isinstance(value, tuple | list)
 
 
 def decays_of(optimizer: Optimizer) -> list[float | None]:

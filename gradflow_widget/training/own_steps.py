@@ -91,6 +91,7 @@ class OwnSteps:
     def _one_here(self, drawn: bool) -> Reading:
         with self._bench.stepping():
             self._bench.check_open()
+            self._loops.check_none_handed_over()  # since the last of these steps
             self._stepping = threading.get_ident()
             try:
                 self._make(drawn)

@@ -331,8 +331,7 @@ class TrainingSession(PresentRun):
         """
         count = checked_count("n", count)
         self._check_can_train()
-        if self._loops.under_way:
-            raise RuntimeError("your own loop is under way: wait() for it first.")
+        self._loops.check_none_handed_over()
         return self._steps_in_this_thread(count)
 
     def _steps_in_this_thread(self, count: int) -> Iterator[Reading]:

@@ -33,6 +33,7 @@ class Snapshot:
         self.strangers = strangers
         self._attributes = PlainAttributes(model)
         self._parameters = [p.detach().clone() for p in model.parameters()]
+        self._asks = [p.requires_grad for p in model.parameters()]
         self._buffers = [
             {name: None if b is None else (b, b.detach().clone()) for name, b in named.items()}
             for named in (module._buffers for module in model.modules())
@@ -49,6 +50,8 @@ class Snapshot:
             for parameter, saved in zip(model.parameters(), self._parameters, strict=True):
                 parameter.copy_(saved)
                 parameter.grad = None
+            for parameter, asks in zip(model.parameters(), self._asks, strict=True):
+                parameter.requires_grad_(asks)
             for module, mode, buffers in zip(
                 model.modules(), self._modes, self._buffers, strict=True
             ):
@@ -67,7 +70,14 @@ class Snapshot:
         groups.extend({} for _ in self._groups[len(groups) :])
         for group, members in zip(groups, self._groups, strict=True):
             group["params"] = list(members)
+        # A scheduler made since keeps numbers of its own there, without which it could not go on.
+        since = [
+            {name: value for name, value in group.items() if name not in saved}
+            for group, saved in zip(groups, self._optimizer["param_groups"], strict=True)
+        ]
         optimizer.load_state_dict(copy.deepcopy(self._optimizer))
+        for group, others in zip(optimizer.param_groups, since, strict=True):
+            group.update(others)
 
     def write_into(self, twin: nn.Module) -> None:
         """Give a copy of the model, made since, what the model began with."""

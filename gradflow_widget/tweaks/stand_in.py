@@ -23,6 +23,6 @@ class StandIn(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             # Private ones, and what acts on a module's own parameters, are not handed on.
-            if "_parameters" in name or name.startswith("_"):
+            if "_parameters" in name or name.startswith("_") or name == "parametrizations":
                 raise
             return getattr(self._other(), name)
