@@ -35,6 +35,10 @@ from .tweaks.record import Tweak
 _cells = CellRegistry()
 
 
+# How many presets may be loaded within the time that a click takes to come here.
+_LATEST = 8
+
+
 class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
     """Shows live how the error signal flows back through every layer of a model.
 
@@ -93,7 +97,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._session: TrainingSession | None = None
         self._controls: Controls | None = None
         # Of the controls before: the page may have sent a click before it saw the new ones.
-        self._late_buttons: list[widgets.Button] = []
+        # Of the networks before: clicks may still be on their way to them.
+        self._late_buttons: list[list[widgets.Button]] = []
         self._stop_listening: Callable[[], None] = lambda: None
         try:
             self._begin(preparation, preparation.session(self._backstage))
@@ -228,8 +233,9 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._controls = controls_of(self)
         self.loaded_preset = name
         exchange(self, before, self._controls)
-        close_buttons(self._late_buttons)
-        self._late_buttons = before.buttons
+        self._late_buttons.append(before.buttons)
+        if len(self._late_buttons) > _LATEST:
+            close_buttons(self._late_buttons.pop(0))
         self._turn_first(parts, knobs)
         self._backstage.state_changed()
 
@@ -307,7 +313,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         finally:
             if self._controls is not None:
                 self._controls.close()
-            close_buttons(self._late_buttons)
+            for buttons in self._late_buttons:
+                close_buttons(buttons)
             self._stage.close()
             close_parts(self, self._stage, self._controls)
 

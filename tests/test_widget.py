@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradflow_widget import GradientFlow, cells
-from tests.training.parts import CROSS_ENTROPY, plain_network, same_bits, samples
+from tests.training.parts import (
+    CROSS_ENTROPY,
+    PATIENCE,
+    plain_network,
+    same_bits,
+    samples,
+    wait_for,
+)
 
 INPUTS, TARGETS = samples()
 
@@ -436,3 +444,48 @@ def test_a_run_is_the_same_whatever_is_drawn(make_flow: Any) -> None:
         losses.append(flow.history.loss)
     assert same_bits(losses[0], losses[1])
     assert same_bits(losses[0], losses[2])
+
+
+def test_of_two_clippings_set_together_one_acts_and_is_shown(make_flow: Any) -> None:
+    flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+    with flow.hold_trait_notifications():
+        flow.clip_norm = 1.0
+        flow.clip_value = 0.5
+    used = next(flow.steps(1)).settings
+    assert (used.clip_norm, used.clip_value) == (flow.clip_norm, flow.clip_value)
+    assert (flow.clip_norm is None) != (flow.clip_value is None)
+
+
+@pytest.mark.parametrize(("knob", "there"), [("activation", "relu"), ("optimizer_kind", "Adam")])
+def test_a_knob_turned_back_while_its_turn_waits_is_where_it_says(
+    make_flow: Any, knob: str, there: Any
+) -> None:
+    at_step, go_on = threading.Event(), threading.Event()
+
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread() and flow_is_made:
+            at_step.set()
+            go_on.wait(PATIENCE)
+        loss: torch.Tensor = CROSS_ENTROPY(model(batch[0]), batch[1])
+        return loss
+
+    flow_is_made = False
+    flow = make_flow(plain_network(), sgd, objective=objective, data=samples())
+    flow_is_made = True
+    before = getattr(flow, knob)
+    flow.play()
+    assert at_step.wait(PATIENCE)
+    turning = threading.Thread(target=setattr, args=(flow, knob, there))
+    turning.start()
+    wait_for(lambda: getattr(flow, knob) == there)
+    setattr(flow, knob, before)
+    flow_is_made = False
+    go_on.set()
+    turning.join(PATIENCE)
+    flow.pause()
+    flow.wait()
+    assert getattr(flow, knob) == before
+    assert getattr(next(flow.steps(1)).settings, knob) == before
+    assert type(flow.optimizer) is torch.optim.SGD
+    assert len(flow.model) == 5
+    assert isinstance(flow.model[1], nn.Tanh)

@@ -254,22 +254,37 @@ class FlowChart:
             return f"Signal gradient through time · {name}{of}{last}"
         shown = f"{measure} {MEASURES[measure]}"
         if self.relative:  # what fits in the least width
-            return f"{shown[0].upper()}{shown[1:]}, relative to last"
+            compared = self._compared(reading)
+            decades = self._logarithms(measured(reading, measure))
+            usable = [i for i in compared if np.isfinite(decades[i])]
+            is_last = not usable or usable[-1] == compared[-1]
+            to = "last" if is_last else f"layer {usable[-1] + 1}"
+            return f"{shown[0].upper()}{shown[1:]}, relative to {to}"
         return f"Gradient flow · {shown}"
 
     def _in_decades(self, values: FloatArray, reading: Reading, measure: Measure) -> FloatArray:
         """Return log10 of the values, or of their ratio to the last layer's."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            decades = np.log10(values)
-        decades[~np.isfinite(decades)] = np.nan
+        decades = self._logarithms(values)
         if self.relative:
             compared: Sequence[int] = range(len(decades))
             if measure != "through time":
-                compared = [i for i, d in enumerate(reading.described) if d.is_weight_layer]
+                compared = self._compared(reading)
             usable = [i for i in compared if np.isfinite(decades[i])]
             if usable:
                 decades = decades - decades[usable[-1]]
         return decades
+
+    @staticmethod
+    def _logarithms(values: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            decades: FloatArray = np.log10(values)
+        decades[~np.isfinite(decades)] = np.nan
+        return decades
+
+    @staticmethod
+    def _compared(reading: Reading) -> list[int]:
+        """Return the layers of which the last is what others are shown relative to."""
+        return [i for i, d in enumerate(reading.described) if d.is_weight_layer]
 
     def _draw_glyphs(
         self,
@@ -308,8 +323,10 @@ class FlowChart:
         )
 
     def states_of(self, reading: Reading) -> list[str]:
-        """Return what stands in for each bar: "" where it has a number."""
+        """Return what stands in for each bar: "" where it has a number, or can't have one yet."""
         measure = self.shown(reading)
+        if measure == "update ratio" and reading.update_ratio is None:
+            return [""] * len(reading.layers)  # before the first step
         values = measured(reading, measure).tolist()
         if measure == "through time":
             known: Sequence[str] = ["nan" if math.isnan(value) else "" for value in values]

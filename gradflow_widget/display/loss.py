@@ -18,6 +18,10 @@ _MOST_MARKERS = 60
 # of the least width.
 _LABEL_ROOM = 0.055
 _LABEL_LENGTH = 38
+# Shares of the height: between a label and the axis, and a letter of a label that stands upright.
+_LABEL_GAP, _LETTER = 0.03, 0.028
+# A line of one point, as a share of the axis.
+_SHORTEST = 0.01
 # How far the ghost may widen the axis beyond the curve, on each side: in decades, or in spans of
 # the curve. One that exploded would leave the curve no height.
 _GHOST_DECADES, _GHOST_SPANS = 2.0, 4.0
@@ -34,6 +38,7 @@ class LossChart:
         self._y_log = HeldRange(grain=0.25, least=0.5, loose=0.3, patience=200, falling=True)
         self._y_linear = HeldRange(grain=0.1, least=0.1, loose=0.3, patience=200)
         self._x_end = 20.0
+        self._shows_ghost_alone = False
         x, y = (
             LinearScale(min=low, max=high, allow_padding=False)
             for low, high in ((0.0, 20.0), (-1.0, 1.0))
@@ -154,9 +159,11 @@ class LossChart:
             losses, ghost_losses = np.log10(losses), np.log10(ghost_losses)
         bottom, top = self._limits(losses, ghost_losses, logarithmic)
         self._draw_axes(writer, bottom, top, logarithmic, float(ghost_steps.max(initial=0.0)))
-        _draw_line(writer, "loss", steps, losses)
-        _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses)
-        self._draw_markers(writer, bottom, top)
+        shortest = _SHORTEST * self._x_end
+        _draw_line(writer, "loss", steps, losses, shortest)
+        _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses, shortest)
+        shares = (losses - bottom) / (top - bottom)
+        self._draw_markers(writer, bottom, top, steps, shares)
         self._draw_wrong(writer, top)
         self.validation.draw(writer)
         writer.set("loss_figure", fig_margin={**self._margin, **self.validation.margin()})
@@ -166,7 +173,11 @@ class LossChart:
     ) -> tuple[float, float]:
         if not len(losses) and not len(ghost):
             return (-1.0, 1.0) if logarithmic else (0.0, 1.0)
-        curve = losses if len(losses) else np.median(ghost)
+        if len(losses) and self._shows_ghost_alone:
+            self._y_log.forget()
+            self._y_linear.forget()
+        self._shows_ghost_alone = not len(losses)
+        curve = losses if len(losses) else ghost
         low, high = float(np.min(curve)), float(np.max(curve))
         if len(ghost):
             span = max(high - min(low, 0.0), 1e-12)
@@ -193,12 +204,19 @@ class LossChart:
         values, names = _loss_ticks(bottom, top, logarithmic)
         writer.set("loss_y_axis", tick_labels=names, tick_values=values)
         writer.set("loss_y", min=bottom, max=top)
-        note = ""
-        if self.logarithmic and not logarithmic:
-            note = "linear: not every loss is positive"
-        writer.set("loss_y_axis", label=note)
+        # Not beside the axis, where the numbers of a loss far below 0 stand.
+        note = " · linear: not every loss is positive" if self.logarithmic > logarithmic else ""
+        writer.set("loss_figure", title=f"Loss{note}")
 
-    def _draw_markers(self, writer: FrameWriter, bottom: float, top: float) -> None:
+    def _draw_markers(
+        self,
+        writer: FrameWriter,
+        bottom: float,
+        top: float,
+        steps: NDArray[np.float64],
+        shares: NDArray[np.float64],
+    ) -> None:
+        """Draw rules and labels; ``shares``: how high the curve stands on the axis, 0 to 1."""
         markers = self._markers
         writer.set("loss_rules", visible=bool(markers))
         writer.set("loss_labels", visible=bool(markers))
@@ -209,11 +227,15 @@ class LossChart:
             x=[[float(step)] * 2 for step, _ in markers],
             y=[[bottom, top]] * len(markers),
         )
-        labels = _labels(markers, room=_LABEL_ROOM * self._x_end)
+        room = _LABEL_ROOM * self._x_end
+        labels = _labels(markers, room)
+        places = [
+            _label_place(len(text), shares[np.abs(steps - step) <= room]) for step, text in labels
+        ]
         writer.set(
             "loss_labels",
             x=np.array([float(step) for step, _ in labels]),
-            y=np.full(len(labels), bottom + 0.03 * (top - bottom)),
+            y=bottom + np.array(places) * (top - bottom),
             text=[text for _, text in labels],
         )
 
@@ -281,6 +303,21 @@ def _labels(markers: list[tuple[int, str]], room: float) -> list[tuple[int, str]
     return [(step, _joined(list(turns.values()))) for step, turns in groups]
 
 
+def _label_place(length: int, curve: NDArray[np.float64]) -> float:
+    """Return where on the axis, from 0 to 1, a label of so many letters begins.
+
+    It stands at the bottom, or at the top where the curve near it leaves more room there.
+    """
+    at_bottom = _LABEL_GAP
+    at_top = max(at_bottom, 1 - _LABEL_GAP - _LETTER * length)
+    end = at_bottom + _LETTER * length
+    if not len(curve) or curve.min() > end:
+        return at_bottom
+    covered_below = np.count_nonzero(curve <= end)
+    covered_above = np.count_nonzero(curve >= at_top)
+    return at_top if covered_above < covered_below else at_bottom
+
+
 def _joined(turns: list[str]) -> str:
     while len(turns) > 1 and len(", ".join(turns)) > _LABEL_LENGTH:
         turns = ["…", *turns[2 if turns[0] == "…" else 1 :]]
@@ -288,11 +325,15 @@ def _joined(turns: list[str]) -> str:
 
 
 def _draw_line(
-    writer: FrameWriter, target: str, steps: NDArray[np.float64], values: NDArray[np.float64]
+    writer: FrameWriter,
+    target: str,
+    steps: NDArray[np.float64],
+    values: NDArray[np.float64],
+    shortest: float,
 ) -> None:
     writer.set(target, visible=bool(len(steps)))
     if len(steps) == 1:  # a line needs two points to be seen
         steps, values = np.repeat(steps, 2), np.repeat(values, 2)
-        steps = steps + np.array([-0.1, 0.1])
+        steps = steps + shortest * np.array([-0.5, 0.5])
     if len(steps):
         writer.set(target, x=steps.astype(np.float32), y=values.astype(np.float32))

@@ -17,6 +17,7 @@ _EVERY_MODULE_HAS = frozenset(nn.Module().__dict__)
 # A container is looked into so deep, where it has no more members than this, and an array copied
 # where it has no more bytes: what is larger is data, which no pass changes.
 _DEEPEST, _MOST_MEMBERS, _MOST_BYTES = 2, 100, 64_000_000
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _WRITTEN_AS_THEY_ARE = (type(None), str, bytes, numbers.Number, torch.Size)
 
 
@@ -49,7 +50,7 @@ class PlainAttributes:
                     restore()
 
     def write_into(self, twin: nn.Module) -> None:
-        """Give a copy of the model, made since, those that are numbers, text, tensors or None."""
+        """Give a copy of the model, made since, its numbers, texts, tensors and generators."""
         for module, (_, kept) in zip(twin.modules(), self._kept, strict=True):
             for name in _plain(module).keys() - kept.keys():
                 del module.__dict__[name]
@@ -58,6 +59,8 @@ class PlainAttributes:
                     module.__dict__[name] = value
                 elif isinstance(restore, _Tensor):
                     module.__dict__[name] = restore.values.clone()
+                elif isinstance(restore, _Generator):
+                    restore.write_into(module.__dict__[name])
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
@@ -89,35 +92,40 @@ def _content(value: Any, depth: int = 0) -> Callable[[], None] | None:
     if isinstance(value, np.ndarray) and value.nbytes <= _MOST_BYTES:
         values = value.copy()
         return lambda: np.copyto(value, values) if value.flags.writeable else None
-    if isinstance(value, torch.Generator | np.random.Generator | random.Random):
-        return _generator(value)
+    if isinstance(value, _GENERATORS):
+        return _Generator(value)
     if isinstance(value, list | dict | set | deque):
         return _container(value, depth)
     return None
 
 
-def _generator(
-    generator: torch.Generator | np.random.Generator | random.Random,
-) -> Callable[[], None]:
-    if isinstance(generator, torch.Generator):
-        of_torch = generator.get_state()
+class _Generator:
+    """The state of a random generator."""
 
-        def put_back() -> None:
-            generator.set_state(of_torch)
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        if isinstance(generator, torch.Generator):
+            self._state: Any = generator.get_state()
+        elif isinstance(generator, np.random.Generator):
+            self._state = generator.bit_generator.state
+        elif isinstance(generator, np.random.RandomState):
+            self._state = generator.get_state()
+        else:
+            self._state = generator.getstate()
 
-    elif isinstance(generator, random.Random):
-        of_python = generator.getstate()
+    def __call__(self) -> None:
+        self.write_into(self._generator)
 
-        def put_back() -> None:
-            generator.setstate(of_python)
-
-    else:
-        of_numpy = generator.bit_generator.state
-
-        def put_back() -> None:
-            generator.bit_generator.state = of_numpy
-
-    return put_back
+    def write_into(self, generator: Any) -> None:
+        """Give it to another generator of the same kind."""
+        if isinstance(generator, torch.Generator):
+            generator.set_state(self._state)
+        elif isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = self._state
+        elif isinstance(generator, np.random.RandomState):
+            generator.set_state(self._state)
+        else:
+            generator.setstate(self._state)
 
 
 def _container(

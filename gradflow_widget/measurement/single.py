@@ -220,6 +220,8 @@ def _read(
         ):
             loss = checked_loss(objective(model, batch), origin)
             capture.begin_backward()
+            # A forward pass may freeze what it has seen enough of.
+            asking = [parameter for parameter in asking if parameter.requires_grad]
             gradients = gradients_of(loss, asking)
             capture.end_backward(counts=True)
         if all(gradient is None for gradient in gradients):

@@ -85,6 +85,8 @@ class Snapshot:
         with torch.no_grad():
             for parameter, saved in zip(twin.parameters(), self._parameters, strict=True):
                 parameter.copy_(saved)
+            for parameter, asks in zip(twin.parameters(), self._asks, strict=True):
+                parameter.requires_grad_(asks)
             for module, mode, buffers in zip(
                 twin.modules(), self._modes, self._buffers, strict=True
             ):

@@ -137,12 +137,13 @@ class Steering:
 
     def _clip(self) -> None:
         settings, probe = self._settings, self._probe
-        gradients = {
-            parameter: parameter.grad
+        holders: Any  # torch's functions ask parameters for nothing but their gradients
+        gradients = [
+            _values_of_gradient(parameter)
             for group in self._optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
-        }
+        ]
         if not gradients or probe is None:
             return
         # A fused optimizer divides by it only inside its step.
@@ -150,21 +151,34 @@ class Steering:
         if not isinstance(scale, torch.Tensor):
             scale = None
         if settings.clip_norm is not None:
-            total = get_total_norm(gradients.values())
+            total = get_total_norm(gradients)
             if scale is not None:
                 # Not the threshold, which torch would make a float: that waits for a device.
                 total = total / scale.to(total.device)
-            clip_grads_with_norm_(gradients, settings.clip_norm, total)
-            if _is_rounded(gradients.values(), total):
+            holders = [SimpleNamespace(grad=gradient) for gradient in gradients]
+            clip_grads_with_norm_(holders, settings.clip_norm, total)
+            if _is_rounded(gradients, total):
                 probe.clipped_otherwise()
             else:
                 probe.clipped_by_norm(settings.clip_norm)
         elif settings.clip_value is not None:
+            parts = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
             if scale is None:
-                clip_grad_value_(gradients, settings.clip_value)
+                holders = [SimpleNamespace(grad=part) for part in parts]
+                clip_grad_value_(holders, settings.clip_value)
             else:
-                _clip_value(gradients.values(), settings.clip_value * scale)
+                _clip_value(parts, settings.clip_value * scale)
             probe.clipped_otherwise()
+
+
+def _values_of_gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """Return what clipping changes in place: of a sparse gradient the values that it has."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.layout is torch.strided:
+        return gradient
+    parameter.grad = gradient.coalesce()
+    return parameter.grad._values()
 
 
 def _is_rounded(gradients: Iterable[torch.Tensor], total: torch.Tensor) -> bool:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+import random
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -25,6 +27,7 @@ _TORCH = torch.__path__[0]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PATH = "_gradflow_path"
 _TRACER = "_gradflow_tracer"
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _RETRIES = 5
 # The blocks of a deep model ask at the same place, and so does a loop until something converges.
 _TIMES = 100
@@ -209,6 +212,8 @@ def _apart(value: Any) -> Any:
     """Return what a forward pass may change in place without changing the user's own."""
     if type(value) is Tensor:
         return value.detach().clone()
+    if isinstance(value, _GENERATORS):
+        return copy.deepcopy(value)
     return copy.copy(value) if type(value) in (list, dict, set, deque) else value
 
 

@@ -69,6 +69,17 @@ it("a slider tells the value that stands beside it, not its place", async () => 
   expect(handle.getAttribute("aria-valuetext")).toBe("0.10");
 });
 
+it("nobody can type beside a slider that goes from place to place", async () => {
+  const readout = knobs.querySelector(".widget-readout") as Element;
+  expect(readout.getAttribute("contenteditable")).toBe("true");
+  knobs.querySelector(".widget-slider")?.classList.add("gradflow-places");
+  await mutated();
+  expect(readout.getAttribute("contenteditable")).toBe("false");
+  readout.setAttribute("contenteditable", "true"); // as ipywidgets does where a slider is enabled
+  await mutated();
+  expect(readout.getAttribute("contenteditable")).toBe("false");
+});
+
 it("a toggle says which one is pressed", async () => {
   const [one, full] = [...knobs.querySelectorAll("button")] as unknown as [Element, Element];
   const pressed = () => [one, full].map((button) => button.getAttribute("aria-pressed"));

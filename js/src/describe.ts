@@ -6,6 +6,8 @@
  */
 const CONTROL = ".widget-inline-hbox, .widget-toggle-buttons";
 const OPERATED = "select, input, .noUi-handle, .widget-readout";
+/** A slider from place to place: ipywidgets lets one type beside it, and then takes no notice. */
+const PLACES = ".gradflow-places";
 /** What has no label of its own. */
 const NAMELESS = ".noUi-handle, .widget-readout";
 
@@ -45,6 +47,10 @@ function describe(control: HTMLElement, tooltips: Readonly<Record<string, string
       set(button, "aria-pressed", String(button.classList.contains("mod-active")));
     }
   }
+  if (control.matches(PLACES)) {
+    const readout = control.querySelector(".widget-readout");
+    if (readout !== null) set(readout, "contenteditable", "false");
+  }
   for (const operated of control.querySelectorAll<HTMLElement>(OPERATED)) {
     if (description !== null) set(operated, "aria-describedby", description.id);
     if (operated.matches(NAMELESS)) set(operated, "aria-label", name);
@@ -78,7 +84,7 @@ export function describeControls(
     subtree: true,
     childList: true,
     attributes: true,
-    attributeFilter: ["class", "disabled", "aria-valuetext"],
+    attributeFilter: ["class", "disabled", "aria-valuetext", "contenteditable"],
   });
   all();
   return () => observer.disconnect();

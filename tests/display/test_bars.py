@@ -76,6 +76,22 @@ def test_relative_to_the_last_layer_the_last_bar_is_one(drawn: DrawnChart) -> No
     assert "relative to last" in drawn["bars_figure"].title
 
 
+def test_relative_to_another_layer_than_the_last_says_so(drawn: DrawnChart) -> None:
+    drawn.chart.relative = True
+    drawn.draw(reading([1e-5, 1e-3, np.nan], frozen=[2]))
+
+    assert drawn["bars"].y[:2] == pytest.approx([-2, 0])
+    assert "relative to layer 2" in drawn["bars_figure"].title
+
+
+def test_before_the_first_step_there_is_no_update_and_no_mark_for_it(drawn: DrawnChart) -> None:
+    drawn.chart.measure = "update ratio"
+    drawn.draw(reading([1e-5, 1e-3], signal_grad_norm=[1e-2, 1e-2]))
+
+    assert drawn.chart.states_of(reading([1e-5, 1e-3], signal_grad_norm=[1.0, 1.0])) == ["", ""]
+    assert drawn.glyphs().get(1, "") != STATE_GLYPHS["none"]
+
+
 def test_relative_goes_by_the_last_layer_that_has_a_number(drawn: DrawnChart) -> None:
     drawn.chart.relative = True
     drawn.draw(reading([1e-5, 1e-3, np.nan]))

@@ -83,7 +83,8 @@ def test_a_loss_that_is_not_positive_turns_the_axis_linear_and_says_so() -> None
     drawn = DrawnChart([1.0, -0.5])
 
     assert drawn["loss"].y == pytest.approx([1.0, -0.5])
-    assert "not every loss is positive" in drawn["loss_y_axis"].label
+    assert "not every loss is positive" in drawn["loss_figure"].title
+    assert drawn["loss_y_axis"].label == ""  # the numbers stand there
 
 
 def test_before_the_first_step_there_is_no_line() -> None:
@@ -94,7 +95,7 @@ def test_one_step_is_a_short_line() -> None:
     line = DrawnChart([1.0])["loss"]
 
     assert line.visible
-    assert line.x == pytest.approx([0.9, 1.1])
+    assert line.x == pytest.approx([0.9, 1.1])  # a hundredth of the axis
 
 
 def test_the_step_axis_rests_between_leaps() -> None:
@@ -153,6 +154,44 @@ def test_a_ghost_that_exploded_leaves_the_curve_its_height(logarithmic: bool, mo
     assert drawn["loss_ghost"].visible
     assert drawn["loss_y"].max <= most
     assert drawn["loss_y"].min <= drawn["loss"].y.min()
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_before_its_first_step_a_run_leaves_the_ghost_all_the_room(logarithmic: bool) -> None:
+    drawn = DrawnChart([1e4] + [1.0] * 40)
+    drawn.chart.logarithmic = logarithmic
+    drawn.draw()
+    drawn.chart.begin_run()
+    drawn.draw()
+    assert drawn["loss_y"].max >= drawn["loss_ghost"].y.max()
+
+    drawn.train([1.0, 1.1])
+    assert drawn["loss_y"].max < drawn["loss_ghost"].y.max()
+
+
+def test_the_first_step_beside_a_long_ghost_is_seen() -> None:
+    drawn = DrawnChart([1.0] * 4000)
+    drawn.chart.begin_run()
+    drawn.train([1.0])
+
+    places = drawn["loss"].x
+    assert places[1] - places[0] == pytest.approx(0.01 * drawn["loss_x"].max, rel=0.01)
+
+
+def test_a_label_stands_where_the_curve_leaves_it_room() -> None:
+    steps = np.arange(100)
+    drawn = DrawnChart([float(10.0 ** (-step / 25)) for step in steps])
+    drawn.chart.mark(10, "lr 0.1")
+    drawn.chart.mark(90, "batch 32")
+    drawn.draw()
+
+    span = drawn["loss_y"].max - drawn["loss_y"].min
+    at = {
+        text: (y - drawn["loss_y"].min) / span
+        for text, y in zip(drawn["loss_labels"].text, drawn["loss_labels"].y, strict=True)
+    }
+    assert at["lr 0.1"] < 0.1  # under the curve, which begins at the top
+    assert at["batch 32"] > 0.5
 
 
 def test_a_marker_has_a_rule_from_top_to_bottom_and_a_label() -> None:

@@ -155,3 +155,14 @@ def test_a_regime_is_named_where_the_text_does_without_it(make_flow: Any) -> Non
     assert "besides" not in recipe(flow)
     flow._training.turn(regime={"label_noise": 0.3})
     assert "# The widget's steps have besides: label noise." in recipe(flow)
+
+
+@pytest.mark.parametrize("normalization", ["layer", "batch"])
+def test_hard_orthogonality_beside_a_normalization(make_flow: Any, normalization: str) -> None:
+    inputs, targets = samples()
+    flow = make_flow(plain_network(), sgd, CROSS_ENTROPY, (inputs, targets))
+    flow.normalization = normalization
+    flow.orthogonality = "hard"
+    text = recipe(flow)
+    loss = next(flow.steps(1)).loss
+    assert first_loss(text, inputs, targets, 0, flow.batch_size) == pytest.approx(loss)

@@ -319,3 +319,13 @@ def test_with_a_full_batch_every_step_sees_each_sample_once(make_flow: Any) -> N
     flow.batch_size = 10
     flow.step(2)
     assert [batch for batch in seen if len(batch) == 10] == [list(range(10))] * 5
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSProp"])
+def test_options_that_mean_something_else_are_not_handed_on(make_flow: Any, kind: str) -> None:
+    model = plain_network()
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)  # its eps are two
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.optimizer_kind = kind
+    flow.step(2)
+    assert type(flow.optimizer) is {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}.get(kind, RMSprop)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradflow_widget import GradientFlow
@@ -101,3 +102,36 @@ def test_a_scheduler_in_the_place_of_the_step_changes_no_number(make_flow: Make)
     expected, _ = total_norms(make_flow, plain)
 
     np.testing.assert_allclose(flow.history.total_norm[:1], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("by", ["clip_norm", "clip_value"])
+def test_sparse_gradients_are_clipped_as_dense_ones(make_flow: Any, by: str) -> None:
+    readings = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(10, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 3))
+        data = torch.randint(10, (40, 2)), torch.randint(3, (40,))
+        flow = make_flow(model, torch.optim.SGD(model.parameters(), 0.1), CROSS_ENTROPY, data)
+        setattr(flow, by, 1e-3)
+        readings.append(next(flow.steps(1)))
+    dense, sparse_one = readings
+    assert sparse_one.clip_scale < 1
+    assert sparse_one.clip_scale == pytest.approx(dense.clip_scale)
+    assert sparse_one.weight_grad_norm == pytest.approx(dense.weight_grad_norm)
+
+
+def test_complex_gradients_are_clipped_by_value_in_both_their_parts(make_flow: Any) -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, 3, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.to(torch.complex64) @ self.weight).abs()
+
+    model = Complex()
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), 0.1), CROSS_ENTROPY, samples())
+    flow.clip_value = 1e-3
+    flow.step(1)
+    parts = torch.view_as_real(model.weight.grad)
+    assert parts.abs().max().item() == pytest.approx(1e-3)

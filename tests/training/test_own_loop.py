@@ -429,6 +429,32 @@ def test_a_loop_can_t_reset_or_wait_for_itself(running: Any) -> None:
         flow.close()
 
 
+def test_steps_left_half_way_do_not_go_on_beside_a_loop(nothing_is_left: None) -> None:
+    loop, release = Loop(), threading.Event()
+    flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, (INPUTS, TARGETS))
+    try:
+        steps = flow.steps(50)
+        next(steps)
+        flow.run(lambda: release.wait(PATIENCE))
+        with pytest.raises(RuntimeError, match="your own loop is under way: wait"):
+            next(steps)
+        release.set()
+        assert flow.wait()
+        assert flow.step_number == 1
+    finally:
+        release.set()
+        flow.close()
+
+
+def test_a_plain_loop_beside_one_that_was_handed_over_is_refused(running: Any) -> None:
+    loop = Loop()
+    flow = running(loop)
+    flow.wait(2)
+    with pytest.raises(RuntimeError, match=r"handed to run\(\) is training this model: pause"):
+        loop.optimizer.step()
+    flow.wait(2)
+
+
 def test_only_one_loop_at_a_time(running: Any) -> None:
     flow = running(Loop())
     with pytest.raises(RuntimeError, match="another loop is under way"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,6 +127,118 @@ def test_a_single_reading_leaves_them_as_they_were() -> None:
     readings = [take_reading(model, CROSS_ENTROPY, inputs, targets) for _ in range(2)]
     assert (model.calls, model.hidden, model.seen) == (0, None, [])
     assert readings[0].loss == readings[1].loss
+
+
+GENERATORS: dict[str, Any] = {
+    "torch": (lambda: torch.Generator().manual_seed(1), lambda g: torch.rand(6, generator=g)),
+    "numpy": (lambda: np.random.default_rng(1), lambda g: torch.from_numpy(g.random(6)).float()),
+    "numpy of old": (
+        lambda: np.random.RandomState(1),
+        lambda g: torch.from_numpy(g.rand(6)).float(),
+    ),
+    "python": (lambda: random.Random(1), lambda g: torch.tensor([g.random() for _ in range(6)])),
+}
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_generator_of_the_model_s_own_draws_the_same(make_flow: Any, kind: str) -> None:
+    make, draw = GENERATORS[kind]
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = plain_network()
+            self.generator = make()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.network(x + draw(self.generator))
+            return out
+
+    model, (inputs, targets) = Noisy(), samples()
+    optimizer, losses = sgd(model.parameters()), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = CROSS_ENTROPY(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    flow = make_flow(Noisy(), sgd, CROSS_ENTROPY, [(inputs, targets)])
+    assert losses_of(flow, 3) == losses
+    flow.reset()
+    assert losses_of(flow, 3) == losses
+    flow.activation = "relu"
+    flow.activation = "as given"
+    assert losses_of(flow, 3) == losses
+
+
+def test_layers_that_a_loop_lets_learn_are_frozen_again_after_a_reset(make_flow: Any) -> None:
+    model, (inputs, targets) = plain_network(), samples()
+    model[0].requires_grad_(False)
+    optimizer, runs = sgd(model.parameters()), []
+    flow = make_flow(model, optimizer)
+
+    def loop() -> None:
+        runs.append([])
+        for step in range(6):
+            if step == 3:
+                model[0].requires_grad_(True)
+            optimizer.zero_grad()
+            loss = CROSS_ENTROPY(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            runs[-1].append(loss.item())
+
+    for _ in range(2):
+        flow.run(loop)
+        flow.wait()
+        flow.reset()
+        assert not model[0].weight.requires_grad
+    assert runs[0] == runs[1]
+
+
+def test_a_scheduler_that_keeps_numbers_in_the_groups_goes_on_after_a_reset(
+    make_flow: Any,
+) -> None:
+    model = plain_network()
+    optimizer = sgd(model.parameters())
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=50)
+    for _ in flow.steps(2):
+        scheduler.step()
+    flow.reset()
+    for _ in flow.steps(2):
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == scheduler.get_last_lr()[0]
+
+
+def test_a_look_leaves_weights_that_the_forward_pass_edits_and_what_asks_for_gradients() -> None:
+    class Clamping(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.data.clamp_(-0.1, 0.1)
+            self.bias.requires_grad_(False)
+            return super().forward(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Clamping(6, 8), nn.Linear(8, 3)
+            self.averages = {"norm": torch.zeros(1)}
+            self.table = np.zeros(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.averages["norm"].add_(1.0)
+            self.table += 1
+            out: torch.Tensor = self.last(self.first(x))
+            return out
+
+    model = Model()
+    before = model.first.weight.detach().clone()
+    take_reading(model, CROSS_ENTROPY, *samples())
+    assert same_bits(model.first.weight.detach(), before)
+    assert model.first.bias.requires_grad
+    assert model.averages["norm"].item() == 0
+    assert model.table.tolist() == [0, 0, 0]
 
 
 def test_containers_come_back_as_the_same_objects() -> None:

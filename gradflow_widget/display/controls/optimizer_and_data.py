@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from .binding import Binding
 from .choice import Choice
 from .offers import Offer
-from .parts import LABEL, reasons_line, rest
+from .parts import LABEL, PLACES, reasons_line, rest
 
 _DECADES = range(-6, 0)
 _FIRST_MINI_BATCH = 64
@@ -77,6 +77,7 @@ class OptimizerAndData:
             style=LABEL,
             tooltip="Pull of the weights toward 0, from the next step on; off at the left end",
         )
+        slider.add_class(PLACES)
         if offer.reason:
             rest(slider, offer.reason)
             slider.readout = False
@@ -117,6 +118,7 @@ class OptimizerAndData:
             tooltip="Samples in a step, from the next step on",
         )
         self.batch_slider.add_class("gradflow-batch-size")
+        self.batch_slider.add_class(PLACES)
         binding.link(self.batch_slider, "batch_size", self._move_batch)
         if samples < 2:
             return [self.batch_slider]

@@ -11,6 +11,8 @@ import ipywidgets as widgets
 from .offers import Offer
 
 LABEL = {"description_width": "initial"}
+# The class of sliders that go from place to place, beside which nobody can type.
+PLACES = "gradflow-places"
 
 
 def box(children: Sequence[Any], *classes: str) -> Any:
