@@ -90,7 +90,18 @@ def test_a_button_loads_a_preset_as_if_it_had_been_made_so(nothing_is_left, pres
     made.close()
 
 
-def test_loading_again_and_again_leaves_no_widget_behind(preset):
+def test_a_click_is_heard_that_comes_when_other_presets_were_loaded_since(preset):
+    flow = preset("vanishing sigmoid")
+    late = flow._controls.preset_buttons["dead ReLUs"]
+    for name in ("frozen backbone", "vanishing sigmoid", "learning rate too high"):
+        press(flow, name)
+    assert late.comm is not None  # it is open
+    late.click()
+    assert flow.loaded_preset == "dead ReLUs"
+
+
+def test_loading_again_and_again_leaves_no_widget_behind(preset, monkeypatch):
+    monkeypatch.setattr("gradflow_widget.widget._LATEST", 1)
     flow = preset("vanishing sigmoid")
     press(flow, "frozen backbone")  # from here on the buttons before the last ones are there too
     before = set(ipywidgets_registry._instances)
