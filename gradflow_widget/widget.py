@@ -33,8 +33,6 @@ from .tweaks.knobs import COLD_KNOBS
 from .tweaks.record import Tweak
 
 _cells = CellRegistry()
-
-
 # How many presets may be loaded within the time that a click takes to come here.
 _LATEST = 8
 
@@ -97,7 +95,6 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._session: TrainingSession | None = None
         self._controls: Controls | None = None
         # Of the controls before: the page may have sent a click before it saw the new ones.
-        # Of the networks before: clicks may still be on their way to them.
         self._late_buttons: list[list[widgets.Button]] = []
         self._stop_listening: Callable[[], None] = lambda: None
         try:

@@ -254,36 +254,26 @@ class FlowChart:
             return f"Signal gradient through time · {name}{of}{last}"
         shown = f"{measure} {MEASURES[measure]}"
         if self.relative:  # what fits in the least width
-            compared = self._compared(reading)
-            decades = self._logarithms(measured(reading, measure))
-            usable = [i for i in compared if np.isfinite(decades[i])]
-            is_last = not usable or usable[-1] == compared[-1]
-            to = "last" if is_last else f"layer {usable[-1] + 1}"
+            compared = self._compared(reading, measure)
+            one = _last_finite(_logarithms(measured(reading, measure)), compared)
+            to = "last" if one is None or one == compared[-1] else f"layer {one + 1}"
             return f"{shown[0].upper()}{shown[1:]}, relative to {to}"
         return f"Gradient flow · {shown}"
 
     def _in_decades(self, values: FloatArray, reading: Reading, measure: Measure) -> FloatArray:
         """Return log10 of the values, or of their ratio to the last layer's."""
-        decades = self._logarithms(values)
+        decades = _logarithms(values)
         if self.relative:
-            compared: Sequence[int] = range(len(decades))
-            if measure != "through time":
-                compared = self._compared(reading)
-            usable = [i for i in compared if np.isfinite(decades[i])]
-            if usable:
-                decades = decades - decades[usable[-1]]
+            one = _last_finite(decades, self._compared(reading, measure, len(decades)))
+            if one is not None:
+                decades = decades - decades[one]
         return decades
 
     @staticmethod
-    def _logarithms(values: FloatArray) -> FloatArray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            decades: FloatArray = np.log10(values)
-        decades[~np.isfinite(decades)] = np.nan
-        return decades
-
-    @staticmethod
-    def _compared(reading: Reading) -> list[int]:
-        """Return the layers of which the last is what others are shown relative to."""
+    def _compared(reading: Reading, measure: Measure, count: int = 0) -> Sequence[int]:
+        """Return the bars of which the last with a number is what others are shown relative to."""
+        if measure == "through time":
+            return range(count)
         return [i for i, d in enumerate(reading.described) if d.is_weight_layer]
 
     def _draw_glyphs(
@@ -343,6 +333,18 @@ class FlowChart:
             else:
                 states.append("inf" if math.isinf(value) else "zero" if value == 0 else "")
         return states
+
+
+def _logarithms(values: FloatArray) -> FloatArray:
+    """Return log10, NaN where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decades: FloatArray = np.log10(values)
+    decades[~np.isfinite(decades)] = np.nan
+    return decades
+
+
+def _last_finite(values: FloatArray, places: Sequence[int]) -> int | None:
+    return next((place for place in reversed(places) if np.isfinite(values[place])), None)
 
 
 def _hide(writer: FrameWriter, target: str) -> None:

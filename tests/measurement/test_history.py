@@ -283,3 +283,13 @@ def test_rows_are_thinned_as_readings_are():
             np.testing.assert_array_equal(
                 together.column(name, statistic), alone.column(name, statistic), err_msg=name
             )
+
+
+def test_a_model_that_is_one_layer_has_a_frame_of_columns_too():
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer) as probe:
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    frame = probe.history.to_dataframe()
+    assert list(frame["weight_grad_norm"].columns) == ["(model)"]

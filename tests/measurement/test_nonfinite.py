@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gradflow_widget import GradientProbe, take_reading
+from gradflow_widget.diagnosis.rules import judge
 from gradflow_widget.measurement.nonfinite import first_nonfinite
 
 
@@ -57,3 +58,5 @@ def test_a_look_at_a_network_of_nan_names_its_layer():
         model[2].weight[0, 0] = math.nan
     reading = take_reading(model, lambda o, _: o.sum(), torch.randn(5, 4), None)
     assert first_nonfinite(reading) == (0, "2", "output")
+    sentence = judge([reading]).sentence
+    assert sentence == "Not finite: the output of layer '2' was first, before the first step."
