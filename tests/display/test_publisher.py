@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -225,16 +226,17 @@ def test_free_running_frames_keep_their_interval(looking: FakePage) -> None:
 def test_the_interval_is_counted_from_step_to_step_however_late_their_frames_are(
     looking: FakePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [time.monotonic()]
+    tick = 1 / 1024  # a power of two, so that ticks add up without a rounding error
+    clock = [float(math.ceil(time.monotonic()))]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     granted = []
-    for millisecond in range(1000):
-        clock[0] += 0.001
-        if granted and millisecond == granted[-1] + 15:  # a step has to be taken before it is drawn
+    for now in range(1000):
+        clock[0] += tick
+        if granted and now == granted[-1] + 15:  # a step has to be taken before it is drawn
             looking.publisher.draw(step=True)
             looking.wait_for_frames(1 + len(granted))
-        elif looking.publisher.room_without_waiting(0.04):
-            granted.append(millisecond)
+        elif looking.publisher.room_without_waiting(40 * tick):
+            granted.append(now)
     assert granted == list(range(granted[0], 1000, 40))
 
 
