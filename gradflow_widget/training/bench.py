@@ -224,6 +224,14 @@ class Bench:
             finally:
                 end_idle_threads()
 
+    def begins_anew(self, changes: dict[str, Any]) -> bool:
+        """Whether changes are such that a new run begins by them.
+
+        Raises:
+            TypeError, ValueError: a value can't be used, or not with this model and these data.
+        """
+        return self.checked(changes).cold != self.settings.cold
+
     def turn(self, changes: dict[str, Any], make_way: Callable[[], None]) -> bool:
         """Make changes while :meth:`changing`; return whether a new run begins by them.
 

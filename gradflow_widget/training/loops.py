@@ -89,19 +89,32 @@ class UserLoops:
         elif self._pace.stopped:
             let_go()
 
+    def stand_still(self) -> None:
+        """Wait until it stands between two steps; it stays there while the pace's changing.
+
+        Raises:
+            RuntimeError: it is the caller itself, or does not come to a step in time.
+        """
+        loop = self._loop_of_another()
+        if loop is not None:
+            loop.stand_still()
+
     def unwind(self, seed: int | None = None) -> bool:
         """Unwind it, to be repeated; False where none is under way, or it has just ended.
 
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.
         """
-        loop = self._loop
+        loop = self._loop_of_another()
         if loop is None:
             return False
-        if self._worker.is_current:
-            raise RuntimeError("your own loop can't reset itself: call reset() from a cell.")
         loop.unwind(seed)
         return not loop.is_over
+
+    def _loop_of_another(self) -> OwnLoop | None:
+        if self._loop is not None and self._worker.is_current:
+            raise RuntimeError("your own loop can't reset itself: call reset() from a cell.")
+        return self._loop
 
     def drop(self) -> None:
         """Unwind it for good."""

@@ -10,6 +10,10 @@ from .randomness import RandomState
 
 # A loop can be ended only where it steps; how long to wait for that.
 PATIENCE = 10.0
+_NO_STEP = (
+    "your own loop has not come to an optimizer step for {:.0f} seconds, "
+    "where it could be ended: try again later."
+)
 
 
 class LoopStopped(BaseException):
@@ -71,6 +75,20 @@ class OwnLoop:
         if not self._pace.hold(lambda: self._must_end):
             raise LoopStopped
 
+    def stand_still(self) -> None:
+        """Wait until it stands between two steps, or has ended; while the pace's changing.
+
+        Elsewhere it may be writing gradients, which torch lets nobody read meanwhile: it makes
+        the process crash now and then.
+
+        Raises:
+            RuntimeError: it does not come to a step in time.
+        """
+        if not self._pace.wait_until(
+            lambda: not (self.is_running and self._pace.working), PATIENCE
+        ):
+            raise RuntimeError(_NO_STEP.format(PATIENCE))
+
     def unwind(self, seed: int | None = None) -> None:
         """End the function where it steps next; run again, it begins anew.
 
@@ -81,10 +99,7 @@ class OwnLoop:
         unwound = self._pace.wait_until(lambda: not self.is_running, PATIENCE)
         self._pace.wake(lambda: self._set_must_end(False))
         if not unwound:
-            raise RuntimeError(
-                f"your own loop has not come to an optimizer step for {PATIENCE:.0f} seconds, "
-                "where it could be ended: try again later."
-            )
+            raise RuntimeError(_NO_STEP.format(PATIENCE))
         self._is_repeated = True
         if seed is not None:
             self._begins_at = RandomState.seeded(seed)

@@ -126,6 +126,11 @@ class Pace:
             self._news.notify_all()
 
     @property
+    def working(self) -> bool:
+        """Whether a step is under way, or a loop that does not stand between two of them."""
+        return self._working
+
+    @property
     def is_over(self) -> bool:
         """Whether no step is under way and none will come."""
         with self._lock:
@@ -177,11 +182,14 @@ class Pace:
         self._tell_who_waits()
 
     def hold(self, must_end: Callable[[], bool]) -> bool:
-        """Stand between two steps of a loop until it may go on; False where it must end."""
+        """Stand between two steps of a loop until it may go on; False where it must end.
+
+        Nor does it go on while somebody changes the run.
+        """
         with self._lock:
             self._working = False
             self._tell()
-            self._turn.wait_for(lambda: self._stopped or must_end() or not self.at_rest)
+            self._turn.wait_for(lambda: self._stopped or must_end() or self.may_begin)
             self._working = True
             return not (self._stopped or must_end())
 

@@ -201,6 +201,8 @@ class TrainingSession(PresentRun):
         if self._bench.turn_hot(changes):
             return
         with self.standing_still():
+            if self._bench.begins_anew(changes):
+                self._loops.stand_still()
             begins = self._bench.turn(changes, lambda: self._make_way(self._loops.drop))
         if begins:
             self._audience.state_changed()
@@ -219,6 +221,7 @@ class TrainingSession(PresentRun):
         """
         self.check(**({} if seed is None else {"seed": seed}))
         with self.standing_still():
+            self._loops.stand_still()
             self._bench.reset(seed, lambda: self._make_way(lambda: self._loops.unwind(seed)))
         self._audience.state_changed()
 

@@ -429,6 +429,96 @@ def test_a_loop_can_t_reset_or_wait_for_itself(running: Any) -> None:
         flow.close()
 
 
+class Watchful(nn.Module):
+    """Sees whether the loop around it is between a step and the next whenever it is copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = plain_network()
+        self.copying = Copying()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.network(inputs)
+        return out
+
+
+class Copying:
+    def __init__(self) -> None:
+        self.is_busy = False
+        self.was_busy: list[bool] = []
+        self.refuses = False
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Copying:
+        for _ in range(50):
+            self.was_busy.append(self.is_busy)
+            threading.Event().wait(0.001)
+        if self.refuses:
+            raise TypeError("no copies of it are to be had")
+        return self
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_loop_stands_between_two_steps_while_its_model_is_copied(
+    nothing_is_left: None, refused: bool
+) -> None:
+    """In a backward pass gradients that another thread reads make the process crash."""
+    model = Watchful()
+    copying = model.copying
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    flow = GradientFlow(model, optimizer, CROSS_ENTROPY, (INPUTS, TARGETS))
+
+    def loop() -> None:
+        while True:
+            copying.is_busy = True
+            optimizer.zero_grad()
+            CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+            copying.is_busy = False
+            optimizer.step()
+
+    try:
+        flow.run(loop)
+        flow.wait(3)
+        copying.refuses = refused
+        if refused:
+            with pytest.raises(ValueError, match="no copies of it"):
+                flow.activation = "relu"
+            flow.wait(3)
+            assert flow.playing
+        else:
+            flow.activation = "relu"
+            assert not flow.playing
+        assert copying.was_busy
+        assert not any(copying.was_busy)
+    finally:
+        flow.close()
+
+
+@pytest.mark.parametrize("how", ["reset", "activation"])
+def test_a_loop_that_does_not_step_is_waited_for_boundedly(
+    nothing_is_left: None, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.own_loop.PATIENCE", 0.1)
+    loop, begun, release = Loop(), threading.Event(), threading.Event()
+    flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, (INPUTS, TARGETS))
+
+    def idle() -> None:
+        begun.set()
+        release.wait(PATIENCE)
+        loop.optimizer.step()
+
+    try:
+        flow.run(idle)
+        assert begun.wait(PATIENCE)
+        with pytest.raises((RuntimeError, ValueError), match="not come to an optimizer step"):
+            flow.reset() if how == "reset" else flow.set_trait("activation", "relu")
+        release.set()
+        assert flow.wait()
+        assert flow.step_number == 1
+    finally:
+        release.set()
+        flow.close()
+
+
 def test_steps_left_half_way_do_not_go_on_beside_a_loop(nothing_is_left: None) -> None:
     loop, release = Loop(), threading.Event()
     flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, (INPUTS, TARGETS))
