@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .norms import stacked
+
 
 class Root(NamedTuple):
     """Where a backward pass starts.
@@ -70,7 +72,7 @@ def _root(tensors: Any, weights: Any) -> Root:
         losses.append(loss if weight is None else loss * weight.detach().reshape(()))
     if not losses:
         return Root(None)
-    return Root(losses[0] if len(losses) == 1 else torch.stack(losses).sum(), scale)
+    return Root(losses[0] if len(losses) == 1 else stacked(losses).sum(), scale)
 
 
 def _keeps_graph(

@@ -295,11 +295,12 @@ def _largest_magnitude(values: torch.Tensor) -> torch.Tensor:
 def stacked(scalars: Sequence[torch.Tensor | float]) -> torch.Tensor:
     """Stack real numbers and 0-d tensors of any real dtype and device into one vector.
 
-    It is on the first tensor's device, or on the CPU where there are only numbers.
+    It is where :func:`away_from_the_cpu` says; on the CPU where there are only numbers.
     """
-    first = next((scalar for scalar in scalars if isinstance(scalar, torch.Tensor)), None)
-    if first is None:
+    given = [scalar for scalar in scalars if isinstance(scalar, torch.Tensor)]
+    if not given:
         return torch.tensor(scalars, dtype=torch.float64, device="cpu")
+    first = away_from_the_cpu(given)
     tensors = [
         s if isinstance(s, torch.Tensor) else torch.tensor(s, dtype=torch.float64, device="cpu")
         for s in scalars
@@ -308,3 +309,22 @@ def stacked(scalars: Sequence[torch.Tensor | float]) -> torch.Tensor:
         return torch.stack(tensors)
     dtype = torch.float32 if first.device.type == "mps" else torch.float64
     return torch.stack([tensor.to(first.device, dtype, non_blocking=True) for tensor in tensors])
+
+
+def joined(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Join vectors of real numbers, of any dtype and device, into one in double precision.
+
+    It is where :func:`away_from_the_cpu` says.
+    """
+    device = away_from_the_cpu(vectors).device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.cat([vector.to(device, dtype, non_blocking=True) for vector in vectors])
+
+
+def away_from_the_cpu(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the first of the tensors that is not on the CPU, or else the first.
+
+    Where it is, the others can go: on the way to the CPU somebody would have to wait for them,
+    or would read what has not arrived yet.
+    """
+    return next((tensor for tensor in tensors if tensor.device.type != "cpu"), tensors[0])

@@ -23,7 +23,7 @@ from .hooks import Hook
 from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
 from .losses import Losses
-from .norms import stacked
+from .norms import joined, stacked
 from .reading import Glance, Reading
 from .step import Step, Watched
 from .weight_change import WeightChange
@@ -420,7 +420,7 @@ class GradientProbe:
         if collected.counts:
             step.add("counts", stacked(collected.counts))
         if collected.through_time.vectors:
-            step.add("through_time", torch.cat(collected.through_time.vectors))
+            step.add("through_time", joined(collected.through_time.vectors))
         if self._losses.scale is not None:
             step.add("signal_scale", self._losses.scale.reshape(1))
         capture.forget()

@@ -16,7 +16,7 @@ from .collected import Collected
 from .history import Rows
 from .layer_notes import NotePlan
 from .layers import LayerParts
-from .norms import NormPlan, Norms, in_line
+from .norms import NormPlan, Norms, in_line, joined
 from .reading import Reading
 from .through_time import ThroughTime
 from .transfer import Transfer
@@ -93,11 +93,7 @@ class Step:
     def send(self) -> None:
         """Start the one transfer, where there is anything to transfer."""
         if self.vectors:
-            device = self.vectors[0].device
-            wide = torch.float32 if device.type == "mps" else torch.float64
-            self.transfer = Transfer(
-                torch.cat([v.to(device, wide, non_blocking=True) for v in self.vectors])
-            )
+            self.transfer = Transfer(joined(self.vectors))
             self.vectors = []
 
     def arrived(self) -> bool:

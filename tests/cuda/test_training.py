@@ -44,6 +44,20 @@ def test_a_model_on_the_device_trains_on_data_from_anywhere(
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_model_on_the_cpu_trains_on_data_from_the_device(make_flow: MakeFlow, full: bool) -> None:
+    """A batch is read only when it has arrived."""
+    inputs, targets = samples()
+    losses = []
+    for where in ("cpu", DEVICE):
+        model = small_network()
+        data = (inputs.to(where), targets.to(where))
+        flow = make_flow(model, sgd(model.parameters()), CROSS_ENTROPY, data)
+        flow.batch_size = len(inputs) if full else 32
+        losses.append(losses_of(flow, 30))
+    assert losses[0] == losses[1]
+
+
 def test_after_a_reset_the_same_losses_come_again(make_flow: MakeFlow) -> None:
     """With dropout, whose masks are drawn on the device."""
     flow = flow_of(make_flow)

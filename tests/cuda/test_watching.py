@@ -213,3 +213,49 @@ def test_a_model_spread_over_two_devices_is_read() -> None:
             optimizer.step()
             np.testing.assert_allclose(probe.history.weight_grad_norm[-1], expected, rtol=1e-5)
     assert len(probe.history) == 3
+
+
+@pytest.mark.parametrize("first_is_here", [True, False])
+def test_recurrent_and_normalized_layers_on_two_devices_are_read(first_is_here: bool) -> None:
+    """What is read over time and of batch statistics comes from both devices too."""
+    devices = ("cpu", DEVICE) if first_is_here else (DEVICE, "cpu")
+
+    class Spread(nn.Module):
+        def __init__(self, *devices: str) -> None:
+            super().__init__()
+            self.rnns, self.norms = nn.ModuleList(), nn.ModuleList()
+            for device in devices:
+                self.rnns.append(nn.RNN(32, 32, batch_first=True).to(device))
+                self.norms.append(nn.BatchNorm1d(32).to(device))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for rnn, norm in zip(self.rnns, self.norms, strict=True):
+                x = x.to(next(norm.parameters()).device)
+                x = norm(rnn(x)[0].transpose(1, 2)).transpose(1, 2)
+            return x
+
+    torch.manual_seed(0)
+    model, batches = Spread(*devices), torch.randn(5, 8, 4, 32)
+    on_cpu = Spread("cpu", "cpu")
+    on_cpu.load_state_dict(model.state_dict())
+    read = []
+    for spread in (on_cpu, model):
+        optimizer = sgd(spread)
+        with GradientProbe(spread, optimizer, full=True) as probe:
+            for batch in batches:
+                optimizer.zero_grad()
+                spread(batch).square().mean().sqrt().sub(0.5).square().backward()
+                optimizer.step()
+                read.append(probe.history.latest)
+    for right, found in zip(read[:5], read[5:], strict=True):
+        assert found.loss == pytest.approx(right.loss, rel=1e-3)
+        for column in COLUMNS:
+            pair = getattr(found, column), getattr(right, column)
+            np.testing.assert_allclose(*pair, rtol=2e-2, atol=1e-6, err_msg=column)
+        for name, norms in right.signal_grad_through_time.items():
+            there = found.signal_grad_through_time[name]
+            np.testing.assert_allclose(there, norms, rtol=2e-2, atol=1e-6)
+        for ours, theirs in zip(found.layer_notes, right.layer_notes, strict=True):
+            assert (ours is None) == (theirs is None)
+            for (_, values), (_, expected) in zip(ours or (), theirs or (), strict=True):
+                np.testing.assert_allclose(values, expected, rtol=2e-2, atol=1e-4)
