@@ -53,6 +53,8 @@ class GradientProbe:
 
     Attributes:
         settings: what to write down as the settings of the steps that come.
+        may_train_here: says whether backward passes in the caller's thread are of this model's
+            training now; None: those are in any thread that has called the model.
 
     Raises:
         TypeError: ``model`` or ``optimizer`` is something else.
@@ -93,6 +95,7 @@ class GradientProbe:
         self.model = model
         self.optimizer = optimizer
         self.settings: object | None = None
+        self.may_train_here: Callable[[], bool] | None = None
         self._full = False
         self._looks_away = False
         self._capture: Capture | None = None
@@ -319,6 +322,8 @@ class GradientProbe:
         thread's backward pass writes them, that would crash.
         """
         if self._looks_away:
+            return False
+        if self.may_train_here is not None and not self.may_train_here():
             return False
         return not self._forward_threads or threading.get_ident() in self._forward_threads
 

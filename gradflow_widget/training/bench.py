@@ -88,18 +88,21 @@ class Bench:
         self._validating = validating
         self._step_lock = threading.RLock()
         self._own_step_on: int | None = None
-        self._hooks: tuple[Hook, Hook] | None = None
+        self._hooks: tuple[Hook, Hook, Callable[[], bool]] | None = None
 
-    def make_first(self, before_step: Hook, after_step: Hook) -> None:
+    def make_first(
+        self, before_step: Hook, after_step: Hook, may_train_here: Callable[[], bool]
+    ) -> None:
         """Make the first run; the hooks are called around each of its optimizer steps.
 
-        Nobody is told of it before :meth:`begin`.
+        Nobody is told of it before :meth:`begin`. ``may_train_here`` says whether it is for the
+        caller's thread to train.
 
         Raises:
             TypeError, ValueError: the model, optimizer, data or objective can't be used.
             RuntimeError: the model, objective or data failed on the first batch.
         """
-        self._hooks = before_step, after_step
+        self._hooks = before_step, after_step, may_train_here
         built = self._construction.build(self.settings, self._looks(self.settings))
         check_unwatched(built.optimizer)
         check_rates(built.optimizer)
@@ -150,7 +153,7 @@ class Bench:
 
     def _watch(self, built: Built, settings: Settings) -> Run:
         assert self._hooks is not None
-        before_step, after_step = self._hooks
+        before_step, after_step, may_train_here = self._hooks
         return Run(
             *built,
             self._read_settings,
@@ -159,6 +162,7 @@ class Bench:
             on_glance=self._on_glance,
             before_step=before_step,
             after_step=after_step,
+            may_train_here=may_train_here,
         )
 
     def _begin_run(self, preview: Reading | None) -> None:

@@ -149,6 +149,13 @@ class UserLoops:
 
     # -- around each optimizer step --------------------------------------------------
 
+    def may_train_here(self) -> bool:
+        """Whether no other thread than the caller's is training the model now."""
+        if self._bench.is_in_own_step or self._pace.at_rest:
+            return True
+        loop = self._loop
+        return loop is not None and (self._worker.is_current or not loop.is_running)
+
     def before_step(self, *_: Any) -> None:
         """Look for a NaN in a loop that is not ours, while the weights still are as they were.
 
@@ -158,16 +165,12 @@ class UserLoops:
         """
         if self._bench.is_in_own_step:
             return
-        if self._loop is None and not self._pace.at_rest:
+        if not self.may_train_here():
             raise RuntimeError(
                 "the widget is training this model itself: pause() it before a loop of your own "
                 "steps, or hand the loop to run(loop)."
-            )
-        loop = self._loop
-        is_theirs = loop is not None and loop.is_running and not self._pace.at_rest
-        if is_theirs and not self._worker.is_current:
-            raise RuntimeError(
-                "the loop that was handed to run() is training this model: pause() it before "
+                if self._loop is None
+                else "the loop that was handed to run() is training this model: pause() it before "
                 "another steps."
             )
         run = self._bench.run

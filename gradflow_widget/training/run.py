@@ -57,6 +57,7 @@ class Run:
         on_glance: takes, in place of its reading, what there is to tell of an ordinary step.
         before_step: called before an optimizer step, ahead of all reading of it.
         after_step: called when an optimizer step is over and read.
+        may_train_here: says whether it is for the caller's thread to train the model now.
 
     Raises:
         TypeError, ValueError: the pair can't be watched; see :class:`GradientProbe`.
@@ -78,6 +79,7 @@ class Run:
         on_glance: Callable[[Glance], None],
         before_step: Callable[..., None],
         after_step: Callable[..., None],
+        may_train_here: Callable[[], bool],
     ) -> None:
         check_unwatched(optimizer)
         self.model, self.given_optimizer = model, optimizer
@@ -86,6 +88,7 @@ class Run:
         self._settings_of_step = settings_of_step
         self._on_reading, self._on_glance = on_reading, on_glance
         self._before_step, self._after_step = before_step, after_step
+        self._may_train_here = may_train_here
         # Its device is the model's, wherever that is moved.
         self.a_parameter = next(model.parameters())
         self._handles: list[Any] = []
@@ -95,6 +98,7 @@ class Run:
     def _watch(self, earlier: GradientProbe | None) -> None:
         """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
         self._has_hooks_before_ours = bool(self.optimizer._optimizer_step_pre_hooks)
+        before_step = self.optimizer.register_step_pre_hook(self._before_step)
         steering = Steering(self.optimizer, self._settings_of_step)
         try:
             probe = GradientProbe(
@@ -104,7 +108,9 @@ class Run:
             )
         except BaseException:
             steering.close()
+            before_step.remove()
             raise
+        probe.may_train_here = self._may_train_here
         if earlier is not None:
             probe.set_order(earlier.layers)
         steering.follow(probe)
@@ -112,10 +118,7 @@ class Run:
         self.probe, self.steering = probe, steering
         if earlier is None:
             self.fault = FirstFault(self.model)
-        self._handles = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._handles = [before_step, self.optimizer.register_step_post_hook(self._after_step)]
 
     def _unwatch(self) -> None:
         self.probe.close()

@@ -106,7 +106,8 @@ class TrainingSession(PresentRun):
             self._bench, self._pace, audience, self._telling, self._loops, resting
         )
         self.refusals = Refusals(construction, self._loops, trains=self._trainer is not None)
-        self._bench.make_first(self._loops.before_step, self._loops.after_step)
+        loops = self._loops
+        self._bench.make_first(loops.before_step, loops.after_step, loops.may_train_here)
         _open_sessions.add(self)
 
     def begin(self) -> None:

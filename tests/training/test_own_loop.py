@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.measurement.gradients import Gradients
 
 from .parts import (
     CROSS_ENTROPY,
@@ -536,13 +537,41 @@ def test_steps_left_half_way_do_not_go_on_beside_a_loop(nothing_is_left: None) -
         flow.close()
 
 
-def test_a_plain_loop_beside_one_that_was_handed_over_is_refused(running: Any) -> None:
-    loop = Loop()
-    flow = running(loop)
+@pytest.mark.parametrize("trains", ["loop", "widget"])
+def test_a_plain_loop_beside_another_is_refused_before_its_gradients_are_read(
+    running: Any, monkeypatch: pytest.MonkeyPatch, trains: str
+) -> None:
+    """Two threads that look at the gradients of one model make the process crash."""
+    read_by: set[int] = set()
+
+    def seen(name: str) -> None:
+        original = getattr(Gradients, name)
+
+        def method(self: Gradients, *args: Any, **kwargs: Any) -> Any:
+            read_by.add(threading.get_ident())
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(Gradients, name, method)
+
+    for name in ("before_backward", "after_backward", "read"):
+        seen(name)
+    loop = Loop(1000 if trains == "loop" else 0)
+    flow = running(loop, loss_fn=CROSS_ENTROPY, data=(INPUTS, TARGETS))
+    message = r"handed to run\(\) is training this model: pause"
+    if trains == "widget":
+        flow.wait()
+        flow.play()
+        message = r"widget is training this model itself: pause\(\)"
     flow.wait(2)
-    with pytest.raises(RuntimeError, match=r"handed to run\(\) is training this model: pause"):
+    loss_of_another = loop.model(INPUTS).detach() @ torch.ones(3, requires_grad=True)
+    loss_of_another.sum().backward()
+    with pytest.raises(RuntimeError, match=message):
         loop.optimizer.step()
     flow.wait(2)
+    flow.pause()
+    flow.wait()
+    assert len(read_by) == 1
+    assert threading.get_ident() not in read_by
 
 
 def test_only_one_loop_at_a_time(running: Any) -> None:
