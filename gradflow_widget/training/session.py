@@ -235,9 +235,15 @@ class TrainingSession(PresentRun):
         """Let no step of our own begin inside the ``with``; one that plays goes on after it.
 
         Raises:
-            RuntimeError: the session is closed, or the user's own loop is under way in a cell.
+            RuntimeError: the session is closed, the user's own loop is under way in a cell, or
+                the caller is within a step.
         """
         self._loops.check_no_foreign()
+        if self._bench.is_in_own_step:
+            raise RuntimeError(
+                "the model, its objective or its data can't begin another run within a step: "
+                "do it from a cell."
+            )
         with self._bench.changing():
             yield
 

@@ -605,6 +605,31 @@ def test_a_cold_turn_ends_a_loop_of_one_s_own(make_flow: Any) -> None:
     flow.step(2)
 
 
+@pytest.mark.parametrize("how", ["steps", "play"])
+@pytest.mark.parametrize("act", ["turn", "reset"])
+def test_no_other_run_begins_within_a_step(make_flow: Any, how: str, act: str) -> None:
+    own = OWN["MLP"]
+    armed = []
+
+    def objective(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if armed:
+            armed.clear()
+            flow.set_trait("activation", "relu") if act == "turn" else flow.reset()
+        return CROSS_ENTROPY(outputs, targets)
+
+    model = own.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    flow = make_flow(model, optimizer, objective, own.data())
+    flow.step(2)
+    armed.append(True)
+    with pytest.raises((RuntimeError, ValueError), match="begin another run within a step"):
+        list(flow.steps(2)) if how == "steps" else flow.step()
+    assert flow.model is model
+    assert flow.activation == "tanh"
+    flow.step(2)
+    assert flow.step_number == 4
+
+
 @pytest.mark.parametrize(("network", "depth"), [("lstm", 3), ("vgg", 9)])
 def test_a_factorys_product_offers_what_it_has_at_some_depth(network: str, depth: int) -> None:
     flow = GradientFlow.playground(network, "digits")
