@@ -109,6 +109,8 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log10(signal).tolist()
     for group in comparable_groups(reading.described):
+        if len(group) < 2:
+            continue
         reference = logarithms[group[-1]]
         for index in group:
             decades = logarithms[index] - reference

@@ -6,15 +6,27 @@ from typing import Any
 
 import ipywidgets as widgets
 
-LEGEND = (
-    '<span class="gradflow-swatch-healthy">■</span> healthy '
-    '<span class="gradflow-swatch-vanishing">■</span> ▼ vanishing '
-    '<span class="gradflow-swatch-exploding">■</span> ▲ exploding '
-    '<span class="gradflow-swatch-severed">■</span> ✕ severed '
-    '<span class="gradflow-swatch-unjudged">■</span> not judged (norms, layers unlike any other) '
-    "· outline: before clipping · dashed: previous run "
-    "· 0 exactly zero · ∅ no gradient · ∥ frozen · NaN · ∞ infinite"
+
+def _swatch(verdict: str) -> str:
+    return f'<span class="gradflow-swatch-{verdict}">■</span>'
+
+
+_ENTRIES = (
+    f"{_swatch('healthy')} healthy",
+    f"{_swatch('vanishing')} ▼ vanishing",
+    f"{_swatch('exploding')} ▲ exploding",
+    f"{_swatch('severed')} ✕ severed",
+    f"{_swatch('unjudged')} not judged (norms, layers unlike any other)",
+    "· outline: before clipping",
+    "· dashed: previous run",
+    "· 0 exactly zero",
+    "· ∅ no gradient",
+    "· ∥ frozen",
+    "· NaN",
+    "· ∞ infinite",
 )
+# No line ends between a mark and what it means.
+LEGEND = " ".join(f'<span class="gradflow-entry">{entry}</span>' for entry in _ENTRIES)
 
 
 def legend() -> Any:
