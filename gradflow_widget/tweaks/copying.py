@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -53,6 +53,19 @@ def refusing_without_room() -> Iterator[None]:
         raise
 
 
+def leave_gradients_out(parameters: Iterable[nn.Parameter], memo: dict[int, Any]) -> None:
+    """Let a deepcopy with ``memo`` leave out gradients, which some classes would copy as well.
+
+    nn.Parameter does not, so that its gradients need not be looked at: another thread may be
+    training, and the process may crash where gradients are read that are written meanwhile.
+    """
+    for parameter in parameters:
+        if type(parameter).__deepcopy__ is nn.Parameter.__deepcopy__:
+            continue
+        if parameter.grad is not None:
+            memo[id(parameter.grad)] = None
+
+
 def check_is_module(model: object) -> None:
     """Refuse what is no model.
 
@@ -98,10 +111,7 @@ def copied(model: nn.Module) -> nn.Module:
             if isinstance(hooks, OrderedDict) and any(map(_is_ours, hooks.values())):
                 kept = ((k, v) for k, v in hooks.items() if not _is_ours(v))
                 memo[id(hooks)] = OrderedDict((k, copy.deepcopy(v, memo)) for k, v in kept)
-    for parameter in model.parameters():
-        # deepcopy would copy the gradient as well.
-        if parameter.grad is not None:
-            memo[id(parameter.grad)] = None
+    leave_gradients_out(model.parameters(), memo)
     try:
         with refusing_without_room():
             twin = copy.deepcopy(model, memo)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .copying import leave_gradients_out
 from .errors import CannotTweak
 from .lineage import descend
 from .resetting import drawn_as_plain, drawn_on_the_cpu, initializer_of, reset
@@ -38,9 +39,7 @@ def fresh_copy(
         key: value for key, value in shared.items() if not isinstance(value, nn.Parameter)
     }
     for module in block:
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                memo[id(parameter.grad)] = None
+        leave_gradients_out(module.parameters(), memo)
     fresh = copy.deepcopy(block, memo)
     pairs = [
         (old, new)
