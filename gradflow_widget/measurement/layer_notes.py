@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .hooks import Hook
 from .layers import LayerParts
-from .norms import away_from_the_cpu
+from .norms import joined, wide
 
 FloatArray = NDArray[np.float64]
 Note = tuple[str, tuple[float, float, float]]
@@ -66,23 +66,21 @@ class NotePlan:
     def vector(self) -> Tensor | None:
         """Return mean, lowest and highest of each measured note, shape (3 · notes,).
 
-        It is on a device other than the CPU where any of them is; None where nothing is measured.
+        In double precision, where :func:`joined` puts it; None where nothing is measured.
         """
         groups = self._layout.groups
         if not groups:
             return None
         found: list[Tensor] = []
         with torch.no_grad():
-            stacks = [torch.stack([self._numbers[i] for i in group]) for group in groups]  # type: ignore[misc]
-            # On the way to the CPU they would be read before they have arrived there.
-            away = away_from_the_cpu(stacks).device
-            for group, rows in zip(groups, stacks, strict=True):
-                rows = rows.reshape(len(group), -1).to(away, non_blocking=True)
-                rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+            for group in groups:
+                rows = torch.stack([self._numbers[i] for i in group])  # type: ignore[misc]
+                rows = rows.reshape(len(group), -1)
+                rows = rows.to(wide(rows))
                 low, high = torch.aminmax(rows, dim=1)
-                found.append(torch.stack([rows.mean(1), low, high], dim=1))
+                found.append(torch.stack([rows.mean(1), low, high], dim=1).reshape(-1))
             self._numbers = [self._numbers[i] for i in self._layout.known]
-            return torch.cat(found).reshape(-1)
+            return joined(found)
 
     def arranged(self, values: FloatArray) -> LayerNotes:
         """Return the notes layer by layer, from what :meth:`vector` has become."""

@@ -293,35 +293,33 @@ def _largest_magnitude(values: torch.Tensor) -> torch.Tensor:
 
 
 def stacked(scalars: Sequence[torch.Tensor | float]) -> torch.Tensor:
-    """Stack real numbers and 0-d tensors of any real dtype and device into one vector.
+    """Stack real numbers and 0-d tensors of any real dtype and device, shape (scalars,).
 
-    It is where :func:`away_from_the_cpu` says; on the CPU where there are only numbers.
+    The vector is where :func:`_away_from_the_cpu` says; on the CPU where there are only numbers.
     """
     given = [scalar for scalar in scalars if isinstance(scalar, torch.Tensor)]
     if not given:
         return torch.tensor(scalars, dtype=torch.float64, device="cpu")
-    first = away_from_the_cpu(given)
+    first = _away_from_the_cpu(given)
     tensors = [
         s if isinstance(s, torch.Tensor) else torch.tensor(s, dtype=torch.float64, device="cpu")
         for s in scalars
     ]
     if all(tensor.dtype is first.dtype and tensor.device == first.device for tensor in tensors):
         return torch.stack(tensors)
-    dtype = torch.float32 if first.device.type == "mps" else torch.float64
-    return torch.stack([tensor.to(first.device, dtype, non_blocking=True) for tensor in tensors])
+    return torch.stack([t.to(first.device, wide(first), non_blocking=True) for t in tensors])
 
 
 def joined(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Join vectors of real numbers, of any dtype and device, into one in double precision.
+    """Join vectors of real numbers, of any dtype and device, shape (numbers in all,).
 
-    It is where :func:`away_from_the_cpu` says.
+    In double precision, where the device has it, and where :func:`_away_from_the_cpu` says.
     """
-    device = away_from_the_cpu(vectors).device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.cat([vector.to(device, dtype, non_blocking=True) for vector in vectors])
+    first = _away_from_the_cpu(vectors)
+    return torch.cat([v.to(first.device, wide(first), non_blocking=True) for v in vectors])
 
 
-def away_from_the_cpu(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _away_from_the_cpu(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the first of the tensors that is not on the CPU, or else the first.
 
     Where it is, the others can go: on the way to the CPU somebody would have to wait for them,

@@ -324,10 +324,10 @@ def _gives_one_pass(data: Iterable[Any]) -> bool:
 def on_device(batch: Any, device: torch.device) -> Any:
     """Move every tensor in a (nested) batch to ``device``; arrays become tensors."""
     if isinstance(batch, torch.Tensor):
+        if batch.device == device:
+            return batch
         # On the CPU it would be there before its values are.
-        return (
-            batch if batch.device == device else batch.to(device, non_blocking=device.type != "cpu")
-        )
+        return batch.to(device, non_blocking=device.type != "cpu")
     if isinstance(batch, np.ndarray) and (tensor := _as_tensor(batch, "data")) is not None:
         return on_device(tensor, device)
     if hasattr(batch, "to") and callable(batch.to):

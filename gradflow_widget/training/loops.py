@@ -90,7 +90,7 @@ class UserLoops:
             let_go()
 
     def stand_still(self) -> None:
-        """Wait until it stands between two steps; it stays there while the pace's changing.
+        """Wait until it stands between two steps, where it stays within Pace.changing().
 
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.

@@ -76,7 +76,7 @@ class OwnLoop:
             raise LoopStopped
 
     def stand_still(self) -> None:
-        """Wait until it stands between two steps, or has ended; while the pace's changing.
+        """Wait until it stands between two steps, or has ended; call it within Pace.changing().
 
         Elsewhere it may be writing gradients, which torch lets nobody read meanwhile: it makes
         the process crash now and then.

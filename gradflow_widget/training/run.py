@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -98,18 +99,18 @@ class Run:
     def _watch(self, earlier: GradientProbe | None) -> None:
         """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
         self._has_hooks_before_ours = bool(self.optimizer._optimizer_step_pre_hooks)
-        before_step = self.optimizer.register_step_pre_hook(self._before_step)
-        steering = Steering(self.optimizer, self._settings_of_step)
-        try:
+        with ExitStack() as undone:
+            # The first: a step that it refuses must not read gradients that others are writing.
+            before_step = self.optimizer.register_step_pre_hook(self._before_step)
+            undone.callback(before_step.remove)
+            steering = Steering(self.optimizer, self._settings_of_step)
+            undone.callback(steering.close)
             probe = GradientProbe(
                 self.model,
                 self.optimizer,
                 history=None if earlier is None else earlier.history,
             )
-        except BaseException:
-            steering.close()
-            before_step.remove()
-            raise
+            undone.pop_all()
         probe.may_train_here = self._may_train_here
         if earlier is not None:
             probe.set_order(earlier.layers)
