@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .pooling import sees_every_element
+
 # An output counts as saturated where the activation's slope is under this share of its
 # steepest: |z| > 2.18 for tanh, |z| > 4.36 for the sigmoid.
 FLAT = 0.05
@@ -28,6 +30,27 @@ class Flatness:
     dead_above: float = math.inf
     flat_below: float = -math.inf
     flat_above: float = math.inf
+
+    @property
+    def bounds_below_only(self) -> bool:
+        """Whether it is exactly flat below some z, or nowhere, and nearly so nowhere else."""
+        return self.dead_above == self.flat_above == math.inf and self.flat_below == -math.inf
+
+
+class Activation(NamedTuple):
+    """An activation that acts on a layer's output.
+
+    Attributes:
+        source: the autograd node of the layer's output.
+        flatness: what the activation does.
+        node: its own autograd node.
+        is_pooled: max-pooling stands between the two.
+    """
+
+    source: Any
+    flatness: Flatness
+    node: Any
+    is_pooled: bool
 
 
 class Counts(NamedTuple):
@@ -185,7 +208,7 @@ _FARTHEST = 256
 
 def activations_between(
     consumer: Any, producers: Container[Any], seen: set[Any]
-) -> list[tuple[Any, Flatness, Any]]:
+) -> list[Activation]:
     """Find the activations that act right on a layer's output, by walking the graph back.
 
     Args:
@@ -194,13 +217,14 @@ def activations_between(
         seen: nodes already looked through in this pass, so that the branches of a
             residual stream are not walked again from every block; more are added.
 
-    Returns:
-        The producers whose output goes into an activation, what that does, and its node.
+    Of what stands between the two, views move no value, and max-pooling picks some: behind it an
+    activation that rises nowhere below a bound, and has no other, is flat just where all of
+    the layer's output lies below.
 
     Only names and saved scalars of nodes are read, never saved tensors: unpacking those
     would run a checkpointed block again.
     """
-    found: list[tuple[Any, Flatness, Any]] = []
+    found: list[Activation] = []
     queue = [consumer]
     for node in queue:
         if node in producers or len(queue) > _FARTHEST:
@@ -208,9 +232,11 @@ def activations_between(
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         shape = _flatness(_BY_NODE, node)
         if shape is not None and parents:
-            source = _through_views(parents[0], producers)
+            source, is_pooled = _layer_below(
+                parents[0], producers, may_pool=shape.bounds_below_only
+            )
             if source in producers:
-                found.append((source, shape, node))
+                found.append(Activation(source, shape, node, is_pooled))
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
@@ -231,13 +257,18 @@ def _flatness(table: dict[str, Any], node: Any) -> Flatness | None:
     return flatness
 
 
-def _through_views(node: Any, producers: Container[Any]) -> Any:
-    """Go back over what moves no value."""
+def _layer_below(node: Any, producers: Container[Any], *, may_pool: bool) -> tuple[Any, bool]:
+    """Go back over what moves no value, and maybe over max-pooling; tell whether that was met."""
+    is_pooled = False
     while node is not None and node not in producers:
-        if type(node).__name__ not in _TRANSPARENT or len(node.next_functions) != 1:
+        if len(node.next_functions) != 1:
             break
+        if type(node).__name__ not in _TRANSPARENT:
+            if not (may_pool and sees_every_element(node)):
+                break
+            is_pooled = True
         node = node.next_functions[0][0]
-    return node
+    return node, is_pooled
 
 
 def has_channels_first(module: nn.Module, output: torch.Tensor) -> bool:

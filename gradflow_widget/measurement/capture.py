@@ -16,7 +16,6 @@ from .activations import (
     dead_and_saturated,
     dead_and_saturated_of_rows,
     flatness_of_output,
-    has_channels_first,
 )
 from .collected import Collected
 from .hooks import Hook
@@ -276,19 +275,19 @@ class Capture:
 
     def _see_activations(self, current: Pass, consumer: Any) -> None:
         outputs = current.outputs
-        for source, flatness, node in activations_between(consumer, outputs, current.seen):
-            output = outputs[source]
-            if output is None:
-                continue
-            outputs[source] = None
+        for activation in activations_between(consumer, outputs, current.seen):
+            output = outputs[activation.source]
+            if output is None or (activation.is_pooled and not output.call.has_channels_first):
+                continue  # pooled over units, no one of them has the activation for itself
+            outputs[activation.source] = None
             if output.tensor is None:
-                output.call.flatness = flatness
+                output.call.flatness = activation.flatness
                 continue
-            bounds: Flatness | None = flatness
+            bounds: Flatness | None = activation.flatness
             changed = output.tensor._version - output.version
             if changed:
-                overwritten = changed == 1 and output.tensor.grad_fn is node
-                bounds = flatness_of_output(node) if overwritten else None
+                overwritten = changed == 1 and output.tensor.grad_fn is activation.node
+                bounds = flatness_of_output(activation.node) if overwritten else None
             if bounds is not None:
                 output.call.counts = dead_and_saturated(
                     output.tensor, bounds, output.call.part.module
@@ -309,7 +308,7 @@ class Capture:
             samples = current.samples or (int(output.shape[0]) if output.dim() else 1)
             values = output.detach()
             call = Call(part, output, samples)
-            kind = has_channels_first(part.module, output)
+            kind = call.has_channels_first
             is_small = not call.recomputed and here.outputs.put(call, values, kind)
             if not is_small:
                 call.activation = norm_of(values)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from .activations import Counts, Flatness
+from .activations import Counts, Flatness, has_channels_first
 from .last_states import LastStates
 from .layers import LayerParts
 from .through_time import FusedCall, ThroughTime, is_cell
@@ -23,6 +23,7 @@ class Call:
         "activation",
         "counts",
         "flatness",
+        "has_channels_first",
         "number",
         "part",
         "recomputed",
@@ -39,6 +40,7 @@ class Call:
         self.number = output.numel()
         self.rows = int(output.shape[0]) if output.dim() > 1 else 1
         self.samples = samples
+        self.has_channels_first = has_channels_first(part.module, output)
         # Checkpointing runs a block again within the backward pass; where the first run was
         # seen, no gradient comes to the second.
         self.recomputed = torch._C._current_graph_task_id() != -1

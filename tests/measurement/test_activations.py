@@ -121,6 +121,91 @@ def test_channels_are_the_units_of_a_convolution():
     assert reading.dead_fraction[0] == 0.25
 
 
+class Pooled(nn.Module):
+    """A convolution of four channels that passes on what it is given, a pooling, an activation."""
+
+    def __init__(self, pooling, activation) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 4, 1, bias=False)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.eye(4).reshape(4, 4, 1, 1))
+        self.pooling, self.activation = pooling, activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.activation(self.pooling(self.first(x)))
+        return out
+
+
+def _channels(size: int) -> torch.Tensor:
+    """Channels below zero, below zero but for the last corner of one sample, mixed, above zero."""
+    torch.manual_seed(0)
+    z = torch.randn(3, 4, size, size)
+    z[:, :2] = -z[:, :2].abs()
+    z[1, 1, -1, -1] = 2.0
+    z[:, 3] = z[:, 3].abs()
+    return z
+
+
+@pytest.mark.parametrize("size", [6, 120], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "activation",
+    [F.relu, nn.Threshold(0.0, 0.0), lambda z: z.clamp(min=0), F.leaky_relu],
+    ids=_name,
+)
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
+        nn.AdaptiveMaxPool2d(5),
+        nn.Sequential(nn.MaxPool2d(2), nn.Flatten()),
+        lambda z: F.max_pool1d(z.flatten(2), 4),
+        lambda z: F.max_pool3d(z.unsqueeze(2), (1, 2, 2)),
+    ],
+    ids=["2d", "overlapping", "adaptive", "flattened", "1d", "3d"],
+)
+def test_a_channel_is_dead_behind_max_pooling_where_no_gradient_passes(pooling, activation, size):
+    z = _channels(size)
+    reading = take_reading(Pooled(pooling, activation), lambda o, _: o.sum(), z, None)
+
+    z.requires_grad_()
+    activation(pooling(z)).sum().backward()
+    passed = z.grad.abs().sum((0, 2, 3)) > 0
+    assert reading.dead_fraction[0] == (~passed).double().mean()
+    assert reading.saturated_fraction[0] == 0
+
+
+@pytest.mark.parametrize("size", [6, 120], ids=["small", "large"])
+def test_an_activation_in_place_behind_max_pooling_counts_as_one_that_is_not(size):
+    model = Pooled(nn.MaxPool2d(2), F.relu_)
+    reading = take_reading(model, lambda o, _: o.sum(), _channels(size), None)
+    assert reading.dead_fraction[0] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("pooling", "activation"),
+    [
+        (nn.MaxPool2d(2), F.relu),  # leaves out the last row and column of seven
+        (nn.MaxPool2d(1, stride=2), F.relu),
+        (nn.MaxPool2d(2, stride=1, dilation=2), F.relu),
+        (nn.AvgPool2d(7), F.relu),
+        (nn.MaxPool2d(7), torch.tanh),
+        (nn.MaxPool2d(7), F.silu),
+        (nn.MaxPool2d(7), F.relu6),
+    ],
+)
+def test_a_pooling_that_does_not_show_every_element_hides_the_activation(pooling, activation):
+    reading = take_reading(Pooled(pooling, activation), lambda o, _: o.sum(), _channels(7), None)
+    assert np.isnan(reading.dead_fraction[0])
+    assert np.isnan(reading.saturated_fraction[0])
+
+
+def test_units_that_are_pooled_among_each_other_have_no_activation_of_their_own():
+    maxout = nn.Sequential(nn.MaxPool1d(2), nn.ReLU(), nn.Linear(2, 4))
+    reading = take_reading(Activated(maxout, 4), lambda o, _: o.sum(), Z, None)
+    assert np.isnan(reading.dead_fraction[0])
+
+
 def test_an_activation_behind_batch_norm_is_told_of_the_norm_layer():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
     with torch.no_grad():
