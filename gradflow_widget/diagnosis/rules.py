@@ -68,12 +68,11 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     severed = _severed(latest, signal)
     if severed is not None:
         return severed
-    if math.isnan(decades):
-        return Verdict("", "", _why_no_number(latest))
-    first, last = _ends(latest, signal)
-    path = f"from {_named(latest, last)} back to {_named(latest, first)}"
+    if not math.isfinite(decades):
+        return _passed_by(latest, signal) or Verdict("", "", _why_no_number(latest))
+    path = _path(latest, signal, decades)
     numbers = f"slope {slope:+.3f}, ×{math.exp(slope):.3g} a layer"
-    if decades < -WATCH_DECADES and abs(slope) > _slope_by_chance(latest):
+    if decades < -WATCH_DECADES and not _is_chance(latest, slope):
         severity: Severity = "fault" if decades < -FAULT_DECADES else "watch"
         return Verdict(
             "vanishing",
@@ -99,7 +98,9 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     """Judge each layer by its signal against the last layer of the same role.
 
     "" where there is nothing to compare with. A healthy network in training reaches two
-    decades of growth, so that what is much at the first weights is not yet much later.
+    decades of growth, so that what is much at the first weights is not yet much later. What
+    chance may take from a signal on its way through this many layers is no problem of theirs, nor
+    is anything that the verdict puts down to chance.
     """
     signal = reading.signal_grad_norm
     much = WATCH_DECADES if reading.step <= 1 else FAULT_DECADES
@@ -108,18 +109,29 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
         return tuple(problems)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log10(signal).tolist()
+    decades, slope = reading.decades, reading.slope
+    all_by_chance = (
+        decades is not None
+        and slope is not None
+        and decades < -WATCH_DECADES
+        and _is_chance(reading, slope)
+    )
     for group in comparable_groups(reading.described):
         if len(group) < 2:
             continue
         reference = logarithms[group[-1]]
-        for index in group:
-            decades = logarithms[index] - reference
-            if math.isnan(decades):
+        for place, index in enumerate(group):
+            below = logarithms[index] - reference
+            if math.isnan(below):
                 continue
-            if decades < -WATCH_DECADES:
-                problems[index] = "severed" if signal[index] == 0 else "vanishing"
+            distance = max(len(group) - 1 - place, 1)
+            by_chance = _is_chance(reading, below * math.log(10) / distance, distance)
+            if signal[index] == 0:
+                problems[index] = "severed"
+            elif below < -WATCH_DECADES and not (by_chance or all_by_chance):
+                problems[index] = "vanishing"
             else:
-                problems[index] = "exploding" if decades > much else "healthy"
+                problems[index] = "exploding" if below > much else "healthy"
     return tuple(problems)
 
 
@@ -139,12 +151,15 @@ def _exploding(readings: Sequence[Reading]) -> Severity:
     return ""
 
 
-def _slope_by_chance(reading: Reading) -> float:
-    """Return 2√(5/(N·L)), Hanin & Nica 2018: a slope that finite width gives by chance."""
+def _is_chance(reading: Reading, slope: float, layers: int | None = None) -> bool:
+    """Whether finite width may give such a slope by chance: |g| <= 2√(5/(N·L)), Hanin & Nica 2018.
+
+    ``layers`` is L; None: as many as the longest group has.
+    """
     groups = comparable_groups(reading.described)
     widths = [reading.described[index].width for group in groups for index in group] or [1]
-    depth = max(map(len, groups), default=1)
-    return 2 * math.sqrt(5 / (statistics.median(widths) * depth))
+    depth = max(map(len, groups), default=1) if layers is None else layers
+    return not abs(slope) > 2 * math.sqrt(5 / (statistics.median(widths) * depth))
 
 
 def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
@@ -153,21 +168,29 @@ def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
         values = signal[list(group)]
         if values[0] != 0:
             continue
-        reached = np.flatnonzero(values > 0)
+        silent = group[int(np.flatnonzero(values == 0)[-1])]
+        if (signal[:silent] > 0).any():
+            continue  # to get there, the signal comes past a layer that it does not reach
+        reached = np.flatnonzero(signal > 0)
         if not len(reached):
             return Verdict(
                 "severed",
                 "fault",
                 "Severed: no layer receives any signal; every gradient is exactly 0.",
             )
-        first = int(reached[0])
-        alive, dead = _named(reading, group[first]), _named(reading, group[first - 1])
-        if values[first] < _FADED:
+        within = np.flatnonzero(values > 0)
+        if len(within):
+            last, first = group[within[0]], group[within[0] - 1]
+        else:  # the layers of this role are all below the cut
+            last = int(reached[0])
+            first = max(index for index in range(last) if signal[index] == 0)
+        alive, dead = _named(reading, last), _named(reading, first)
+        if signal[last] < _FADED:
             return Verdict(
                 "vanishing",
                 "fault",
                 f"Vanishing: the signal fades to exactly 0 on its way to {dead}: "
-                f"it is {values[first]:.0e} at {alive}.",
+                f"it is {signal[last]:.0e} at {alive}.",
             )
         return Verdict(
             "severed",
@@ -175,6 +198,24 @@ def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
             f"Severed: the signal ends between {alive} and {dead}; below it is exactly 0.",
         )
     return None
+
+
+def _passed_by(reading: Reading, signal: FloatArray) -> Verdict | None:
+    """Say which layers the signal passes by, where that leaves nothing to compare.
+
+    A branch that begins multiplied by exactly 0 is so by design, and open after a step.
+    """
+    weight_layers = [i for i, layer in enumerate(reading.described) if layer.is_weight_layer]
+    silent = [index for index in weight_layers if signal[index] == 0]
+    if not silent:
+        return None
+    sentence = (
+        f"No signal comes to {len(silent)} of {len(weight_layers)} weight layers, such as "
+        f"{_named(reading, silent[0])}: it passes by them, as by a branch that is multiplied by 0."
+    )
+    if reading.step <= 1:
+        return Verdict("", "", sentence)
+    return Verdict("severed", "watch", sentence)
 
 
 def _why_no_number(reading: Reading) -> str:
@@ -192,15 +233,22 @@ def _why_no_number(reading: Reading) -> str:
     return "The signal gradient could not be read at these layers."
 
 
-def _ends(reading: Reading, signal: FloatArray) -> tuple[int, int]:
-    """Return the first and last measured layer of the group that tells the most."""
+def _path(reading: Reading, signal: FloatArray, decades: float) -> str:
+    """Say from where to where: of the group whose own decades come nearest to ``decades``."""
+    groups: list[list[int]] = []
+    for group in comparable_groups(reading.described):
+        groups.append([index for index in group if signal[index] > 0])
+    fewest = 3 if any(len(group) >= 3 for group in groups) else 2
+    groups = [group for group in groups if len(group) >= fewest]
 
-    def measured(group: tuple[int, ...]) -> list[int]:
-        return [index for index in group if not np.isnan(signal[index])]
+    def distance(group: list[int]) -> float:
+        return abs(math.log10(signal[group[0]]) - math.log10(signal[group[-1]]) - decades)
 
-    groups = [measured(group) for group in comparable_groups(reading.described)]
-    longest = max((g for g in groups if len(g) >= 2), key=len)
-    return longest[0], longest[-1]
+    chosen = min(groups, key=distance)
+    path = f"from {_named(reading, chosen[-1])} back to {_named(reading, chosen[0])}"
+    if len(groups) == 1:
+        return path
+    return f"{path}, in the median of {len(groups)} kinds of layers"
 
 
 def _named(reading: Reading, index: int) -> str:

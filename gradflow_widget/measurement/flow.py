@@ -58,13 +58,15 @@ def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
     """Return D = log10(‖∂L/∂h_1‖ / ‖∂L/∂h_L‖), the median over the comparable groups.
 
     ``signal`` holds ‖∂L/∂h_l‖ of each layer, shape (layers,), in forward order. −inf where
-    nothing at all arrives at the first layer; NaN where the last layer has no signal
-    either, or fewer than two layers have a number.
+    nothing at all arrives at the first layer. A group whose last layer has no signal either, or
+    of which fewer than two layers have a number, has no part in it; NaN where that leaves none.
     """
     values = []
     for group in _measured_groups(signal, layers, fewest=2):
         with np.errstate(divide="ignore", invalid="ignore"):
-            values.append(np.log10(group[0]) - np.log10(group[-1]))
+            value = float(np.log10(group[0]) - np.log10(group[-1]))
+        if not np.isnan(value):
+            values.append(value)
     return float(np.median(values)) if values else float("nan")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -314,3 +315,95 @@ def test_where_all_but_one_layer_are_frozen_there_is_nothing_to_compare() -> Non
     )
     assert verdict.problem == ""
     assert verdict.sentence.startswith("Only one weight layer learns, the others are frozen")
+
+
+# -- what the signal passes by, and what chance does ----------------------------------------
+
+
+class Branch(nn.Module):
+    """x + proj(relu(fc(x))), where proj begins at 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+        nn.init.zeros_(self.proj.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.proj(torch.relu(self.fc(x)))
+        return out
+
+
+class ReZero(nn.Module):
+    """x + s·fc(x), where s begins at 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc, self.scale = nn.Linear(width, width), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.scale * torch.tanh(self.fc(x))
+        return out
+
+
+def _rezero() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 16), *[ReZero(16) for _ in range(6)], nn.Linear(16, 3))
+
+
+def test_branches_that_begin_closed_are_no_fault() -> None:
+    torch.manual_seed(0)
+    verdict = judge([reading_of(nn.Sequential(*[Branch(16) for _ in range(6)]), 0)])
+    assert verdict.problem == "healthy"  # by the projections, which the signal does reach
+
+    verdict = judge([reading_of(_rezero(), 0)])
+    assert (verdict.problem, verdict.severity) == ("", "")
+    assert "No signal comes to 6 of 8 weight layers" in verdict.sentence
+    assert "layer 3 (1.fc)" in verdict.sentence
+
+
+def test_branches_that_stay_closed_are_worth_a_look() -> None:
+    reading = replace(reading_of(_rezero(), 0), step=2)
+    assert (judge([reading]).problem, judge([reading]).severity) == ("severed", "watch")
+
+
+def test_a_cut_above_all_layers_of_a_role_is_named() -> None:
+    torch.manual_seed(0)
+    body = [m for _ in range(4) for m in (nn.Linear(16, 16), nn.ReLU())]
+    nn.init.constant_(body[-2].bias, -1000.0)
+    network = nn.Sequential()
+    network.add_module("body", nn.Sequential(*body))
+    network.add_module("head", nn.Linear(16, 3))
+    verdict = judge([reading_of(network, 0)])
+    assert (verdict.problem, verdict.severity) == ("severed", "fault")
+    assert "between layer 5 (head) and layer 4 (body.6)" in verdict.sentence
+
+
+def test_the_path_is_that_of_the_number() -> None:
+    def of(roles: dict[str, float]) -> Reading:
+        names = [f"{i}.{role}" for i in range(6) for role in roles]
+        reading = made_up([10.0 ** (roles[n[2:]] * (5 - int(n[0])) / 5) for n in names])
+        described = tuple(
+            replace(layer, name=name, role=f"Linear:{name[2:]}")
+            for layer, name in zip(reading.described, names, strict=True)
+        )
+        return replace(reading, described=described)
+
+    verdict = judge([of({"q": -4.0, "v": -2.0, "o": 0.0})])
+    assert "falls by 2.0 decades from layer 17 (5.v) back to layer 2 (0.v)" in verdict.sentence
+    assert "in the median of 3 kinds of layers" in verdict.sentence
+    verdict = judge([of({"q": -4.0})])
+    assert "kinds" not in verdict.sentence
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_bar_says_vanishing_where_the_verdict_says_it_is_chance(seed: int) -> None:
+    torch.manual_seed(seed)
+    reading = reading_of(plain(24, 6, nn.ReLU, sigma=math.sqrt(2)), seed)
+    if judge([reading]).problem == "healthy":
+        assert "vanishing" not in layer_problems(reading)
+
+
+def test_a_layer_is_judged_by_what_chance_gives_over_its_own_distance() -> None:
+    # Over 3 layers chance gives 2√(5·3/N)/ln 10 decades: 1.37 at N = 6, 0.67 at N = 25.
+    signal = [1.0] * 16 + [10**-1.35, 1.0, 1.0, 1.0]
+    assert layer_problems(made_up(signal, width=6))[16] == "healthy"
+    assert layer_problems(made_up(signal, width=25))[16] == "vanishing"
