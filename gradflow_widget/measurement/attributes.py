@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..plain_objects import GENERATORS, is_plain_object
+from .tensor_values import differ
+
 # What every module has: parameters, buffers and submodules are others' concern.
 _EVERY_MODULE_HAS = frozenset(nn.Module().__dict__)
 # A container is looked into so deep, where it has no more members than this, and an array copied
 # where it has no more bytes: what is larger is data, which no pass changes.
 _DEEPEST, _MOST_MEMBERS, _MOST_BYTES = 2, 100, 64_000_000
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _WRITTEN_AS_THEY_ARE = (type(None), str, bytes, numbers.Number, torch.Size)
 
 
@@ -26,8 +27,8 @@ class PlainAttributes:
 
     A forward pass may count its calls, keep a hidden state for the next one or append to a
     list. Each attribute comes back as the same object; of tensors outside a graph, arrays, random
-    generators, lists, dictionaries and sets the content comes back too, and of what lies in them
-    down to a few levels.
+    generators, lists, dictionaries, sets and plain objects, such as a schedule, the content comes
+    back too, and of what lies in them down to a few levels.
 
     Args:
         model: the model whose modules they are of.
@@ -75,12 +76,14 @@ class _Tensor:
     """A tensor's values."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self._tensor, self._version = tensor, tensor._version
+        self._tensor = tensor
         self.values = tensor.detach().clone()
 
     def __call__(self) -> None:
-        if self._tensor._version != self._version:
+        if differ(self._tensor, self.values):
             with torch.no_grad():
+                if self._tensor.shape != self.values.shape:
+                    self._tensor.resize_(self.values.shape)
                 self._tensor.copy_(self.values)
 
 
@@ -92,10 +95,12 @@ def _content(value: Any, depth: int = 0) -> Callable[[], None] | None:
     if isinstance(value, np.ndarray) and value.nbytes <= _MOST_BYTES:
         values = value.copy()
         return lambda: np.copyto(value, values) if value.flags.writeable else None
-    if isinstance(value, _GENERATORS):
+    if isinstance(value, GENERATORS):
         return _Generator(value)
     if isinstance(value, list | dict | set | deque):
         return _container(value, depth)
+    if is_plain_object(value):
+        return _container(vars(value), depth)
     return None
 
 
@@ -142,7 +147,10 @@ def _container(
         if isinstance(value, list):
             value[:] = members
         elif isinstance(value, dict):
-            value.clear()
+            for since in value.keys() - pairs.keys():
+                del value[since]
+            if list(value) != list(pairs):  # their order too
+                value.clear()
             value.update(pairs)
         elif isinstance(value, set):
             value.clear()

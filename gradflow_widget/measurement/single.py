@@ -20,6 +20,7 @@ from .layer_notes import NotePlan, NoteTaker
 from .layers import find_layers, in_forward_order
 from .norms import exact_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
+from .tensor_values import differ
 
 # A copy of more weights than these may be more than a device has room for.
 _MOST_WEIGHTS = 300_000_000
@@ -70,23 +71,10 @@ def everything_kept(model: nn.Module) -> Iterator[None]:
                     parameter.requires_grad_(asks)
             with torch.no_grad():
                 for value, before in zip(values, saved, strict=True):
-                    if _differ(value, before):
+                    if differ(value, before):
                         if value.shape != before.shape:
                             value.resize_(before.shape)
                         value.copy_(before)
-
-
-def _differ(value: torch.Tensor, before: torch.Tensor) -> bool:
-    """Whether a tensor is another than before; of some layouts and dtypes torch can't tell."""
-    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-        return False  # nothing writes into such in place
-    if value.shape != before.shape:
-        return True
-    if torch.equal(value, before):
-        return False
-    # What is written again is no longer what a graph has seen: not for NaN, which equals nothing.
-    is_number = value.is_floating_point() or value.is_complex()
-    return not (is_number and bool(torch.isclose(value, before, 0, 0, equal_nan=True).all()))
 
 
 def check_function(name: str, function: object) -> None:

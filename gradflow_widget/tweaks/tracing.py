@@ -3,31 +3,33 @@
 `torch.fx.Tracer` patches `nn.Module.__call__` for the whole process while it traces, which
 breaks a training step that runs on another thread at that moment. Here the forward method runs
 on a shadow of the model instead: objects of the same classes, whose parameters and buffers are
-fx proxies. Nothing global changes, and whatever forward keeps on `self` stays on the shadow.
+fx proxies. Nothing global changes, whatever forward keeps on `self` stays on the shadow, and what
+it writes into tensors of the model, such as the weights of a teacher that follows, is lost.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import random
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from ..plain_objects import GENERATORS, is_plain_object
 from .random_state import random_state_kept
+from .write_guard import WriteGuard
 
 _TORCH = torch.__path__[0]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PATH = "_gradflow_path"
 _TRACER = "_gradflow_tracer"
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+# So deep containers and objects are copied, where they have no more members than this.
+_DEEPEST, _MOST_MEMBERS = 3, 100
 _RETRIES = 5
 # The blocks of a deep model ask at the same place, and so does a loop until something converges.
 _TIMES = 100
@@ -79,11 +81,11 @@ def _traced(
     model: nn.Module, is_leaf: Callable[[nn.Module], bool], tracer: _SiteTracer
 ) -> tuple[fx.Graph | None, str]:
     graph: fx.Graph = tracer.graph
-    root = _shadow(model, "", tracer, is_leaf, {})
+    root = _shadow(model, "", tracer, is_leaf, {}, {})
     try:
         arguments, keywords = _placeholders(type(model).forward, tracer)
         # forward may draw random numbers that no proxy has a part in.
-        with random_state_kept(model.parameters()), torch.no_grad():
+        with random_state_kept(model.parameters()), torch.no_grad(), WriteGuard():
             result = root.forward(*arguments, **keywords)
         graph.output(tracer.create_arg(result))
     except Exception as error:
@@ -177,6 +179,7 @@ def _shadow(
     tracer: _SiteTracer,
     is_leaf: Callable[[nn.Module], bool],
     made: dict[int, nn.Module],
+    aliases: dict[int, Tensor],
 ) -> nn.Module:
     if id(module) in made:
         return made[id(module)]
@@ -192,14 +195,16 @@ def _shadow(
     for kind in ("_parameters", "_buffers"):
         state[kind] = {
             name: tensor
-            if leaf or tensor is None
+            if tensor is None
+            else _alias(tensor, aliases)
+            if leaf
             else tracer.create_proxy("get_attr", f"{path}.{name}".lstrip("."), (), {})
             for name, tensor in module.__dict__[kind].items()
         }
     state["_modules"] = {
         name: child
         if child is None
-        else _shadow(child, f"{path}.{name}".lstrip("."), tracer, is_leaf, made)
+        else _shadow(child, f"{path}.{name}".lstrip("."), tracer, is_leaf, made, aliases)
         for name, child in module.__dict__["_modules"].items()
     }
     shadow.__dict__.update(state)
@@ -208,13 +213,36 @@ def _shadow(
     return shadow
 
 
-def _apart(value: Any) -> Any:
+def _alias(tensor: Tensor, aliases: dict[int, Tensor]) -> Tensor:
+    """Return a tensor of the same memory, to which other memory may be given by ``.data``."""
+    if id(tensor) not in aliases and not nn.parameter.is_lazy(tensor):
+        alias = tensor.detach()
+        if type(tensor) is nn.Parameter:
+            alias = nn.Parameter(alias, requires_grad=tensor.requires_grad)
+        aliases[id(tensor)] = alias
+    return aliases.get(id(tensor), tensor)
+
+
+def _apart(value: Any, depth: int = 0) -> Any:
     """Return what a forward pass may change in place without changing the user's own."""
     if type(value) is Tensor:
         return value.detach().clone()
-    if isinstance(value, _GENERATORS):
+    if isinstance(value, GENERATORS):
         return copy.deepcopy(value)
-    return copy.copy(value) if type(value) in (list, dict, set, deque) else value
+    if depth == _DEEPEST:
+        return value
+    if type(value) in (list, set, deque, dict):
+        if len(value) > _MOST_MEMBERS or type(value) is set:
+            return copy.copy(value)
+        if type(value) is dict:
+            return {key: _apart(one, depth + 1) for key, one in value.items()}
+        members = [_apart(one, depth + 1) for one in value]
+        return members if type(value) is list else deque(members, value.maxlen)
+    if is_plain_object(value):
+        twin = copy.copy(value)
+        twin.__dict__.update({key: _apart(one, depth + 1) for key, one in vars(value).items()})
+        return twin
+    return value
 
 
 def _call_leaf(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
