@@ -67,8 +67,8 @@ class UserLoops:
         self._foreign = None
         self._loop = OwnLoop(function, self._pace)
 
-    def run(self, let_go: Callable[[], None]) -> None:
-        """Run it to its end on the worker's thread; ``let_go`` where the session was closed.
+    def run(self) -> None:
+        """Run it to its end on the worker's thread.
 
         Raises:
             BaseException: what it raised of its own accord.
@@ -86,8 +86,6 @@ class UserLoops:
             with self._bench.stepping():
                 self._bench.validate_at_rest()
             self._come_to_rest()
-        elif self._pace.stopped:
-            let_go()
 
     def stand_still(self) -> None:
         """Wait until it stands between two steps, where it stays within Pace.changing().

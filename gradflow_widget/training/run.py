@@ -99,6 +99,8 @@ class Run:
     def _watch(self, earlier: GradientProbe | None) -> None:
         """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
         self._has_hooks_before_ours = bool(self.optimizer._optimizer_step_pre_hooks)
+        stepped = {id(one) for group in self.optimizer.param_groups for one in group["params"]}
+        self._not_stepped = [one for one in self.model.parameters() if id(one) not in stepped]
         with ExitStack() as undone:
             # The first: a step that it refuses must not read gradients that others are writing.
             before_step = self.optimizer.register_step_pre_hook(self._before_step)
@@ -140,6 +142,12 @@ class Run:
             or "step" in vars(self.optimizer)
             or not type(self.optimizer).__module__.startswith("torch.optim.")
         )
+
+    def zero_grad(self) -> None:
+        """Drop every gradient: those too of parameters that the optimizer does not hold."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._not_stepped:
+            parameter.grad = None
 
     def use(self, kind: str) -> None:
         """Go on with an optimizer of another kind; weights and history stay.

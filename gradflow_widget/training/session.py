@@ -92,7 +92,7 @@ class TrainingSession(PresentRun):
             shares_cores=shares_cores,
         )
         resting = Resting(self._bench, self._pace, audience, self._failure)
-        self._worker = Worker(self._pace, self._take_turn, resting.fail)
+        self._worker = Worker(self._pace, self._take_turn, resting.fail, self._let_go)
         self._loops = UserLoops(
             self._bench,
             self._pace,
@@ -385,15 +385,16 @@ class TrainingSession(PresentRun):
     def stop(self) -> None:
         """End the thread and take every hook off; what was recorded stays.
 
-        A loop of the user's is unwound where it steps next; if it does not step within
-        ``PATIENCE`` seconds, the hooks stay until it does.
+        A loop of the user's is unwound where it steps next. If neither that nor the step under
+        way, which may wait for data, ends within ``PATIENCE`` seconds, the hooks stay until it
+        does.
         """
         if not self._pace.stop():
             return
         if self._worker.is_current:
             if self._loops.is_running:
                 return  # its hooks are being called; the thread takes them off at its end
-        elif not self._worker.join(PATIENCE if self._loops.under_way else None):
+        elif not self._worker.join(PATIENCE):
             return
         self._let_go()
 
@@ -411,7 +412,7 @@ class TrainingSession(PresentRun):
 
     def _take_turn(self) -> None:
         if self._loops.under_way:
-            self._loops.run(self._let_go)
+            self._loops.run()
         elif self._trainer is None:  # the loop that was to be played has just ended
             self.pause()
         else:

@@ -174,7 +174,7 @@ class Trainer:
                 return loss
 
             def closure() -> torch.Tensor:
-                optimizer.zero_grad(set_to_none=True)
+                run.zero_grad()
                 return backward_over(loss_of, batches)
 
             takes_closure = _takes_closure(type(optimizer))  # type: ignore[arg-type]

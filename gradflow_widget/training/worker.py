@@ -16,12 +16,17 @@ class Worker:
         pace: who says when there is a turn, and when there will be no more.
         turn: does one.
         failed: takes what a turn has raised.
+        ended: is called on the thread when the last turn is over.
     """
 
     def __init__(
-        self, pace: Pace, turn: Callable[[], None], failed: Callable[[BaseException], None]
+        self,
+        pace: Pace,
+        turn: Callable[[], None],
+        failed: Callable[[BaseException], None],
+        ended: Callable[[], None],
     ) -> None:
-        self._pace, self._turn, self._failed = pace, turn, failed
+        self._pace, self._turn, self._failed, self._ended = pace, turn, failed, ended
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -63,6 +68,7 @@ class Worker:
                 self._failed(error)
             finally:
                 self._pace.end()
+        self._ended()
 
     def _wait_for_turn(self) -> bool:
         if not self._pace.may_begin:

@@ -530,3 +530,38 @@ def test_nothing_grows_with_the_steps_but_the_history(flow: Any) -> None:
     tracemalloc.stop()
     assert more_objects - objects < 300
     assert more_memory - memory < 100_000
+
+
+def test_close_does_not_wait_for_data_that_do_not_come(
+    monkeypatch: pytest.MonkeyPatch, make_flow: Any
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.session.PATIENCE", 0.1)
+    waiting, come = threading.Event(), threading.Event()
+
+    class Slow(torch.utils.data.Dataset[Any]):
+        patient = False
+
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, index: int) -> Any:
+            if self.patient:
+                waiting.set()
+                come.wait(PATIENCE)
+            return torch.zeros(6), 0
+
+    data = Slow()
+    model = plain_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, data)
+    flow.batch_size = 4
+    data.patient = True
+    flow.play()
+    assert waiting.wait(PATIENCE)
+    flow.close()
+    # The step is still under way, and its hooks are on.
+    assert optimizer._optimizer_step_post_hooks
+    come.set()
+    wait_for(lambda: not optimizer._optimizer_step_post_hooks)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not any(module._forward_hooks for module in model.modules())

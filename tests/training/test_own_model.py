@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -646,3 +648,23 @@ def test_a_factorys_product_offers_nothing_that_it_has_at_no_depth() -> None:
     with pytest.raises(ValueError, match=r"activation can't be changed: .* no activation"):
         flow.activation = "relu"
     flow.close()
+
+
+def test_layers_that_the_optimizer_does_not_hold_show_the_gradient_of_their_own_step(
+    make_flow: Any,
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    inputs, targets = torch.randn(32, 6), torch.randint(0, 3, (32,))
+    head_alone = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    flow = make_flow(model, head_alone, nn.CrossEntropyLoss(), (inputs, targets))
+    flow.batch_size = 32
+    flow.step(9)
+    twin = copy.deepcopy(model).double()
+    flow.step()
+    nn.functional.cross_entropy(twin(inputs.double()), targets).backward()
+    expected = [twin[i].weight.grad.norm().item() for i in (0, 2)]
+    reading = flow.history.latest
+    np.testing.assert_allclose(reading.weight_grad_norm, expected, rtol=1e-5)
+    total = math.sqrt(sum(p.grad.square().sum().item() for p in twin.parameters()))
+    assert reading.total_norm == pytest.approx(total, rel=1e-5)
