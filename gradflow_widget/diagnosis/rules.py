@@ -116,13 +116,13 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
         and decades < -WATCH_DECADES
         and _is_chance(reading, slope)
     )
-    for group in comparable_groups(reading.described):
+    for group in _measured(reading, signal):
         if len(group) < 2:
             continue
         reference = logarithms[group[-1]]
         for place, index in enumerate(group):
             below = logarithms[index] - reference
-            if math.isnan(below):
+            if math.isnan(below):  # nothing comes to either
                 continue
             distance = max(len(group) - 1 - place, 1)
             by_chance = _is_chance(reading, below * math.log(10) / distance, distance)
@@ -162,9 +162,16 @@ def _is_chance(reading: Reading, slope: float, layers: int | None = None) -> boo
     return not abs(slope) > 2 * math.sqrt(5 / (statistics.median(widths) * depth))
 
 
+def _measured(reading: Reading, signal: FloatArray) -> list[tuple[int, ...]]:
+    """Return the comparable groups without the layers that have no number, such as frozen ones."""
+    groups = comparable_groups(reading.described)
+    measured = [tuple(index for index in group if not np.isnan(signal[index])) for group in groups]
+    return [group for group in measured if group]
+
+
 def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
     """Say where the signal ends, if exactly nothing arrives at an early weight layer."""
-    for group in comparable_groups(reading.described):
+    for group in _measured(reading, signal):
         values = signal[list(group)]
         if values[0] != 0:
             continue

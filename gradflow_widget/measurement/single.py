@@ -18,6 +18,7 @@ from .capture import Capture
 from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
 from .layers import find_layers, in_forward_order
+from .making_way import nobody_trains
 from .norms import exact_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
 from .tensor_values import differ
@@ -122,8 +123,9 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
     """Do one forward and backward pass and return a full Reading (without update ratio).
 
     Nothing of the model changes: weights, ``.grad``, buffers such as BatchNorm's running
-    statistics, train or eval mode and the random state are as before. What torch.compile has
-    compiled runs as it is written, for compiling it anew would take longer than the pass.
+    statistics, train or eval mode and the random state are as before. A widget that trains it on
+    a thread of its own makes way for so long. What torch.compile has compiled runs as it is
+    written, for compiling it anew would take longer than the pass.
 
     Args:
         model: the module to read, in the mode that it is in.
@@ -135,12 +137,15 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
         TypeError, ValueError: no usable model, or ``loss_fn`` returns no scalar with a graph.
     """
     check_function("loss_fn", loss_fn)
-    return read_objective(
-        model,
-        lambda network, batch: loss_fn(network(batch[0]), batch[1]),
-        (inputs, targets),
-        origin="loss_fn",
-    )
+    if not isinstance(model, nn.Module):
+        find_layers(model)  # says what would do
+    with nobody_trains(model):
+        return read_objective(
+            model,
+            lambda network, batch: loss_fn(network(batch[0]), batch[1]),
+            (inputs, targets),
+            origin="loss_fn",
+        )
 
 
 def read_objective(

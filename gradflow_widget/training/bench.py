@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from ..measurement.history import History
+from ..measurement.making_way import MakeWay, is_trained_by
 from ..measurement.reading import Glance, Reading
 from .audience import Audience, Telling
 from .batches import Batches
@@ -64,6 +65,7 @@ class Bench:
     """
 
     run: Run
+    _make_way: MakeWay
     _built: Built | None = None
     _first_look: Reading | None = None
 
@@ -91,18 +93,22 @@ class Bench:
         self._hooks: tuple[Hook, Hook, Callable[[], bool]] | None = None
 
     def make_first(
-        self, before_step: Hook, after_step: Hook, may_train_here: Callable[[], bool]
+        self,
+        before_step: Hook,
+        after_step: Hook,
+        may_train_here: Callable[[], bool],
+        make_way: MakeWay,
     ) -> None:
         """Make the first run; the hooks are called around each of its optimizer steps.
 
         Nobody is told of it before :meth:`begin`. ``may_train_here`` says whether it is for the
-        caller's thread to train.
+        caller's thread to train, ``make_way`` keeps steps away from who looks at the model.
 
         Raises:
             TypeError, ValueError: the model, optimizer, data or objective can't be used.
             RuntimeError: the model, objective or data failed on the first batch.
         """
-        self._hooks = before_step, after_step, may_train_here
+        self._hooks, self._make_way = (before_step, after_step, may_train_here), make_way
         built = self._construction.build(self.settings, self._looks(self.settings))
         check_unwatched(built.optimizer)
         check_rates(built.optimizer)
@@ -154,6 +160,7 @@ class Bench:
     def _watch(self, built: Built, settings: Settings) -> Run:
         assert self._hooks is not None
         before_step, after_step, may_train_here = self._hooks
+        is_trained_by(built.model, self._make_way)
         return Run(
             *built,
             self._read_settings,

@@ -107,7 +107,9 @@ class TrainingSession(PresentRun):
         )
         self.refusals = Refusals(construction, self._loops, trains=self._trainer is not None)
         loops = self._loops
-        self._bench.make_first(loops.before_step, loops.after_step, loops.may_train_here)
+        self._bench.make_first(
+            loops.before_step, loops.after_step, loops.may_train_here, self._making_way
+        )
         _open_sessions.add(self)
 
     def begin(self) -> None:
@@ -245,6 +247,16 @@ class TrainingSession(PresentRun):
                 "do it from a cell."
             )
         with self._bench.changing():
+            yield
+
+    @contextmanager
+    def _making_way(self) -> Iterator[None]:
+        """Let no step begin inside the ``with``, but for who is called within one."""
+        if self.closed or self._worker.is_current or self._bench.is_in_own_step:
+            yield
+            return
+        with self._bench.changing():
+            self._loops.stand_still()
             yield
 
     # -- play, pause, step, wait -----------------------------------------------------

@@ -407,3 +407,29 @@ def test_a_layer_is_judged_by_what_chance_gives_over_its_own_distance() -> None:
     signal = [1.0] * 16 + [10**-1.35, 1.0, 1.0, 1.0]
     assert layer_problems(made_up(signal, width=6))[16] == "healthy"
     assert layer_problems(made_up(signal, width=25))[16] == "vanishing"
+
+
+def test_frozen_layers_hide_no_cut() -> None:
+    reading = made_up([math.nan, math.nan, 0.0, 0.0, 1.0, 1.0])
+    verdict = judge([reading])
+    assert (verdict.problem, verdict.severity) == ("severed", "fault")
+    assert "between layer 5 (4) and layer 4 (3)" in verdict.sentence
+    verdict = judge([made_up([math.nan, 0.0, 0.0, 1.0])])
+    assert "between layer 4 (3) and layer 3 (2)" in verdict.sentence
+
+
+def test_the_only_layer_that_learns_is_not_judged() -> None:
+    reading = made_up([math.nan, math.nan, 1.0])
+    assert judge([reading]).problem == ""
+    assert layer_problems(reading) == ("", "", "")
+
+
+@given(
+    signal=st.lists(
+        st.one_of(st.just(0.0), st.just(math.nan), st.floats(1e-6, 1e6)), min_size=1, max_size=8
+    ),
+    step=st.integers(0, 3),
+)
+def test_no_sentence_holds_an_infinity_or_a_nan(signal: list[float], step: int) -> None:
+    verdict = judge([made_up(signal, step=step)])
+    assert not any(word in verdict.sentence for word in ("inf", "nan"))
