@@ -36,12 +36,13 @@ def check_unwatched(optimizer: object) -> None:
 
 
 def check_rates(optimizer: Optimizer) -> None:
-    """Raise ValueError where a parameter group's learning rate is NaN or infinite."""
+    """Raise ValueError where a parameter group's learning rate is negative or not finite."""
     for group in optimizer.param_groups:
         rate = float(group.get("lr", 0.0))
-        if not math.isfinite(rate):
+        if not (math.isfinite(rate) and rate >= 0):
             raise ValueError(
-                f"optimizer has a learning rate of {rate}: give it one that is finite."
+                f"optimizer has a learning rate of {rate}: give it one that is finite and not "
+                "negative."
             )
 
 
@@ -94,7 +95,6 @@ class Run:
         self.a_parameter = next(model.parameters())
         self._handles: list[Any] = []
         self._watch(None)
-        _watched[optimizer] = weakref.ref(self)
 
     def _watch(self, earlier: GradientProbe | None) -> None:
         """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
@@ -122,6 +122,8 @@ class Run:
         if earlier is None:
             self.fault = FirstFault(self.model)
         self._handles = [before_step, self.optimizer.register_step_post_hook(self._after_step)]
+        # The given one is ours too while another kind is in its place.
+        _watched[self.given_optimizer] = _watched[self.optimizer] = weakref.ref(self)
 
     def _unwatch(self) -> None:
         self.probe.close()
@@ -129,6 +131,10 @@ class Run:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        for optimizer in (self.optimizer, self.given_optimizer):
+            holder = _watched.get(optimizer)
+            if holder is not None and holder() is self:
+                del _watched[optimizer]
 
     @property
     def steps_as_torch_does(self) -> bool:
@@ -156,9 +162,11 @@ class Run:
         """
         full = self.probe.full
         self._unwatch()
-        self.optimizer, self._kind = of_kind(kind, self.given_optimizer), kind
-        self._watch(self.probe)
-        self.probe.full = full
+        try:
+            self.optimizer, self._kind = of_kind(kind, self.given_optimizer), kind
+        finally:
+            self._watch(self.probe)
+            self.probe.full = full
 
     def at_the_beginning(self) -> nn.Module:
         """Return a copy of the model with the weights, buffers and modes that it began with."""
@@ -170,7 +178,11 @@ class Run:
         """Go back to the beginning: weights, buffers, optimizer; with an empty history.
 
         An optimizer of another kind than the given one begins anew.
+
+        Raises:
+            ValueError: the model has got other modules or parameters since.
         """
+        self._snapshot.check_fits(self.model)
         self._unwatch()
         self.fault.close()
         self._snapshot.restore(self.model, self.given_optimizer)
@@ -181,6 +193,3 @@ class Run:
         """Take every hook off; what was recorded stays."""
         self._unwatch()
         self.fault.close()
-        holder = _watched.get(self.given_optimizer)
-        if holder is not None and holder() is self:
-            del _watched[self.given_optimizer]

@@ -42,6 +42,17 @@ class Snapshot:
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._optimizer: dict[str, Any] = copy.deepcopy(optimizer.state_dict())
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise ValueError where the model has other modules or parameters than it had."""
+        shapes = [saved.shape for saved in self._parameters]
+        if len(list(model.modules())) != len(self._modes) or shapes != [
+            parameter.shape for parameter in model.parameters()
+        ]:
+            raise ValueError(
+                "the model has got other modules or parameters since it was given, so that it "
+                "can't go back to its first step: make a new GradientFlow."
+            )
+
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put everything back."""
         self.strangers.put()

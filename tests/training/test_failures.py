@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from gradflow_widget import GradientFlow
+
 from .parts import CROSS_ENTROPY, plain_network, samples
 
 
@@ -147,3 +149,48 @@ def test_exceptions_that_are_no_errors_are_raised_too(make_flow: Any) -> None:
     with pytest.raises(SystemExit):
         flow.step()
     flow.step()
+
+
+@pytest.mark.parametrize("change", ["another layer", "another shape"])
+def test_a_model_that_was_restructured_is_not_rewound_and_stays_watched(
+    make_flow: Any, change: str
+) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = make_flow(model, optimizer, nn.CrossEntropyLoss(), samples())
+    flow.step(3)
+    if change == "another layer":
+        flow.model.append(nn.Linear(3, 3))
+    else:
+        flow.model[2] = nn.Linear(8, 4)
+    with pytest.raises(ValueError, match=r"other modules or parameters.*make a new GradientFlow"):
+        flow.reset()
+    flow.step(2)
+    assert flow.step_number == 5
+    assert len(flow.history) == 5
+
+
+def test_an_optimizer_with_a_negative_rate_is_refused() -> None:
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = -0.1
+    with pytest.raises(ValueError, match=r"learning rate of -0\.1: give it one"):
+        GradientFlow(model, optimizer, nn.CrossEntropyLoss(), samples())
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_an_optimizer_that_took_another_s_place_is_watched_too(make_flow: Any) -> None:
+    model = nn.Linear(6, 3)
+    flow = make_flow(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), samples()
+    )
+    given = flow.optimizer
+    flow.optimizer_kind = "Adam"
+    for optimizer in (given, flow.optimizer):
+        with pytest.raises(ValueError, match="watched by another GradientFlow"):
+            GradientFlow(model, optimizer, nn.CrossEntropyLoss(), samples())
+    kept = flow.optimizer
+    flow.optimizer_kind = "as given"
+    flow.close()
+    for optimizer in (given, kept):
+        make_flow(model, optimizer, nn.CrossEntropyLoss(), samples()).close()
