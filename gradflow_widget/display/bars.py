@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,8 +26,9 @@ MEASURES: dict[Measure, str] = {
     "update ratio": "‖ΔW‖ / ‖W‖",
     "through time": "‖∂L/∂h‖ at each time step",
 }
-# Beyond this many layers, glyphs stand only at the ends of a run of equal ones.
-_CROWDED = 48
+# Beyond this many layers, glyphs stand only at the ends of a run of equal ones, and words, which
+# are as wide as several bars and would be cut at the chart's edge, in the middle of it.
+_CROWDED, _CROWDED_WORDS = 48, 14
 _TICKS = 20
 # In px: the plot of a cell of 600, a digit of a label, and what must lie between two of them.
 _NARROWEST, _DIGIT, _BETWEEN = 440, 7, 10
@@ -42,7 +44,7 @@ _COLOURS = {
     "severed": "var(--gradflow-severed)",
 }
 _FLOW_GLYPHS = {"vanishing": "▼", "exploding": "▲", "severed": "✕"}
-STATE_GLYPHS = {"zero": "0", "none": "∅", "frozen": "∥", "nan": "NaN", "inf": "∞"}
+STATE_GLYPHS = {"zero": "0", "none": "∅", "frozen": "∥", "nan": "NaN", "inf": "∞", "unknown": "?"}
 
 
 def measured(reading: Reading, measure: Measure, *, clipped: bool = True) -> FloatArray:
@@ -289,8 +291,8 @@ class FlowChart:
             STATE_GLYPHS[state] if state else _FLOW_GLYPHS.get(problem, "")
             for state, problem in zip(states, problems, strict=True)
         ]
-        if len(texts) > _CROWDED:
-            texts = _ends_of_runs(texts)
+        if len(texts) > _CROWDED_WORDS:
+            texts = _thinned(texts, words_alone=len(texts) <= _CROWDED)
         shown = [i for i, text in enumerate(texts) if text]
         if not shown:
             _hide(writer, "bars_glyphs")
@@ -329,7 +331,9 @@ class FlowChart:
             if state in ("none", "frozen"):
                 states.append(state)
             elif math.isnan(value):
-                states.append(state or "none")
+                # Such as the signal at a layer that is used without being called, and the ratio
+                # to a weight of 0.
+                states.append(state or "unknown")
             else:
                 states.append("inf" if math.isinf(value) else "zero" if value == 0 else "")
         return states
@@ -405,11 +409,16 @@ def _spread_ticks(count: int) -> list[int]:
     return [*ticks, count]
 
 
-def _ends_of_runs(texts: list[str]) -> list[str]:
-    kept = [""] * len(texts)
-    for i, text in enumerate(texts):
-        first = i == 0 or texts[i - 1] != text
-        last = i == len(texts) - 1 or texts[i + 1] != text
-        if first or last:
-            kept[i] = text
+def _thinned(texts: list[str], *, words_alone: bool) -> list[str]:
+    """Leave of each run of equal texts its ends, or of words the middle."""
+    kept, first = [""] * len(texts), 0
+    for text, run in itertools.groupby(texts):
+        last = first + len(list(run)) - 1
+        if len(text) > 1:
+            kept[(first + last) // 2] = text
+        elif words_alone:
+            kept[first : last + 1] = [text] * (last + 1 - first)
+        else:
+            kept[first] = kept[last] = text
+        first = last + 1
     return kept

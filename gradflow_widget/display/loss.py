@@ -229,12 +229,14 @@ class LossChart:
         )
         room = _LABEL_ROOM * self._x_end
         labels = _labels(markers, room)
+        at = [_label_step(step, room) for step, _ in labels]
         places = [
-            _label_place(len(text), shares[np.abs(steps - step) <= room]) for step, text in labels
+            _label_place(len(text), shares[np.abs(steps - step) <= room])
+            for step, (_, text) in zip(at, labels, strict=True)
         ]
         writer.set(
             "loss_labels",
-            x=np.array([float(step) for step, _ in labels]),
+            x=np.array(at),
             y=bottom + np.array(places) * (top - bottom),
             text=[text for _, text in labels],
         )
@@ -293,7 +295,7 @@ def _labels(markers: list[tuple[int, str]], room: float) -> list[tuple[int, str]
     """Return one label for markers that stand close together: the last turn of each knob."""
     groups: list[tuple[int, dict[str, str]]] = []
     for step, text in markers:
-        if not groups or step - groups[-1][0] > room:
+        if not groups or _label_step(step, room) - _label_step(groups[-1][0], room) > room:
             groups.append((step, {}))
         turns = groups[-1][1]
         for turn in text.split(", "):
@@ -301,6 +303,11 @@ def _labels(markers: list[tuple[int, str]], room: float) -> list[tuple[int, str]
             turns.pop(knob, None)
             turns[knob] = turn
     return [(step, _joined(list(turns.values()))) for step, turns in groups]
+
+
+def _label_step(step: int, room: float) -> float:
+    """Return where a label stands: left of its rule, but right of one that is next to the axis."""
+    return float(step) if step >= room else step + room
 
 
 def _label_place(length: int, curve: NDArray[np.float64]) -> float:

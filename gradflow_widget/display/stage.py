@@ -281,6 +281,8 @@ class Stage:
                 parts.append(f"{rate:.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s")
         else:
             parts.append("paused")
+            if self._shown is not None and self._shown.step not in (step, 0):
+                parts.append(f"bars of step {self._shown.step:,}")
         parts.append(f"{self.publisher.steps_drawn:,} of {self._steps:,} drawn")
         return " · ".join(parts)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import reprlib
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 from ..tweaks.knobs import AS_GIVEN, CAN_BE_OFF, COLD_KNOBS, checked_knob
 from .optimizers import checked_kind
+from .regimes.checked import as_float
 from .regimes.regime import NOTHING, Regime, regime_from
 
 
@@ -19,13 +20,9 @@ def checked_positive(name: str, value: object) -> float:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number) and number > 0:
-            return number
+    number = as_float(value)
+    if math.isfinite(number) and number > 0:
+        return number
     raise ValueError(f"{name} must be a positive, finite number, not {reprlib.repr(value)}.")
 
 
@@ -35,11 +32,10 @@ def checked_decay(value: object) -> float:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number) and number >= 0:
-            return number
-    raise ValueError(f"weight_decay must be a finite number from 0, not {value!r}.")
+    number = as_float(value)
+    if math.isfinite(number) and number >= 0:
+        return number
+    raise ValueError(f"weight_decay must be a finite number from 0, not {reprlib.repr(value)}.")
 
 
 def _whole(value: object) -> int | None:

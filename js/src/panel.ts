@@ -61,7 +61,14 @@ export default () => {
     let visible = false;
     // Several pages may show one kernel's widgets: each speaks for itself.
     const page = Math.random().toString(36).slice(2);
-    const announce = () => model.send({ type: "view", page, visible, applies: !targets.failing });
+    const tell = (content: object) => {
+      try {
+        model.send(content);
+      } catch {
+        // The kernel has gone, or begins again: nobody is there to be told.
+      }
+    };
+    const announce = () => tell({ type: "view", page, visible, applies: !targets.failing });
     const targets = new Targets(
       async (id) => (await model.widget_manager.get_model(id)) as unknown as Target,
       announce,
@@ -75,7 +82,7 @@ export default () => {
         for (const root of roots) removeLeftovers(root);
       },
     };
-    const confirmations = new Confirmations((joint) => model.send({ ...joint, page }));
+    const confirmations = new Confirmations((joint) => tell({ ...joint, page }));
     const queue = new FrameQueue(drawing, stage, (confirmation) => confirmations.take(confirmation));
     const watched = new Visibility((now) => {
       visible = now;
@@ -85,7 +92,7 @@ export default () => {
 
     const onTargets = () => targets.assign(model.get("frame_targets"));
     const onMessage = (message: Message, buffers: DataView[]) => {
-      if (message.type === "ping") model.send({ type: "pong", id: message.id });
+      if (message.type === "ping") tell({ type: "pong", id: message.id });
       if (message.type === "frame") {
         if (message.at_once === false) confirmations.mayWait(message.number);
         queue.push(decodeFrame(message, buffers));

@@ -123,7 +123,32 @@ def test_a_signal_that_is_zero_is_told_from_one_that_was_not_read(drawn: DrawnCh
     drawn.chart.measure = "signal gradient"
     drawn.draw(reading([1.0, 1.0, 1.0], signal_grad_norm=[0.0, np.nan, 1.0]), [""] * 3)
 
-    assert drawn.glyphs() == {1: STATE_GLYPHS["zero"], 2: STATE_GLYPHS["none"]}
+    assert drawn.glyphs() == {1: STATE_GLYPHS["zero"], 2: STATE_GLYPHS["unknown"]}
+
+
+def test_a_ratio_to_a_weight_of_zero_is_not_said_to_have_no_gradient(drawn: DrawnChart) -> None:
+    drawn.chart.measure = "update ratio"
+    drawn.draw(reading([1.0, 1.0, 1.0], update_ratio=[0.1, np.nan, 0.0]), [""] * 3)
+
+    assert drawn.glyphs() == {2: STATE_GLYPHS["unknown"], 3: STATE_GLYPHS["zero"]}
+
+
+@pytest.mark.parametrize(
+    ("count", "marks"), [(14, range(1, 15)), (15, [8]), (30, [15]), (61, [31])]
+)
+def test_words_over_narrow_bars_do_not_run_into_each_other(
+    drawn: DrawnChart, count: int, marks: Any
+) -> None:
+    drawn.draw(reading([np.nan] * count), [""] * count)
+
+    assert drawn.glyphs() == dict.fromkeys(marks, STATE_GLYPHS["nan"])
+
+
+def test_beside_words_single_signs_stay_over_every_bar(drawn: DrawnChart) -> None:
+    drawn.draw(reading([0.0] * 10 + [np.nan] * 10), [""] * 20)
+
+    zero, nan = STATE_GLYPHS["zero"], STATE_GLYPHS["nan"]
+    assert drawn.glyphs() == {**dict.fromkeys(range(1, 11), zero), 15: nan}
 
 
 def test_nothing_but_nan_leaves_the_axis_finite(drawn: DrawnChart) -> None:

@@ -99,7 +99,9 @@ def test_a_step_that_ends_after_the_pause_is_told_though_it_is_not_drawn(theatre
     theatre.step(1)
     theatre.step(2, drawn=False)
 
-    theatre.wait_for(lambda: theatre.status() == "step 2 · loss 0.5 · paused · 1 of 2 drawn")
+    theatre.wait_for(
+        lambda: theatre.status() == "step 2 · loss 0.5 · paused · bars of step 1 · 1 of 2 drawn"
+    )
 
 
 @pytest.mark.parametrize(("speed", "drawn"), [(1, 20), (2, 10), (5, 4), (20, 1)])

@@ -21,6 +21,7 @@ _ENTRIES = (
     "· dashed: previous run",
     "· 0 exactly zero",
     "· ∅ no gradient",
+    "· ? no number to tell",
     "· ∥ frozen",
     "· NaN",
     "· ∞ infinite",

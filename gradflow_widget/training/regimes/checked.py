@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from numbers import Integral, Real
+
+
+def as_float(value: object) -> float:
+    """Return a real number as a float, infinite where it is too large; NaN for anything else."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def checked_number(
@@ -14,12 +25,13 @@ def checked_number(
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number) and above < number <= up_to:
-            return number
+    number = as_float(value)
+    if math.isfinite(number) and above < number <= up_to:
+        return number
     limit = "" if up_to == math.inf else f" and at most {up_to:g}"
-    raise ValueError(f"{name} must be a finite number above {above:g}{limit}, not {value!r}.")
+    raise ValueError(
+        f"{name} must be a finite number above {above:g}{limit}, not {reprlib.repr(value)}."
+    )
 
 
 def checked_share(name: str, value: object, *, below_one: bool = False) -> float:
@@ -28,12 +40,11 @@ def checked_share(name: str, value: object, *, below_one: bool = False) -> float
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
-        if 0 <= number < 1 or (number == 1 and not below_one):
-            return number
+    number = as_float(value)
+    if 0 <= number < 1 or (number == 1 and not below_one):
+        return number
     end = "below 1" if below_one else "1"
-    raise ValueError(f"{name} must be a share from 0 to {end}, not {value!r}.")
+    raise ValueError(f"{name} must be a share from 0 to {end}, not {reprlib.repr(value)}.")
 
 
 def checked_whole(name: str, value: object, *, least: int) -> int:
@@ -44,4 +55,6 @@ def checked_whole(name: str, value: object, *, least: int) -> int:
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
-    raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    raise ValueError(
+        f"{name} must be a whole number of at least {least}, not {reprlib.repr(value)}."
+    )
