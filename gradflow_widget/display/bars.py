@@ -26,9 +26,9 @@ MEASURES: dict[Measure, str] = {
     "update ratio": "‖ΔW‖ / ‖W‖",
     "through time": "‖∂L/∂h‖ at each time step",
 }
-# Beyond this many layers, glyphs stand only at the ends of a run of equal ones, and words, which
-# are as wide as several bars and would be cut at the chart's edge, in the middle of it.
-_CROWDED, _CROWDED_WORDS = 48, 14
+# Beyond this many layers, glyphs stand only at the ends of a run of equal ones. So many words,
+# which are as wide as several bars, have room on a narrow chart, away from its edges.
+_CROWDED, _WORDS = 48, 12
 _TICKS = 20
 # In px: the plot of a cell of 600, a digit of a label, and what must lie between two of them.
 _NARROWEST, _DIGIT, _BETWEEN = 440, 7, 10
@@ -291,7 +291,7 @@ class FlowChart:
             STATE_GLYPHS[state] if state else _FLOW_GLYPHS.get(problem, "")
             for state, problem in zip(states, problems, strict=True)
         ]
-        if len(texts) > _CROWDED_WORDS:
+        if len(texts) > _WORDS:
             texts = _thinned(texts, words_alone=len(texts) <= _CROWDED)
         shown = [i for i, text in enumerate(texts) if text]
         if not shown:
@@ -410,12 +410,14 @@ def _spread_ticks(count: int) -> list[int]:
 
 
 def _thinned(texts: list[str], *, words_alone: bool) -> list[str]:
-    """Leave of each run of equal texts its ends, or of words the middle."""
-    kept, first = [""] * len(texts), 0
+    """Leave of each run of equal texts its ends, or of words those that have room."""
+    kept, first, apart = [""] * len(texts), 0, math.ceil(len(texts) / _WORDS)
     for text, run in itertools.groupby(texts):
         last = first + len(list(run)) - 1
         if len(text) > 1:
-            kept[(first + last) // 2] = text
+            inset = min(apart, last - first) // 2
+            for place in range(first + inset, last + 1, apart):
+                kept[place] = text
         elif words_alone:
             kept[first : last + 1] = [text] * (last + 1 - first)
         else:

@@ -37,18 +37,18 @@ class Flatness:
         return self.dead_above == self.flat_above == math.inf and self.flat_below == -math.inf
 
 
-class Activation(NamedTuple):
-    """An activation that acts on a layer's output.
+class Use(NamedTuple):
+    """What a layer's output goes into.
 
     Attributes:
         source: the autograd node of the layer's output.
-        flatness: what the activation does.
-        node: its own autograd node.
+        flatness: what the activation there does; None where it is none that is known.
+        node: the autograd node there.
         is_pooled: max-pooling stands between the two.
     """
 
     source: Any
-    flatness: Flatness
+    flatness: Flatness | None
     node: Any
     is_pooled: bool
 
@@ -206,10 +206,8 @@ _CHANNEL_FIRST = (
 _FARTHEST = 256
 
 
-def activations_between(
-    consumer: Any, producers: Container[Any], seen: set[Any]
-) -> list[Activation]:
-    """Find the activations that act right on a layer's output, by walking the graph back.
+def uses_between(consumer: Any, producers: Container[Any], seen: set[Any]) -> list[Use]:
+    """Find what the outputs of layers go into, by walking the graph back.
 
     Args:
         consumer: the autograd node of a later layer's output, or of the model's.
@@ -224,19 +222,21 @@ def activations_between(
     Only names and saved scalars of nodes are read, never saved tensors: unpacking those
     would run a checkpointed block again.
     """
-    found: list[Activation] = []
-    queue = [consumer]
+    found: list[Use] = []
+    queue = [] if consumer in seen else [consumer]
+    seen.add(consumer)
     for node in queue:
         if node in producers or len(queue) > _FARTHEST:
             continue
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         shape = _flatness(_BY_NODE, node)
-        if shape is not None and parents:
-            source, is_pooled = _layer_below(
-                parents[0], producers, may_pool=shape.bounds_below_only
-            )
-            if source in producers:
-                found.append(Activation(source, shape, node, is_pooled))
+        for parent in parents[: None if shape is None else 1]:
+            may_pool = shape is not None and shape.bounds_below_only
+            source, is_pooled = _layer_below(parent, producers, may_pool=may_pool)
+            # What only hands on is looked through from what it hands on to.
+            hands_on = type(node).__name__ in _TRANSPARENT or sees_every_element(node)
+            if source in producers and not hands_on:
+                found.append(Use(source, shape, node, is_pooled))
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)

@@ -11,11 +11,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from .activations import (
-    Flatness,
-    activations_between,
     dead_and_saturated,
     dead_and_saturated_of_rows,
     flatness_of_output,
+    uses_between,
 )
 from .collected import Collected
 from .hooks import Hook
@@ -275,23 +274,28 @@ class Capture:
 
     def _see_activations(self, current: Pass, consumer: Any) -> None:
         outputs = current.outputs
-        for activation in activations_between(consumer, outputs, current.seen):
-            output = outputs[activation.source]
-            if output is None or (activation.is_pooled and not output.call.has_channels_first):
-                continue  # pooled over units, no one of them has the activation for itself
-            outputs[activation.source] = None
-            if output.tensor is None:
-                output.call.flatness = activation.flatness
+        for use in uses_between(consumer, outputs, current.seen):
+            output = outputs[use.source]
+            call, output.uses = output.call, output.uses + 1
+            if output.uses > 1:
+                # By another way a unit may get what this activation keeps from it, and x·σ(x) is
+                # no sigmoid.
+                call.flatness = call.counts = None
                 continue
-            bounds: Flatness | None = activation.flatness
-            changed = output.tensor._version - output.version
+            tensor, output.tensor = output.tensor, None
+            bounds = use.flatness
+            if bounds is None or (use.is_pooled and not call.has_channels_first):
+                continue  # pooled over units, no one of them has the activation for itself
+            if output.is_on_shelf:
+                call.flatness = bounds
+                continue
+            assert tensor is not None
+            changed = tensor._version - output.version
             if changed:
-                overwritten = changed == 1 and output.tensor.grad_fn is activation.node
-                bounds = flatness_of_output(activation.node) if overwritten else None
+                overwritten = changed == 1 and tensor.grad_fn is use.node
+                bounds = flatness_of_output(use.node) if overwritten else None
             if bounds is not None:
-                output.call.counts = dead_and_saturated(
-                    output.tensor, bounds, output.call.part.module
-                )
+                call.counts = dead_and_saturated(tensor, bounds, call.part.module)
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:

@@ -53,14 +53,19 @@ class Call:
 
 
 class Output:
-    """A layer's output, kept until it shows which activation follows; None on a shelf."""
+    """A layer's output, kept until it shows which activation follows; None on a shelf.
 
-    __slots__ = ("call", "tensor", "version")
+    Attributes:
+        uses: into how many things it was seen to go.
+    """
+
+    __slots__ = ("call", "is_on_shelf", "tensor", "uses", "version")
 
     def __init__(self, call: Call, tensor: torch.Tensor | None) -> None:
         self.call = call
-        self.tensor = tensor
+        self.tensor, self.is_on_shelf = tensor, tensor is None
         self.version = 0 if tensor is None else tensor._version
+        self.uses = 0
 
 
 class Signal:
@@ -95,7 +100,7 @@ class Pass:
         # Whether a backward pass that counts went through it; if none did, it was an
         # evaluation with autograd left on.
         self.used = False
-        self.outputs: dict[Any, Output | None] = {}
+        self.outputs: dict[Any, Output] = {}
         self.seen: set[Any] = set()
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+import copy
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
 from typing import Any, Protocol
 
 import numpy as np
@@ -203,6 +204,8 @@ def _holds_picture(item: Any) -> bool:
 
 
 _END = object()
+_NUMBERS = "fiubc"
+"""Kinds of NumPy's dtypes that torch has too."""
 # They can be gone through, but not in batches.
 _NO_BATCHES = (torch.Tensor, np.ndarray, str, bytes, Mapping)
 
@@ -245,7 +248,7 @@ def _as_tensor(value: Any, name: str, floating: torch.dtype | None = None) -> to
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiubc":
+        if value.dtype.kind not in _NUMBERS:
             raise TypeError(
                 f"{name} holds an array of dtype {value.dtype}, which torch can't use: "
                 "convert it to numbers."
@@ -322,20 +325,37 @@ def _gives_one_pass(data: Iterable[Any]) -> bool:
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor in a (nested) batch to ``device``; arrays become tensors."""
+    """Move every tensor in a (nested) batch to ``device``; numbers in arrays become tensors.
+
+    What has nothing to move is handed on as it is.
+    """
     if isinstance(batch, torch.Tensor):
         if batch.device == device:
             return batch
         # On the CPU it would be there before its values are.
         return batch.to(device, non_blocking=device.type != "cpu")
-    if isinstance(batch, np.ndarray) and (tensor := _as_tensor(batch, "data")) is not None:
-        return on_device(tensor, device)
-    if hasattr(batch, "to") and callable(batch.to):
+    if isinstance(batch, np.ndarray):
+        # Names of files, say, go along with the numbers.
+        tensor = _as_tensor(batch, "data") if batch.dtype.kind in _NUMBERS else None
+        return batch if tensor is None else on_device(tensor, device)
+    if callable(getattr(type(batch), "to", None)):  # no key of a dictionary with attributes
         return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: on_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(on_device(value, device) for value in batch))
+    if isinstance(batch, MutableMapping):
+        moved = {key: on_device(value, device) for key, value in batch.items()}
+        if all(moved[key] is batch[key] for key in moved):
+            return batch
+        twin = copy.copy(batch)
+        twin.update(moved)
+        return twin
     if isinstance(batch, (tuple, list)):
-        return type(batch)(on_device(value, device) for value in batch)
+        members = [on_device(value, device) for value in batch]
+        if all(new is old for new, old in zip(members, batch, strict=True)):
+            return batch
+        if hasattr(batch, "_fields"):
+            return type(batch)(*members)
+        if isinstance(batch, list):
+            list_like = copy.copy(batch)
+            list_like[:] = members
+            return list_like
+        return tuple(members)
     return batch

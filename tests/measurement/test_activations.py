@@ -374,3 +374,63 @@ def test_a_backward_hook_of_the_layer_hides_no_activation():
     model = Activated(torch.relu, 4)
     model.first.register_full_backward_hook(lambda *_: None)
     assert take_reading(model, lambda o, _: o.sum(), Z, None).dead_fraction[0] == 0.25
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda z: z * torch.sigmoid(z),
+        lambda z: z * torch.tanh(F.softplus(z)),
+        nn.Tanhshrink(),
+        lambda z: F.silu(z) * z,
+        lambda z: torch.relu(z) + z,
+        lambda z: z + torch.relu(z),
+        lambda z: torch.relu(z) - torch.relu(-z),
+        lambda z: torch.relu(z) + torch.tanh(z),
+        lambda z: torch.relu(z).sum() + z,
+        lambda z: torch.relu(z) + z.reshape(z.shape),
+    ],
+    ids=[
+        "swish",
+        "mish",
+        "tanhshrink",
+        "silu times z",
+        "relu plus z",
+        "z plus relu",
+        "both signs",
+        "relu and tanh",
+        "a sum too",
+        "a view too",
+    ],
+)
+def test_an_output_that_goes_elsewhere_too_has_no_share(activation, large):
+    z = Z.repeat(LARGEST // 4, 1) if large else Z
+    reading = take_reading(Activated(activation, 4), lambda o, _: o.sum(), z, None)
+    assert np.isnan(reading.dead_fraction[0])
+    assert np.isnan(reading.saturated_fraction[0])
+
+
+def test_a_skip_around_an_activation_keeps_its_units_alive():
+    class Skipped(Activated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.first(x)
+            out: torch.Tensor = self.last(z + self.second(torch.relu(z)))
+            return out
+
+    model = Skipped(None, 4)
+    model.second = nn.Linear(4, 4)
+    reading = take_reading(model, lambda o, _: o.sum(), Z, None)
+    assert np.isnan(reading.dead_fraction).all()
+
+
+def test_an_activation_that_is_used_twice_and_returned_is_one_use():
+    class Returned(Activated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.relu(self.first(x))
+            return self.last(y), y, y + self.second(y)
+
+    model = Returned(None, 4)
+    model.second = nn.Linear(4, 4)
+    reading = take_reading(model, lambda o, _: o[0].sum() + o[1].sum() + o[2].sum(), Z, None)
+    assert reading.dead_fraction[0] == 0.25
