@@ -202,6 +202,8 @@ _CHANNEL_FIRST = (
 )
 
 
+_CONVOLUTION = "ConvolutionBackward0"
+
 # More nodes than this between two layers are not looked through.
 _FARTHEST = 256
 
@@ -273,10 +275,13 @@ def _layer_below(node: Any, producers: Container[Any], *, may_pool: bool) -> tup
 
 def has_channels_first(module: nn.Module, output: torch.Tensor) -> bool:
     """Whether the units of a layer's output are its second dimension, and not its last."""
-    return isinstance(module, _CHANNEL_FIRST) and output.dim() > 1
+    if output.dim() < 2:
+        return False
+    # A convolution of the user's own shows in what it has left in the graph.
+    return isinstance(module, _CHANNEL_FIRST) or type(output.grad_fn).__name__ == _CONVOLUTION
 
 
-def dead_and_saturated(output: torch.Tensor, flatness: Flatness, module: nn.Module) -> Counts:
+def dead_and_saturated(output: torch.Tensor, flatness: Flatness, *, channels_first: bool) -> Counts:
     """Count dead units and saturated outputs.
 
     A unit is a channel of a convolution or batch norm, else a place in the last
@@ -284,7 +289,7 @@ def dead_and_saturated(output: torch.Tensor, flatness: Flatness, module: nn.Modu
     are 0-d integer tensors on the device.
     """
     z = output.detach()
-    if has_channels_first(module, z):
+    if channels_first:
         z = z.movedim(1, -1)
     units = z.reshape(-1, z.shape[-1]) if z.dim() else z.reshape(1, 1)
     silent = _outside(units, flatness.dead_below, flatness.dead_above)

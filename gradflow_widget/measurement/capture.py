@@ -295,7 +295,9 @@ class Capture:
                 overwritten = changed == 1 and tensor.grad_fn is use.node
                 bounds = flatness_of_output(use.node) if overwritten else None
             if bounds is not None:
-                call.counts = dead_and_saturated(tensor, bounds, call.part.module)
+                call.counts = dead_and_saturated(
+                    tensor, bounds, channels_first=call.has_channels_first
+                )
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:

@@ -49,6 +49,9 @@ class Delivery:
         # Told of by a glance, and yet to be made into rows of the history.
         self._glanced: list[Step] = []
         self._delivering = threading.Lock()
+        # Recorded, and yet to be told of: by one thread at a time, whoever recorded them.
+        self._outbox: deque[Reading | Glance] = deque()
+        self._telling = threading.Lock()
 
     @property
     def history(self) -> History:
@@ -101,11 +104,22 @@ class Delivery:
                 told = self._record_next(wait)
                 if told is _NOT_YET:
                     return
-            if isinstance(told, Glance):
-                if self.on_glance is not None:
-                    self.on_glance(told)
-            elif isinstance(told, Reading) and self.on_reading is not None:
-                self.on_reading(told)
+                if isinstance(told, (Glance, Reading)):
+                    self._outbox.append(told)
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._outbox and self._telling.acquire(blocking=False):
+            try:
+                while self._outbox:
+                    told = self._outbox.popleft()
+                    if isinstance(told, Glance):
+                        if self.on_glance is not None:
+                            self.on_glance(told)
+                    elif self.on_reading is not None:
+                        self.on_reading(told)
+            finally:
+                self._telling.release()
 
     def _record_next(self, wait: bool) -> object:
         """Record the step that has waited longest; where nobody hears of it, all at once."""

@@ -434,3 +434,21 @@ def test_an_activation_that_is_used_twice_and_returned_is_one_use():
     model.second = nn.Linear(4, 4)
     reading = take_reading(model, lambda o, _: o[0].sum() + o[1].sum() + o[2].sum(), Z, None)
     assert reading.dead_fraction[0] == 0.25
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_channels_are_the_units_of_a_convolution_of_one_s_own(large):
+    class Equalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 1, 1, 1))
+            self.bias = nn.Parameter(torch.tensor([-10.0, 0.0, 0.0, 10.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.conv2d(x, self.weight * 0.5, self.bias)
+
+    model = nn.Sequential(Equalised(), nn.ReLU())
+    torch.manual_seed(0)
+    inputs = torch.randn(5, 1, *((60, 60) if large else (3, 3)))
+    reading = take_reading(model, lambda o, _: o.sum(), inputs, None)
+    assert reading.dead_fraction[0] == 0.25

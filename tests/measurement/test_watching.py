@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gradflow_widget import GradientProbe, take_reading
+from gradflow_widget import GradientProbe, Reading, take_reading
 from gradflow_widget.measurement import loss_watch
 
 from .networks import batch, small
@@ -517,3 +517,33 @@ def test_gradients_of_inference_mode_are_read():
             optimizer.step()
         expected = [layer.weight.numel() ** 0.5 for layer in model[::2]]
         np.testing.assert_allclose(probe.history.weight_grad_norm[0], expected)
+
+
+def test_a_reading_is_told_after_the_one_before_however_long_that_takes():
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seen: list[int] = []
+    under_way, go_on = threading.Event(), threading.Event()
+    with GradientProbe(model, optimizer) as probe:
+
+        def tell(reading: Reading) -> None:
+            if reading.step == 1:
+                under_way.set()
+                assert go_on.wait(30)
+            seen.append(reading.step)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+
+        probe.on_reading = tell
+        first = threading.Thread(target=step)
+        first.start()
+        assert under_way.wait(30)
+        step()  # while somebody is still being told of the first
+        assert seen == []
+        go_on.set()
+        first.join()
+    assert seen == [1, 2]
