@@ -53,7 +53,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         seed: of weights (of a factory), batch order and dropout.
         validation: data of the same kind that are kept from training. Accuracy and loss on at
             most 1,000 samples of them, always the same, are evaluated every 10 steps or less
-            often, at most three times a second and in at most 5 % of the training time, and
+            often, about three times a second at most and in at most 5 % of the training time, and
             where training comes to rest; the run is the same, bit for bit, with and without.
 
     Raises:

@@ -304,11 +304,6 @@ class GradientProbe:
         self._called = {part.module: None for part in known}
         self._settle_order()
 
-    def settle_layers(self) -> None:
-        """Fix the forward order from the passes seen so far, ahead of the first step."""
-        if self._called:
-            self._settle_order()
-
     # -- losses ----------------------------------------------------------------------
 
     def _note_forward(self, *_: Any) -> None:

@@ -68,7 +68,8 @@ class Reading:
         signal_grad_norm: ‖∂L/∂h‖ at the layer's output, per-sample L2 norm, root mean
             square over the samples (theory.md, Words).
         activation_rms: root mean square of the layer's output.
-        dead_fraction: share of units on the flat zero of a ReLU for the whole batch.
+        dead_fraction: share of units where the activation that follows, such as a ReLU, is
+            exactly flat for the whole batch.
         saturated_fraction: share of outputs where the activation that follows has less
             than a twentieth of its steepest slope.
         signal_grad_through_time: ‖∂L/∂h_t‖ at each time step of recurrent layers, by name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,8 @@ class Binding:
         self.owner = owner
         self._failed = failed
         self._unbind: list[Callable[[], None]] = []
-        self._following = False
+        # Of one thread: a person may move a control while another shows what code has set.
+        self._here = threading.local()
 
     def close(self) -> None:
         """Let go of the owner's traits."""
@@ -37,17 +39,17 @@ class Binding:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Move controls in here because a trait has changed, not because a person moved them."""
-        self._following = True
+        self._here.following = True
         try:
             yield
         finally:
-            self._following = False
+            self._here.following = False
 
     def on_move(self, control: Any, moved: Callable[[Any], None]) -> None:
         """Call ``moved`` with the control's value when a person has moved it."""
 
         def follow(change: Any) -> None:
-            if not self._following:
+            if not getattr(self._here, "following", False):
                 moved(change["new"])
 
         control.observe(follow, "value")
