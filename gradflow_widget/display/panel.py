@@ -88,7 +88,11 @@ def draw_table(writer: FrameWriter, reading: Reading, measure: Measure = "weight
     writer.set(
         "table",
         layers=[
-            {"name": d.name, "kind": d.kind, "shape": " × ".join(map(str, d.shape)) or "scalar"}
+            {
+                "name": d.name or "(model)",
+                "kind": d.kind,
+                "shape": " × ".join(map(str, d.shape)) or "scalar",
+            }
             for d in reading.described
         ],
         columns=TABLE_COLUMNS,

@@ -57,7 +57,7 @@ class GradientProbe:
             training now; None: those are in any thread that has called the model.
 
     Raises:
-        TypeError: ``model`` or ``optimizer`` is something else.
+        TypeError: ``model``, ``optimizer`` or ``history`` is something else.
         ValueError: the model has no parameters, has lazy modules not initialised, the
             optimizer holds none of its parameters, or the history is of another network.
     """
@@ -86,6 +86,11 @@ class GradientProbe:
             raise ValueError(
                 "optimizer holds none of the model's parameters: "
                 "make it with optimizer = Optimizer(model.parameters(), ...)."
+            )
+        if not (history is None or isinstance(history, History)):
+            raise TypeError(
+                f"history must be a History, not {type(history).__name__}: "
+                "leave it out for a new one."
             )
         self._recorded_order = () if history is None else history.layers
         if self._recorded_order and set(self._recorded_order) != {p.layer.name for p in parts}:

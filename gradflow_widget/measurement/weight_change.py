@@ -22,11 +22,16 @@ class WeightChange:
 
     def keep(self, step: Step) -> None:
         """Copy the weights, and measure them, before a step."""
-        if self._before is None:
+        if self._before is None or self._have_moved(self._before):
             self._before = [torch.empty_like(w, requires_grad=False) for w in self._watched.weights]
         with torch.no_grad():
             torch._foreach_copy_(self._before, list[torch.Tensor](self._watched.weights))
         step.add("weight_norm", self._watched.weight_plan.norms(self._before))
+
+    def _have_moved(self, kept: list[torch.Tensor]) -> bool:
+        """Whether the model was cast, or moved to another device, since."""
+        pairs = zip(kept, self._watched.weights, strict=True)
+        return any((k.dtype, k.device) != (weight.dtype, weight.device) for k, weight in pairs)
 
     def read(self, step: Step) -> None:
         """Measure what the step has made of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -85,6 +86,9 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
             raise ValueError(f"knob {name!r} is unknown: choose among {', '.join(known)}.")
     if knobs.get("clip_norm") is not None and knobs.get("clip_value") is not None:
         raise ValueError("clip_norm and clip_value are both given: choose one.")
+    rate = knobs.get("learning_rate", chosen.learning_rate)
+    if not isinstance(rate, Real) or isinstance(rate, bool):
+        raise ValueError(f"learning_rate must be a positive, finite number, not {rate!r}.")
     values = {
         name: checked_knob(name, value) if name in COLD_KNOBS else value
         for name, value in knobs.items()
@@ -96,7 +100,6 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
     else:
         loaded = source
     built_with = [name for name in chosen.parameters if name in values]
-    rate = values.get("learning_rate", chosen.learning_rate)
     return Playground(
         PlaygroundNetwork(
             chosen.make, **chosen.fitted(loaded), **{name: values[name] for name in built_with}

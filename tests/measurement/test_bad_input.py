@@ -96,3 +96,11 @@ def test_a_reading_can_not_be_written_into():
                 with pytest.raises(ValueError, match="read-only"):
                     value[0] = 1
                 assert not value.flags.writeable, name
+
+
+def test_a_history_that_is_none_is_refused():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match="history must be a History, not str: leave it out"):
+        GradientProbe(model, optimizer, history="x")
+    assert not optimizer._optimizer_step_pre_hooks

@@ -859,3 +859,20 @@ class TestLoops:
                     assert np.isfinite(reading.signal_grad_norm).all()
         recorded = np.isfinite(probe.history.slope)
         np.testing.assert_array_equal(recorded, [False, True, True, False, True])
+
+
+def test_a_model_cast_in_the_middle_of_a_run_is_measured_in_its_new_precision():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-8)
+    inputs, targets = batch()
+    with GradientProbe(model, optimizer, full=True) as probe:
+        for cast in (False, True):
+            if cast:
+                model.double()
+                inputs, targets = inputs.double(), targets.double()
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+        weights = [p for p in model.parameters() if p.dim() > 1]
+        expected = [(1e-8 * p.grad.norm() / p.norm()).item() for p in weights]
+        np.testing.assert_allclose(probe.history.latest.update_ratio, expected, rtol=1e-5)

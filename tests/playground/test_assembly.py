@@ -131,3 +131,9 @@ def test_bad_input_is_told_in_one_sentence(network, data, knobs, says):
 def test_a_width_that_can_t_be_is_told(network, width):
     with pytest.raises(ValueError, match="width must be a whole number of at least 1"):
         NETWORKS[network].make(2, width=width)
+
+
+@pytest.mark.parametrize("rate", [None, "fast", True])
+def test_a_learning_rate_that_is_no_number_is_refused(rate: Any) -> None:
+    with pytest.raises(ValueError, match="learning_rate must be a positive, finite number, not"):
+        assemble("mlp", "digits", {"learning_rate": rate})

@@ -492,3 +492,8 @@ def test_the_playground_begins_under_a_regime() -> None:
         flow.close()
     with pytest.raises(ValueError, match="regime has no 'dropuot'"):
         GradientFlow.playground(regime={"dropuot": 0.5})
+
+
+def test_dropout_that_is_none_is_not_said_to_do_anything() -> None:
+    (sentence,) = Regime(dropout=0.0).sentences
+    assert sentence == "Dropout: none, wherever the model had some."

@@ -255,7 +255,9 @@ class Regime:
                 "are another class, so the loss does not come near 0 and the gradients stay large "
                 "where they would fade."
             )
-        if self.dropout is not None:
+        if self.dropout == 0:
+            yield "Dropout: none, wherever the model had some."
+        elif self.dropout is not None:
             yield (
                 f"Dropout: every hidden unit is silent with probability {self.dropout:g} in each "
                 "step and the others are louder for it, so the gradients are larger and fade less."
