@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..measurement.flow import comparable_groups
+from ..measurement.flow import comparable_groups, decades_of_groups, measured_groups
 from ..measurement.nonfinite import NonFinite, first_nonfinite
 from ..measurement.reading import FloatArray, Reading
 
@@ -72,7 +72,7 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
         return _passed_by(latest, signal) or Verdict("", "", _why_no_number(latest))
     path = _path(latest, signal, decades)
     numbers = f"slope {slope:+.3f}, ×{math.exp(slope):.3g} a layer"
-    if decades < -WATCH_DECADES and not _is_chance(latest, slope):
+    if _is_vanishing(latest, decades, slope):
         severity: Severity = "fault" if decades < -FAULT_DECADES else "watch"
         return Verdict(
             "vanishing",
@@ -110,13 +110,15 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log10(signal).tolist()
     decades, slope = reading.decades, reading.slope
-    all_by_chance = (
+    by_chance = (
         decades is not None
         and slope is not None
         and decades < -WATCH_DECADES
-        and _is_chance(reading, slope)
+        and not _is_vanishing(reading, decades, slope)
     )
-    for group in _measured(reading, signal):
+    groups = measured_groups(signal, reading.described)
+    width = _width(reading) if groups else 1.0
+    for group in groups:
         if len(group) < 2:
             continue
         reference = logarithms[group[-1]]
@@ -125,10 +127,10 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
             if math.isnan(below):  # nothing comes to either
                 continue
             distance = max(len(group) - 1 - place, 1)
-            by_chance = _is_chance(reading, below * math.log(10) / distance, distance)
+            least = _slope_by_chance(width, distance) * distance / math.log(10)
             if signal[index] == 0:
                 problems[index] = "severed"
-            elif below < -WATCH_DECADES and not (by_chance or all_by_chance):
+            elif below < -max(WATCH_DECADES, least) and not by_chance:
                 problems[index] = "vanishing"
             else:
                 problems[index] = "exploding" if below > much else "healthy"
@@ -151,27 +153,28 @@ def _exploding(readings: Sequence[Reading]) -> Severity:
     return ""
 
 
-def _is_chance(reading: Reading, slope: float, layers: int | None = None) -> bool:
-    """Whether finite width may give such a slope by chance: |g| <= 2√(5/(N·L)), Hanin & Nica 2018.
+def _slope_by_chance(width: float, layers: int) -> float:
+    """Return 2√(5/(N·L)), Hanin & Nica 2018: a slope that finite width gives by chance."""
+    return 2 * math.sqrt(5 / (width * layers))
 
-    ``layers`` is L; None: as many as the longest group has.
-    """
+
+def _width(reading: Reading) -> float:
+    """Return N, the median width of the layers that are compared."""
     groups = comparable_groups(reading.described)
-    widths = [reading.described[index].width for group in groups for index in group] or [1]
-    depth = max(map(len, groups), default=1) if layers is None else layers
-    return not abs(slope) > 2 * math.sqrt(5 / (statistics.median(widths) * depth))
+    return statistics.median(reading.described[i].width for group in groups for i in group)
 
 
-def _measured(reading: Reading, signal: FloatArray) -> list[tuple[int, ...]]:
-    """Return the comparable groups without the layers that have no number, such as frozen ones."""
-    groups = comparable_groups(reading.described)
-    measured = [tuple(index for index in group if not np.isnan(signal[index])) for group in groups]
-    return [group for group in measured if group]
+def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:
+    """Whether the signal falls by more than a little, and more than chance lets it."""
+    if not decades < -WATCH_DECADES:
+        return False
+    depth = max(map(len, comparable_groups(reading.described)))
+    return abs(slope) > _slope_by_chance(_width(reading), depth)
 
 
 def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
     """Say where the signal ends, if exactly nothing arrives at an early weight layer."""
-    for group in _measured(reading, signal):
+    for group in measured_groups(signal, reading.described):
         values = signal[list(group)]
         if values[0] != 0:
             continue
@@ -242,16 +245,8 @@ def _why_no_number(reading: Reading) -> str:
 
 def _path(reading: Reading, signal: FloatArray, decades: float) -> str:
     """Say from where to where: of the group whose own decades come nearest to ``decades``."""
-    groups: list[list[int]] = []
-    for group in comparable_groups(reading.described):
-        groups.append([index for index in group if signal[index] > 0])
-    fewest = 3 if any(len(group) >= 3 for group in groups) else 2
-    groups = [group for group in groups if len(group) >= fewest]
-
-    def distance(group: list[int]) -> float:
-        return abs(math.log10(signal[group[0]]) - math.log10(signal[group[-1]]) - decades)
-
-    chosen = min(groups, key=distance)
+    groups = decades_of_groups(signal, reading.described)
+    chosen, _ = min(groups, key=lambda one: abs(one[1] - decades))
     path = f"from {_named(reading, chosen[-1])} back to {_named(reading, chosen[0])}"
     if len(groups) == 1:
         return path

@@ -231,14 +231,14 @@ def uses_between(consumer: Any, producers: Container[Any], seen: set[Any]) -> li
         if node in producers or len(queue) > _FARTHEST:
             continue
         parents = [parent for parent, _ in node.next_functions if parent is not None]
-        shape = _flatness(_BY_NODE, node)
-        for parent in parents[: None if shape is None else 1]:
+        # What only hands on is looked through from what it hands on to.
+        if not (type(node).__name__ in _TRANSPARENT or sees_every_element(node)):
+            shape = _flatness(_BY_NODE, node)
             may_pool = shape is not None and shape.bounds_below_only
-            source, is_pooled = _layer_below(parent, producers, may_pool=may_pool)
-            # What only hands on is looked through from what it hands on to.
-            hands_on = type(node).__name__ in _TRANSPARENT or sees_every_element(node)
-            if source in producers and not hands_on:
-                found.append(Use(source, shape, node, is_pooled))
+            for parent in parents[: None if shape is None else 1]:
+                source, is_pooled = _layer_below(parent, producers, may_pool=may_pool)
+                if source in producers:
+                    found.append(Use(source, shape, node, is_pooled))
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
@@ -263,13 +263,14 @@ def _layer_below(node: Any, producers: Container[Any], *, may_pool: bool) -> tup
     """Go back over what moves no value, and maybe over max-pooling; tell whether that was met."""
     is_pooled = False
     while node is not None and node not in producers:
-        if len(node.next_functions) != 1:
-            break
         if type(node).__name__ not in _TRANSPARENT:
             if not (may_pool and sees_every_element(node)):
                 break
             is_pooled = True
-        node = node.next_functions[0][0]
+        below = node.next_functions
+        if len(below) != 1:
+            break
+        node = below[0][0]
     return node, is_pooled
 
 

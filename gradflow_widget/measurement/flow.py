@@ -45,13 +45,31 @@ def _groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
     return (together,) if together else ()
 
 
-def _measured_groups(signal: FloatArray, layers: Sequence[Layer], fewest: int) -> list[FloatArray]:
-    """Return each group's numbers, those left out that are NaN (never reached)."""
-    table = tuple(layers)
-    groups = [signal[list(group)] for group in comparable_groups(table)]
-    groups = [group[~np.isnan(group)] for group in groups]
+def measured_groups(signal: FloatArray, layers: Sequence[Layer]) -> list[tuple[int, ...]]:
+    """Return the comparable groups without the layers that have no number, such as frozen ones."""
+    known = ~np.isnan(signal)
+    groups = [tuple(i for i in group if known[i]) for group in comparable_groups(tuple(layers))]
+    return [group for group in groups if group]
+
+
+def _long_groups(signal: FloatArray, layers: Sequence[Layer]) -> list[tuple[int, ...]]:
+    """Return the measured groups of at least three layers; where there is none, of two."""
+    groups = measured_groups(signal, layers)
     enough = [group for group in groups if len(group) >= 3]
-    return enough or [group for group in groups if len(group) >= fewest]
+    return enough or [group for group in groups if len(group) >= 2]
+
+
+def decades_of_groups(
+    signal: FloatArray, layers: Sequence[Layer]
+) -> list[tuple[tuple[int, ...], float]]:
+    """Return each measured group with its own decades; without those that have no number."""
+    found = []
+    for group in _long_groups(signal, layers):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = float(np.log10(signal[group[0]]) - np.log10(signal[group[-1]]))
+        if not np.isnan(value):
+            found.append((group, value))
+    return found
 
 
 def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
@@ -61,12 +79,7 @@ def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
     nothing at all arrives at the first layer. A group whose last layer has no signal either, or
     of which fewer than two layers have a number, has no part in it; NaN where that leaves none.
     """
-    values = []
-    for group in _measured_groups(signal, layers, fewest=2):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = float(np.log10(group[0]) - np.log10(group[-1]))
-        if not np.isnan(value):
-            values.append(value)
+    values = [value for _, value in decades_of_groups(signal, layers)]
     return float(np.median(values)) if values else float("nan")
 
 
@@ -78,7 +91,8 @@ def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
     out; NaN where fewer than two remain.
     """
     slopes = []
-    for group in _measured_groups(signal, layers, fewest=2):
+    for members in _long_groups(signal, layers):
+        group = signal[list(members)]
         depth = np.arange(len(group), dtype=np.float64)
         usable = np.isfinite(group) & (group > 0)
         if usable.sum() < 2:

@@ -137,8 +137,6 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
         TypeError, ValueError: no usable model, or ``loss_fn`` returns no scalar with a graph.
     """
     check_function("loss_fn", loss_fn)
-    if not isinstance(model, nn.Module):
-        find_layers(model)  # says what would do
     with nobody_trains(model):
         return read_objective(
             model,

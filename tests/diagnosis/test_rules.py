@@ -394,12 +394,15 @@ def test_the_path_is_that_of_the_number() -> None:
     assert "kinds" not in verdict.sentence
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_no_bar_says_vanishing_where_the_verdict_says_it_is_chance(seed: int) -> None:
-    torch.manual_seed(seed)
-    reading = reading_of(plain(24, 6, nn.ReLU, sigma=math.sqrt(2)), seed)
-    if judge([reading]).problem == "healthy":
-        assert "vanishing" not in layer_problems(reading)
+def test_no_bar_says_vanishing_where_the_verdict_says_it_is_chance() -> None:
+    by_chance = 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        reading = reading_of(plain(24, 6, nn.ReLU, sigma=math.sqrt(2)), seed)
+        if judge([reading]).problem == "healthy" and (reading.decades or 0) < -1.3:
+            by_chance += 1
+            assert "vanishing" not in layer_problems(reading)
+    assert by_chance > 1
 
 
 def test_a_layer_is_judged_by_what_chance_gives_over_its_own_distance() -> None:

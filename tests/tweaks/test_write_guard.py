@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import deque
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradflow_widget import take_reading, with_activation
+from gradflow_widget.plain_objects import is_plain_object
 from gradflow_widget.tweaks.tracing import is_torch_layer, traced
 from gradflow_widget.tweaks.write_guard import WriteGuard
 
@@ -180,8 +182,6 @@ def test_what_is_made_within_the_guard_is_written_into() -> None:
 
 
 def test_the_guard_is_for_its_own_thread() -> None:
-    import threading
-
     old = torch.zeros(1)
     with WriteGuard():
         thread = threading.Thread(target=lambda: old.add_(1.0))
@@ -191,8 +191,6 @@ def test_the_guard_is_for_its_own_thread() -> None:
 
 
 def test_objects_that_hold_more_than_values_are_left_alone() -> None:
-    from gradflow_widget.plain_objects import is_plain_object
-
     class Holder:
         def __init__(self, held: Any) -> None:
             self.held = held
