@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -261,3 +262,20 @@ def test_closed_they_follow_the_traits_no_more(desk: Desk) -> None:
 
     assert desk.controls.rate_slider.value == 0.1
     assert desk.controls.play_button.description == "Play"
+
+
+def test_a_person_is_heard_while_another_thread_shows_a_value(desk: Desk) -> None:
+    showing, heard = threading.Event(), threading.Event()
+
+    def show() -> None:
+        with desk.controls._binding.following():
+            showing.set()
+            heard.wait(30)
+
+    thread = threading.Thread(target=show)
+    thread.start()
+    assert showing.wait(30)
+    desk.controls.depth_slider.value = 12
+    heard.set()
+    thread.join()
+    assert desk.owner.depth == 12

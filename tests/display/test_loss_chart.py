@@ -194,6 +194,28 @@ def test_a_label_stands_where_the_curve_leaves_it_room() -> None:
     assert at["batch 32"] > 0.5
 
 
+def test_the_label_of_an_early_marker_stands_where_the_axis_does_not_cut_it() -> None:
+    drawn = DrawnChart([1.0] * 400)
+    drawn.chart.mark(3, "lr 0.1")
+    drawn.chart.mark(200, "batch 32")
+    drawn.draw()
+
+    early, late = drawn["loss_labels"].x.tolist()
+    room = 0.05 * drawn["loss_x"].max
+    assert early > 3 + room  # to the right of its rule
+    assert late == 200
+    assert [x for (x, _), _ in drawn.rules()] == [3, 200]
+
+
+def test_early_markers_that_would_stand_on_one_label_share_it() -> None:
+    drawn = DrawnChart([1.0] * 400)
+    drawn.chart.mark(3, "lr 0.1")
+    drawn.chart.mark(45, "batch 32")
+    drawn.draw()
+
+    assert drawn.labels() == ["lr 0.1, batch 32"]
+
+
 def test_a_marker_has_a_rule_from_top_to_bottom_and_a_label() -> None:
     drawn = DrawnChart([1.0] * 10)
     drawn.chart.mark(5, "lr 0.1")
