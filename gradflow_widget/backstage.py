@@ -114,6 +114,8 @@ class Backstage:
             return f"Training stopped: {failure}.", True
         if self._notice:
             return self._notice, True
+        if session.loop_of_another:
+            return "Your loop runs under another widget: play and pause it there.", False
         if session.foreign_loop:
             return "Your loop is running in a cell: the controls apply when the cell ends.", False
         return "", False

@@ -202,7 +202,9 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         present.check()
         if present.foreign_loop:
             raise RuntimeError(
-                "your own loop is under way in a cell: load a preset when the cell has ended."
+                "your own loop is under way under another widget: pause it there first."
+                if present.loop_of_another
+                else "your own loop is under way in a cell: load a preset when the cell has ended."
             )
         knobs = preset.arguments(seed)
         network, data, seed = (knobs.pop(key) for key in ("network", "data", "seed"))
@@ -322,6 +324,6 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self._backstage.refresh_status()
 
     def _cell_ended(self) -> None:
-        if self._training.foreign_loop:
+        if self._training.foreign_loop and not self._training.loop_of_another:
             self._training.loop_has_ended()
             self._backstage.say()

@@ -11,8 +11,9 @@ from .audience import Audience, Telling
 from .bench import Bench
 from .own_loop import OwnLoop
 from .pace import Pace
+from .resting import Resting
 from .validating import Validating
-from .worker import Worker
+from .worker import TrainingThread, Worker
 
 
 class UserLoops:
@@ -24,7 +25,7 @@ class UserLoops:
         audience: who looks on.
         telling: how readings are told.
         worker: the thread on which a loop that was handed over runs.
-        come_to_rest: tells the audience of everything when training rests.
+        resting: brings training to rest.
         validating: counts the steps that are to be validated; None: nothing is.
     """
 
@@ -35,12 +36,12 @@ class UserLoops:
         audience: Audience,
         telling: Telling,
         worker: Worker,
-        come_to_rest: Callable[[], None],
+        resting: Resting,
         validating: Validating | None,
     ) -> None:
         self._bench, self._pace = bench, pace
         self._audience, self._telling = audience, telling
-        self._worker, self._come_to_rest = worker, come_to_rest
+        self._worker, self._resting = worker, resting
         self._validating = validating
         self._loop: OwnLoop | None = None
         self._foreign: threading.Thread | None = None
@@ -72,6 +73,7 @@ class UserLoops:
 
         Raises:
             BaseException: what it raised of its own accord.
+            RuntimeError: it has not made one step.
         """
         loop = self._loop
         if loop is None or not loop.begin():
@@ -80,12 +82,17 @@ class UserLoops:
         failure = loop.run()
         if loop.is_over:
             self._loop = None
+            if failure is None and not loop.has_stepped:
+                failure = RuntimeError(
+                    "your own loop has ended without a step() of the optimizer that the widget "
+                    "was given, so that nothing could be recorded."
+                )
             if failure is not None:
                 raise failure
             self._pace.pause()
             with self._bench.stepping():
                 self._bench.validate_at_rest()
-            self._come_to_rest()
+            self._resting.come_to_rest()
 
     def stand_still(self) -> None:
         """Wait until it stands between two steps, where it stays within Pace.changing().
@@ -128,11 +135,29 @@ class UserLoops:
         """Whether a plain loop of the user's has stepped and its cell is not known to end."""
         return self._foreign is not None
 
+    @property
+    def is_run_elsewhere(self) -> bool:
+        """Whether that loop runs on the thread of another session, so in no cell."""
+        return isinstance(self._foreign, TrainingThread)
+
     def foreign_has_ended(self) -> None:
         """Note that the cell with the user's plain loop has ended, or that we step ourselves."""
         self._foreign = None
         if self._validating is not None:
             self._validating.loop_rests()
+
+    def _other_session_rests(self) -> None:
+        """Take in that the loop stands or has ended which another session runs."""
+        if self._pace.stopped or not self.is_run_elsewhere:
+            return
+        self.foreign_has_ended()
+        try:
+            with self._bench.stepping():
+                self._bench.validate_at_rest()
+        except Exception as error:
+            self._resting.fail(error)
+        else:
+            self._resting.come_to_rest()
 
     def check_no_foreign(self) -> None:
         """Raise RuntimeError where a plain loop in another thread may be between two steps."""
@@ -140,8 +165,10 @@ class UserLoops:
         if foreign is not None and foreign.is_alive():
             if foreign is not threading.current_thread():
                 raise RuntimeError(
-                    "your own loop is training this model in a cell: wait until it has ended, "
-                    "or hand it to run(loop)."
+                    "your own loop is training this model under another widget: pause it there."
+                    if self.is_run_elsewhere
+                    else "your own loop is training this model in a cell: wait until it has "
+                    "ended, or hand it to run(loop)."
                 )
             self._foreign = None
 
@@ -191,7 +218,8 @@ class UserLoops:
             pace.count(asked=True)
             if pace.at_rest:
                 bench.validate_at_rest()
-                self._come_to_rest()
+                self._resting.come_to_rest()
+                self._worker.tell_guests()
             while True:
                 loop.hold()
                 probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
@@ -202,6 +230,8 @@ class UserLoops:
         if pace.stopped:
             return
         known, self._foreign = self._foreign, threading.current_thread()
+        if known is not self._foreign and isinstance(self._foreign, TrainingThread):
+            self._foreign.call_at_rest(self._other_session_rests)
         if known is None:
             self._audience.state_changed()
         pace.count(asked=False)

@@ -33,6 +33,7 @@ class OwnLoop:
         self._must_end = False
         self.is_running = False
         self.is_over = False
+        self.has_stepped = False
 
     def begin(self) -> bool:
         """Take the pace's permission to run, if there still is one."""
@@ -70,6 +71,7 @@ class OwnLoop:
         Raises:
             LoopStopped: it is to end here.
         """
+        self.has_stepped = True
         if not self._pace.may_begin:
             end_idle_threads()
         if not self._pace.hold(lambda: self._must_end):

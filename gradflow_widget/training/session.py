@@ -99,7 +99,7 @@ class TrainingSession(PresentRun):
             audience,
             self._telling,
             self._worker,
-            resting.come_to_rest,
+            resting,
             self._validating,
         )
         self._own_steps = OwnSteps(
@@ -176,6 +176,11 @@ class TrainingSession(PresentRun):
     def foreign_loop(self) -> bool:
         """Whether a plain loop of the user's has stepped and its cell is not known to end."""
         return self._loops.foreign
+
+    @property
+    def loop_of_another(self) -> bool:
+        """Whether that loop is run by another session, on that one's thread."""
+        return self._loops.is_run_elsewhere
 
     # -- changing the run ------------------------------------------------------------
 

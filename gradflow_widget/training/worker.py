@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 from .openmp import end_idle_threads
 from .pace import Pace
+
+
+class TrainingThread(threading.Thread):
+    """A worker's thread. Who is stepped by what another session runs here is its guest."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__(target=work, name="gradflow-training", daemon=True)
+        self._guests: list[weakref.WeakMethod[Callable[[], None]]] = []
+
+    def call_at_rest(self, guest: Callable[[], None]) -> None:
+        """Call ``guest``, a method of what may go meanwhile, once when training rests here."""
+        self._guests.append(weakref.WeakMethod(guest))
+
+    def rests(self) -> None:
+        """Tell the guests that training rests here."""
+        guests, self._guests = self._guests, []
+        for reference in guests:
+            guest = reference()
+            if guest is not None:
+                guest()
 
 
 class Worker:
@@ -27,7 +48,7 @@ class Worker:
         ended: Callable[[], None],
     ) -> None:
         self._pace, self._turn, self._failed, self._ended = pace, turn, failed, ended
-        self._thread: threading.Thread | None = None
+        self._thread: TrainingThread | None = None
         self._lock = threading.Lock()
 
     @property
@@ -47,10 +68,13 @@ class Worker:
         """Start the thread where there is none yet and the pace has not stopped."""
         with self._lock:
             if self._thread is None and not self._pace.stopped:
-                self._thread = threading.Thread(
-                    target=self._work, name="gradflow-training", daemon=True
-                )
+                self._thread = TrainingThread(self._work)
                 self._thread.start()
+
+    def tell_guests(self) -> None:
+        """Tell other sessions that are stepped on this thread that training rests."""
+        if self._thread is not None:
+            self._thread.rests()
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the end; False where it did not come in time."""
@@ -68,6 +92,8 @@ class Worker:
                 self._failed(error)
             finally:
                 self._pace.end()
+                if self._pace.at_rest:
+                    self.tell_guests()
         self._ended()
 
     def _wait_for_turn(self) -> bool:

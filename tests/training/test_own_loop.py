@@ -331,7 +331,8 @@ def test_an_exception_in_the_loop_is_raised_by_wait_and_shown(running: Any) -> N
             step(self)
             raise KeyError("a batch\nis missing")
 
-    flow = running(Broken())
+    loop = Broken()
+    flow = running(loop)
     with pytest.raises(KeyError, match="is missing") as caught:
         flow.wait()
     assert caught.traceback[-1].name == "__call__"
@@ -339,8 +340,9 @@ def test_an_exception_in_the_loop_is_raised_by_wait_and_shown(running: Any) -> N
     assert "\n" not in flow.status
     assert flow.step_number == 2
     assert not flow.playing
-    flow.run(lambda: None)
+    flow.run(lambda: step(loop))
     assert flow.wait()
+    assert "stopped" not in flow.status
 
 
 def test_reset_restarts_the_loop_with_the_first_weights_and_the_same_random_numbers(
@@ -526,12 +528,12 @@ def test_steps_left_half_way_do_not_go_on_beside_a_loop(nothing_is_left: None) -
     try:
         steps = flow.steps(50)
         next(steps)
-        flow.run(lambda: release.wait(PATIENCE))
+        flow.run(lambda: step(loop) if release.wait(PATIENCE) else None)
         with pytest.raises(RuntimeError, match="your own loop is under way: wait"):
             next(steps)
         release.set()
         assert flow.wait()
-        assert flow.step_number == 1
+        assert flow.step_number == 2
     finally:
         release.set()
         flow.close()
@@ -555,7 +557,7 @@ def test_a_plain_loop_beside_another_is_refused_before_its_gradients_are_read(
 
     for name in ("before_backward", "after_backward", "read"):
         seen(name)
-    loop = Loop(1000 if trains == "loop" else 0)
+    loop = Loop(1000 if trains == "loop" else 1)
     flow = running(loop, loss_fn=CROSS_ENTROPY, data=(INPUTS, TARGETS))
     message = r"handed to run\(\) is training this model: pause"
     if trains == "widget":
@@ -572,6 +574,79 @@ def test_a_plain_loop_beside_another_is_refused_before_its_gradients_are_read(
     flow.wait()
     assert len(read_by) == 1
     assert threading.get_ident() not in read_by
+
+
+def test_a_loop_that_steps_two_watched_optimizers_is_told_to_both(running: Any) -> None:
+    generator, discriminator = nn.Linear(2, 2), nn.Linear(2, 1)
+    of_generator = torch.optim.SGD(generator.parameters(), lr=0.01)
+    of_discriminator = torch.optim.SGD(discriminator.parameters(), lr=0.01)
+
+    def adversaries() -> None:
+        while not ended.is_set():
+            of_discriminator.zero_grad()
+            discriminator(generator(torch.randn(8, 2)).detach()).mean().backward()
+            of_discriminator.step()
+            of_generator.zero_grad()
+            (-discriminator(generator(torch.randn(8, 2))).mean()).backward()
+            of_generator.step()
+
+    ended = threading.Event()
+    second = GradientFlow(discriminator, of_discriminator)
+    first = GradientFlow(generator, of_generator)
+    try:
+        first.run(adversaries)
+        first.wait(3)
+        wait_for(lambda: "runs under another widget: play and pause it there" in second.status)
+        assert "cell" not in second.status
+        with pytest.raises(RuntimeError, match="under another widget: pause it there"):
+            second.reset()
+        with pytest.raises(RuntimeError, match="under another widget: pause it there"):
+            second.load_preset("vanishing sigmoid")
+        second.learning_rate = 0.5  # acts at once: no cell runs
+        first.wait(3)
+        assert second.history.latest.learning_rate == 0.5
+        first.pause()
+        first.wait()
+        wait_for(lambda: "paused" in second.status and "another" not in second.status)
+        assert f"step {second.step_number}" in second.status
+        first.step(2)
+        wait_for(lambda: f"step {second.step_number}" in second.status)
+        assert second.step_number == len(second.history) == first.step_number
+        first.play()
+        first.wait(2)
+        wait_for(lambda: "another widget" in second.status)
+        ended.set()
+        first.wait()
+        wait_for(lambda: "another" not in second.status)
+        second.reset()
+        assert second.step_number == 0
+    finally:
+        ended.set()
+        first.close()
+        second.close()
+
+
+def test_a_loop_that_never_steps_the_watched_optimizer_says_so(nothing_is_left: None) -> None:
+    loop = Loop()
+    elsewhere = torch.optim.SGD(loop.model.parameters(), lr=0.1)
+
+    def steps_another() -> None:
+        CROSS_ENTROPY(loop.model(INPUTS), TARGETS).backward()
+        elsewhere.step()
+
+    flow = GradientFlow(loop.model, loop.optimizer)
+    try:
+        flow.run(steps_another)
+        with pytest.raises(RuntimeError, match=r"without a step\(\) of the optimizer that"):
+            flow.wait()
+        assert "without a step() of the optimizer" in flow.status
+        loop.epochs = 1
+        flow.run(loop)  # one that does makes good
+        flow.wait()
+        assert flow.step_number == 3
+        assert "without" not in flow.status
+    finally:
+        flow.close()
 
 
 def test_only_one_loop_at_a_time(running: Any) -> None:
