@@ -6,6 +6,7 @@ import numbers
 import random
 from collections import deque
 from types import BuiltinFunctionType, FunctionType
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,3 +55,46 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
         or (_depth < _DEEPEST and is_plain_object(one, _depth + 1))
         for one in attributes.values()
     )
+
+
+class GeneratorState:
+    """The state of one of :data:`GENERATORS`, to be put back."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        if isinstance(generator, torch.Generator):
+            self._state: Any = generator.get_state()
+        elif isinstance(generator, np.random.Generator):
+            self._state = generator.bit_generator.state
+        elif isinstance(generator, np.random.RandomState):
+            self._state = generator.get_state()
+        else:
+            self._state = generator.getstate()
+
+    def put(self) -> None:
+        """Give the generator this state again."""
+        self.write_into(self._generator)
+
+    def write_into(self, generator: Any) -> None:
+        """Give it to another generator of the same kind."""
+        if isinstance(generator, torch.Generator):
+            generator.set_state(self._state)
+        elif isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = self._state
+        elif isinstance(generator, np.random.RandomState):
+            generator.set_state(self._state)
+        else:
+            generator.setstate(self._state)
+
+
+def seed_generator(generator: Any, seed: int) -> None:
+    """Set one of :data:`GENERATORS` to the state that ``seed`` stands for."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        kind: Any = type(generator.bit_generator)
+        generator.bit_generator.state = kind(seed).state
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(seed % 2**32)
+    else:
+        generator.seed(seed)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..plain_objects import GENERATORS, is_plain_object
+from ..plain_objects import GENERATORS, GeneratorState, is_plain_object
 from .tensor_values import differ
 
 # What every module has: parameters, buffers and submodules are others' concern.
@@ -104,33 +104,11 @@ def _content(value: Any, depth: int = 0) -> Callable[[], None] | None:
     return None
 
 
-class _Generator:
+class _Generator(GeneratorState):
     """The state of a random generator."""
 
-    def __init__(self, generator: Any) -> None:
-        self._generator = generator
-        if isinstance(generator, torch.Generator):
-            self._state: Any = generator.get_state()
-        elif isinstance(generator, np.random.Generator):
-            self._state = generator.bit_generator.state
-        elif isinstance(generator, np.random.RandomState):
-            self._state = generator.get_state()
-        else:
-            self._state = generator.getstate()
-
     def __call__(self) -> None:
-        self.write_into(self._generator)
-
-    def write_into(self, generator: Any) -> None:
-        """Give it to another generator of the same kind."""
-        if isinstance(generator, torch.Generator):
-            generator.set_state(self._state)
-        elif isinstance(generator, np.random.Generator):
-            generator.bit_generator.state = self._state
-        elif isinstance(generator, np.random.RandomState):
-            generator.set_state(self._state)
-        else:
-            generator.setstate(self._state)
+        self.put()
 
 
 def _container(

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from .data_generators import DataGenerators
+
 DEFAULT_BATCH_SIZE = 64
 
 
@@ -109,17 +111,27 @@ class TensorBatches:
 
 
 class DatasetBatches:
-    """Samples items of a map-style Dataset and collates them."""
+    """Samples items of a map-style Dataset and collates them.
 
-    def __init__(self, dataset: Dataset[Any], size: int) -> None:
+    Args:
+        dataset: gives items by their index.
+        size: how many.
+        generators: those that the dataset draws from, where they are known already.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], size: int, generators: DataGenerators | None = None
+    ) -> None:
         self.size: int | None = size
         self._size = size
         self.dataset = dataset
         self._order = _Order(size)
+        self.generators = generators or DataGenerators(dataset)
 
     def restart(self, seed: int) -> None:
         """Go back to the start; ``seed`` decides the order."""
         self._order.restart(seed)
+        self.generators.restart(seed)
 
     def next(self, batch_size: int | None) -> Any:
         """Return the next batch, collated as a DataLoader does."""
@@ -127,7 +139,8 @@ class DatasetBatches:
 
     def first(self, seed: int, batch_size: int | None) -> Any:
         """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
-        return self.rows(_Order(self._size, seed).take(batch_size or DEFAULT_BATCH_SIZE))
+        with self.generators.restarted(seed):
+            return self.rows(_Order(self._size, seed).take(batch_size or DEFAULT_BATCH_SIZE))
 
     def rows(self, indices: torch.Tensor) -> Any:
         """Return the items at ``indices``, collated as a DataLoader does."""
@@ -146,31 +159,20 @@ class DatasetBatches:
 class IterableBatches:
     """Goes through an iterable of batches again and again.
 
-    A DataLoader with a generator of its own begins from that generator's state when it was
-    given; another seed than the first one sets the generator.
+    Random generators of its own, as a DataLoader may have, begin from their state when it was
+    given; another seed than the first one sets them.
     """
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         self.size: int | None = None
         self._iterable = iterable
         self._iterator: Iterator[Any] | None = None
-        self._generators = _own_generators(iterable)
-        self._beginnings = [generator.get_state() for generator in self._generators]
-        self._first_seed: int | None = None
+        self._generators = DataGenerators(iterable)
 
     def restart(self, seed: int) -> None:
         """Begin a new pass; its order is the iterable's own, under the run's random state."""
         self._iterator = None
-        if self._first_seed is None:
-            self._first_seed = seed
-        self._rewind(seed)
-
-    def _rewind(self, seed: int) -> None:
-        for generator, beginning in zip(self._generators, self._beginnings, strict=True):
-            if seed == self._first_seed or self._first_seed is None:
-                generator.set_state(beginning)
-            else:
-                generator.manual_seed(seed)
+        self._generators.restart(seed)
 
     def next(self, batch_size: int | None) -> Any:
         """Return the iterable's next batch as it is.
@@ -187,13 +189,8 @@ class IterableBatches:
 
     def first(self, seed: int, batch_size: int | None) -> Any:
         """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
-        present = [generator.get_state() for generator in self._generators]
-        self._rewind(seed)
-        try:
+        with self._generators.restarted(seed):
             return _first_of(iter(self._iterable))
-        finally:
-            for generator, state in zip(self._generators, present, strict=True):
-                generator.set_state(state)
 
 
 def _holds_picture(item: Any) -> bool:
@@ -220,27 +217,12 @@ def _first_of(iterator: Iterator[Any]) -> Any:
     return batch
 
 
-def _own_generators(iterable: object) -> list[torch.Generator]:
-    """Return the generators that a DataLoader and its samplers were given."""
-    if not isinstance(iterable, DataLoader):
-        return []
-    sampler = getattr(iterable, "sampler", None)
-    batch_sampler = getattr(iterable, "batch_sampler", None)
-    owners = (iterable, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
-    found: dict[int, torch.Generator] = {}
-    for owner in owners:
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator):
-            found[id(generator)] = generator
-    return list(found.values())
-
-
 def as_new(batches: Batches) -> Batches:
     """Return the same data with a place of its own; an iterable has only one, and is itself."""
     if isinstance(batches, TensorBatches):
         return TensorBatches(batches.inputs, batches.targets)
     if isinstance(batches, DatasetBatches):
-        return DatasetBatches(batches.dataset, batches.size or 0)
+        return DatasetBatches(batches.dataset, batches.size or 0, batches.generators)
     return batches
 
 

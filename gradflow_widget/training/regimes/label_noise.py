@@ -62,7 +62,7 @@ def with_label_noise(batches: Batches, share: float, seed: int = 0) -> Batches:
         return TensorBatches(batches.inputs, noisy_labels(batches.targets, share, seed))
     if isinstance(batches, DatasetBatches):
         dataset = _Relabelled(batches.dataset, batches.size or 0, share, seed)
-        return DatasetBatches(dataset, batches.size or 0)
+        return DatasetBatches(dataset, batches.size or 0, batches.generators)
     raise ValueError(
         "label_noise needs data whose samples can be told apart, and an iterable of batches "
         "does not: give a pair of tensors or a Dataset."
