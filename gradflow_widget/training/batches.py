@@ -271,7 +271,12 @@ def as_batches(data: Any, name: str = "data", floating: torch.dtype | None = Non
         if (inputs is None) != (targets is None):
             kinds = " and ".join(type(part).__name__ for part in data)
             raise TypeError(f"{name} is a pair of {kinds}: give two tensors or two arrays.")
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+    if isinstance(data, IterableDataset):
+        raise TypeError(
+            f"{name} is an IterableDataset, whose items may be samples or batches: wrap it in a "
+            "DataLoader, with batch_size=None where they are batches."
+        )
+    if isinstance(data, Dataset):
         if not isinstance(data, Sized):
             raise TypeError(f"{name} is a Dataset without a length: wrap it in a DataLoader.")
         if len(data) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -34,3 +35,21 @@ def test_a_loader_over_a_stream_trains_pass_after_pass_and_validates() -> None:
     assert flow.validations.latest.accuracy == plain.validations.latest.accuracy
     flow.close()
     plain.close()
+
+
+class StreamOfBatches(Stream):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(INPUTS.split(8), TARGETS.split(8), strict=True)
+
+
+def test_a_stream_without_a_loader_is_asked_for_one() -> None:
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for stream in (Stream(), StreamOfBatches()):
+        with pytest.raises(TypeError, match="data is an IterableDataset, whose items may be"):
+            GradientFlow(model, optimizer, nn.CrossEntropyLoss(), stream)
+    loader = DataLoader(StreamOfBatches(), batch_size=None)
+    flow = GradientFlow(model, optimizer, nn.CrossEntropyLoss(), loader)
+    flow.step(6)
+    assert flow.step_number == 6
+    flow.close()
