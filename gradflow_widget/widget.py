@@ -222,21 +222,23 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         before.close()
         present.stop()
         task = type(self._loss_fn), self._samples
-        self._ready = False
-        try:
-            self._begin(preparation, coming)
-        finally:
-            self._ready = True
-        if task != (type(self._loss_fn), self._samples):
-            self._stage.forget_ghosts()
-        self._controls = controls_of(self)
-        self.loaded_preset = name
-        exchange(self, before, self._controls)
-        self._late_buttons.append(before.buttons)
-        if len(self._late_buttons) > _LATEST:
-            close_buttons(self._late_buttons.pop(0))
-        self._turn_first(parts, knobs)
-        self._backstage.state_changed()
+        # Else the network would be seen, and judged, as it is before its knobs are turned.
+        with self._stage.publisher.holding():
+            self._ready = False
+            try:
+                self._begin(preparation, coming)
+            finally:
+                self._ready = True
+            if task != (type(self._loss_fn), self._samples):
+                self._stage.forget_ghosts()
+            self._controls = controls_of(self)
+            self.loaded_preset = name
+            exchange(self, before, self._controls)
+            self._late_buttons.append(before.buttons)
+            if len(self._late_buttons) > _LATEST:
+                close_buttons(self._late_buttons.pop(0))
+            self._turn_first(parts, knobs)
+            self._backstage.state_changed()
 
     def _turn_first(self, parts: Playground, knobs: dict[str, Any]) -> None:
         """Give the knobs those of their first values that the network is not built with."""

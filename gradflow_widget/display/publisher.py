@@ -16,7 +16,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Publisher:
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._holders = 0
         self._wanted = False
         self._draws_step = False
         self._shows_more = False
@@ -171,6 +173,18 @@ class Publisher:
             self._shows_more = self._shows_more or not step
             self._start()
             if self.visible:  # a thread woken for nothing slows the training down
+                self._condition.notify_all()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let no frame out inside the ``with``: what there is to see is half made."""
+        with self._condition:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._holders -= 1
                 self._condition.notify_all()
 
     # -- told by the page ------------------------------------------------------------
@@ -304,7 +318,7 @@ class Publisher:
     def _wait_until_it_may_send(self) -> None:
         """Wait for a frame that is wanted and for room; without room, long enough."""
         while not self._closed:
-            if not (self._wanted and self.visible):
+            if not (self._wanted and self.visible) or self._holders:
                 self._condition.wait()
                 continue
             if len(self._in_flight) < self._window:

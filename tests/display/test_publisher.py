@@ -66,6 +66,19 @@ def test_the_first_frame_that_a_page_gets_is_whole(page: FakePage) -> None:
     assert page.wholes == [True, False]
 
 
+def test_held_it_sends_nothing_and_then_what_there_is_to_see(looking: FakePage) -> None:
+    with looking.publisher.holding():
+        looking.publisher.draw(step=False)
+        looking.state = 4
+        with looking.publisher.holding():
+            pass
+        threading.Event().wait(0.05)
+        assert len(looking.frames) == 1
+    looking.wait_for_frames(2)
+
+    assert looking.shows[-1] == 4
+
+
 def test_each_time_that_the_page_appears_the_frame_is_whole_again(looking: FakePage) -> None:
     looking.show(False)
     looking.state = 7

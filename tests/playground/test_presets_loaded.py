@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import ipywidgets.widgets.widget as ipywidgets_registry
@@ -63,6 +65,32 @@ def test_what_was_pressed_while_a_preset_was_loading_is_done_when_it_is(nothing_
     flow.pause()
     flow.wait()
     assert flow.loaded_preset == "vanishing sigmoid"
+    flow.close()
+
+
+def test_no_network_is_shown_before_its_knobs_are_turned(nothing_is_left, preset, monkeypatch):
+    flow = preset("frozen backbone")
+    publisher, shown = flow._stage.publisher, []
+    compose = publisher._compose
+    monkeypatch.setattr(
+        publisher, "_compose", lambda whole: (shown.append(flow.normalization), compose(whole))[1]
+    )
+    turn = flow._turn_first
+
+    def turn_late(*arguments):
+        threading.Event().wait(0.1)
+        turn(*arguments)
+
+    monkeypatch.setattr(flow, "_turn_first", turn_late)
+    publisher.receive({"type": "view", "page": "a", "visible": True})
+    until = time.monotonic() + 10
+    while not shown:
+        assert time.monotonic() < until
+    shown.clear()
+    flow.load_preset("mended by BatchNorm")
+    while not shown:
+        assert time.monotonic() < until
+    assert set(shown) == {"batch"}
     flow.close()
 
 
