@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -231,7 +232,10 @@ class LossChart:
         labels = _labels(markers, room)
         at = [_label_step(step, room) for step, _ in labels]
         places = [
-            _label_place(len(text), shares[np.abs(steps - step) <= room])
+            _label_place(
+                len(text),
+                [shares[np.abs(steps - step) <= room], self.validation.between(step - room, step)],
+            )
             for step, (_, text) in zip(at, labels, strict=True)
         ]
         writer.set(
@@ -310,19 +314,22 @@ def _label_step(step: int, room: float) -> float:
     return float(step) if step >= room else step + room
 
 
-def _label_place(length: int, curve: NDArray[np.float64]) -> float:
+def _label_place(length: int, curves: Sequence[NDArray[np.float64]]) -> float:
     """Return where on the axis, from 0 to 1, a label of so many letters begins.
 
-    It stands at the bottom, or at the top where the curve near it leaves more room there.
+    It stands at the bottom, at the top or in the middle: the first of these where the curves,
+    given as they stand beside it, run through it least.
     """
-    at_bottom = _LABEL_GAP
-    at_top = max(at_bottom, 1 - _LABEL_GAP - _LETTER * length)
-    end = at_bottom + _LETTER * length
-    if not len(curve) or curve.min() > end:
-        return at_bottom
-    covered_below = np.count_nonzero(curve <= end)
-    covered_above = np.count_nonzero(curve >= at_top)
-    return at_top if covered_above < covered_below else at_bottom
+    height = _LETTER * length
+    at_top = max(_LABEL_GAP, 1 - _LABEL_GAP - height)
+
+    def covered(begin: float) -> float:
+        end = begin + height
+        return sum(
+            float(np.mean((curve >= begin) & (curve <= end))) for curve in curves if len(curve)
+        )
+
+    return min((_LABEL_GAP, at_top, (_LABEL_GAP + at_top) / 2), key=covered)
 
 
 def _joined(turns: list[str]) -> str:

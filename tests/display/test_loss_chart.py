@@ -194,6 +194,25 @@ def test_a_label_stands_where_the_curve_leaves_it_room() -> None:
     assert at["batch 32"] > 0.5
 
 
+def test_a_label_stands_where_neither_curve_runs_through_it() -> None:
+    def place(loss: float, accuracy: float) -> float:
+        drawn = DrawnChart([1.0] * 100)
+        drawn.chart.logarithmic = False
+        drawn.train([loss] * 100)
+        for step in (1, 180):  # between them the line is straight
+            drawn.chart.validation.append(step, accuracy)
+        drawn.chart.mark(150, "lr 0.1")
+        drawn.draw()
+        low, high = drawn["loss_y"].min, drawn["loss_y"].max
+        return float((drawn["loss_labels"].y[0] - low) / (high - low))
+
+    assert place(0.9, 0.95) < 0.1
+    assert place(0.9, 0.1) == pytest.approx(0.4, abs=0.1)  # one below, one above
+    assert place(0.1, 0.1) > 0.7
+    assert place(0.1, 0.5) > 0.7
+    assert place(0.5, 0.1) > 0.7
+
+
 def test_the_label_of_an_early_marker_stands_where_the_axis_does_not_cut_it() -> None:
     drawn = DrawnChart([1.0] * 400)
     drawn.chart.mark(3, "lr 0.1")
