@@ -12,7 +12,7 @@ from .chart import DEAF, Axis, Label, LinearScale, Lines, chart
 from .frame import FrameWriter
 from .held_range import HeldRange, linear_labels, linear_ticks, log_ticks, step_labels
 from .loss_curve import LossCurve
-from .validation import ValidationCurve
+from .validation import AccuracyCurve
 
 _MOST_MARKERS = 60
 # Shares of the axis: labels of markers that stand closer would lie on each other, on a chart
@@ -103,7 +103,7 @@ class LossChart:
         x_axis = Axis(scale=x, label="step", label_offset="2.4em", grid_lines="none")
         y_axis = Axis(scale=y, side="left", grid_lines="solid", label="")
         # The line lies over the labels, whose halo would hide it.
-        self.validation = validation = ValidationCurve(x)
+        self.validation = validation = AccuracyCurve(x)
         marks = [ghost, rules, labels, line, wrong, *validation.marks]
         self.figure = chart("Loss", "loss", marks, [x_axis, y_axis, validation.axis])
         self._margin = dict(self.figure.fig_margin)

@@ -18,7 +18,7 @@ _ROOM = {False: 14, True: 62}
 _ASKED = 9
 
 
-class ValidationCurve:
+class AccuracyCurve:
     """Accuracies in percent, sparse points by step, on an axis from 0 to 100 %.
 
     Colour alone does not tell it from the loss: it is dash-dotted and has a dot at each point,
@@ -95,7 +95,8 @@ class ValidationCurve:
         if first > last:
             return np.empty(0)
         steps, percents = np.array(points, dtype=np.float64).T
-        return np.interp(np.linspace(first, last, _ASKED), steps, percents) / 100.0
+        here: NDArray[np.float64] = np.interp(np.linspace(first, last, _ASKED), steps, percents)
+        return here / 100.0
 
     def margin(self) -> dict[str, int]:
         """Return what the axis on the right needs, to be merged into the figure's margins."""

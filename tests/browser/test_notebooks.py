@@ -39,8 +39,7 @@ def test_the_quickstart_as_a_person_opens_it(lab: JupyterLab) -> None:
     for number in range(3):
         page = FlowPage(notebook, number)
         page.root.scroll_into_view_if_needed()
-        drawn = page.wait_for(lambda drawn: drawn.step > 0 and drawn.bars and drawn.loss)
-        assert all(height >= 0 for height in drawn.bars)
+        page.wait_for(lambda drawn: drawn.step > 0 and any(drawn.bars) and drawn.loss)
 
     first = FlowPage(notebook, 0)
     first.root.scroll_into_view_if_needed()

@@ -450,7 +450,8 @@ def test_where_a_copy_does_not_fit_the_old_model_goes_on(
             text = str(caught.value)
             assert text.endswith(".")
             assert "\n" not in text
-            assert text in flow.status or playing
+            if not playing:  # else the next step's words stand there by now
+                assert text in flow.status
             assert flow.depth == flow._training.settings.depth == 3
             assert flow.playing == playing
             flow._controls.depth_slider.value = 8

@@ -15,7 +15,7 @@ from ..objective import Objective
 from .adversarial import perturbed
 from .curriculum import CurriculumBatches, FloatArray, checked_indexed, lengths_of
 from .dropout import with_dropout
-from .freezing import Freeze
+from .freezing import freeze
 from .label_noise import with_label_noise
 from .regime import Regime, SavedState
 from .transfer import load_saved
@@ -52,7 +52,7 @@ def model_under(
             twin = with_dropout(twin, regime.dropout)
     if transfer is not None:
         if transfer.freeze:
-            Freeze(twin, transfer.freeze, called(twin))
+            freeze(twin, transfer.freeze, called(twin))
         record(twin, "transfer", transfer.sentence, transfer)
     return twin
 

@@ -17,8 +17,8 @@ from .checked import checked_whole
 _WITH_STATISTICS = nn.modules.batchnorm._NormBase
 
 
-class Freeze:
-    """The first layers of a model, frozen until :meth:`undo`.
+def freeze(model: nn.Module, count: int, called: Sequence[nn.Module]) -> tuple[str, ...]:
+    """Freeze the first layers of a model in place, and return their names.
 
     Their parameters ask for no gradient, so an optimizer skips them and the bars show them as
     frozen. A parameter that a later layer shares is frozen there too. Norms with running
@@ -26,45 +26,29 @@ class Freeze:
     moved would not be the one that was saved; ``model.train()`` would undo that. Dropout in the
     frozen part goes on.
 
-    Attributes:
-        layers: the names of the frozen layers.
-
     Args:
-        model: is frozen in place.
+        model: to be frozen.
         count: how many layers, in forward order.
         called: the model's modules in the order of a forward pass; see :func:`forward_order`.
 
     Raises:
         ValueError: ``count`` is no whole number of at least 1, or leaves nothing to learn.
     """
-
-    def __init__(self, model: nn.Module, count: int, called: Sequence[nn.Module]) -> None:
-        count = checked_whole("freeze", count, least=1)
-        parts = in_forward_order(find_layers(model), called)
-        frozen = {id(p): p for part in parts[:count] for p in part.parameters}
-        if not any(p.requires_grad and id(p) not in frozen for p in model.parameters()):
-            raise ValueError(
-                f"freeze is {count} but the model has {len(parts)} layers: "
-                "leave at least one that learns."
-            )
-        self.layers = tuple(part.layer.name for part in parts[:count])
-        self._asking = [parameter for parameter in frozen.values() if parameter.requires_grad]
-        self._training = [
-            module for module in _norms_before(parts, count, called) if module.training
-        ]
-        for parameter in self._asking:
+    count = checked_whole("freeze", count, least=1)
+    parts = in_forward_order(find_layers(model), called)
+    frozen = {id(p): p for part in parts[:count] for p in part.parameters}
+    if not any(p.requires_grad and id(p) not in frozen for p in model.parameters()):
+        raise ValueError(
+            f"freeze is {count} but the model has {len(parts)} layers: "
+            "leave at least one that learns."
+        )
+    for parameter in frozen.values():
+        if parameter.requires_grad:
             parameter.requires_grad_(False)
             parameter.grad = None
-        for module in self._training:
-            module.training = False
-
-    def undo(self) -> None:
-        """Let the layers learn again that did before."""
-        for parameter in self._asking:
-            parameter.requires_grad_(True)
-        for module in self._training:
-            module.training = True
-        self._asking, self._training = [], []
+    for module in _norms_before(parts, count, called):
+        module.training = False
+    return tuple(part.layer.name for part in parts[:count])
 
 
 def _norms_before(
