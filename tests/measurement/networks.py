@@ -60,3 +60,8 @@ def one_reading(
         reading = probe.history.latest
     assert reading is not None
     return reading
+
+
+def sgd(model: nn.Module, rate: float = 0.1) -> torch.optim.SGD:
+    """Plain gradient descent on all of a model."""
+    return torch.optim.SGD(model.parameters(), lr=rate)
