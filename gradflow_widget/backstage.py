@@ -114,6 +114,11 @@ class Backstage:
             return f"Training stopped: {failure}.", True
         if self._notice:
             return self._notice, True
+        if session.has_grown:
+            return (
+                "The optimizer has got parameters since that have no bar and count in no norm: "
+                "make a new GradientFlow to see them."
+            ), True
         if session.loop_of_another:
             return "Your loop runs under another widget: play and pause it there.", False
         if session.foreign_loop:

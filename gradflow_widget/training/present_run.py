@@ -36,6 +36,11 @@ class PresentRun:
         return self._bench.run.optimizer
 
     @property
+    def has_grown(self) -> bool:
+        """Whether the optimizer steps parameters that came after the run began."""
+        return self._bench.run.has_grown
+
+    @property
     def learning_rate(self) -> float | None:
         """The first parameter group's learning rate; None where it has none."""
         return learning_rate_of(self.optimizer)

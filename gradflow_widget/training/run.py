@@ -93,13 +93,15 @@ class Run:
         self._may_train_here = may_train_here
         # Its device is the model's, wherever that is moved.
         self.a_parameter = next(model.parameters())
+        self._known = {id(one) for one in (*model.parameters(), *_held_by(self.optimizer))}
+        self._looked_at, self._has_grown = 0, False
         self._handles: list[Any] = []
         self._watch(None)
 
     def _watch(self, earlier: GradientProbe | None) -> None:
         """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
         self._has_hooks_before_ours = bool(self.optimizer._optimizer_step_pre_hooks)
-        stepped = {id(one) for group in self.optimizer.param_groups for one in group["params"]}
+        stepped = {id(one) for one in _held_by(self.optimizer)}
         self._not_stepped = [one for one in self.model.parameters() if id(one) not in stepped]
         with ExitStack() as undone:
             # The first: a step that it refuses must not read gradients that others are writing.
@@ -149,6 +151,15 @@ class Run:
             or not type(self.optimizer).__module__.startswith("torch.optim.")
         )
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether the optimizer has got parameters since of which the probe knows nothing."""
+        held = sum(len(group["params"]) for group in self.optimizer.param_groups)
+        if held != self._looked_at:
+            self._looked_at = held
+            self._has_grown = any(id(one) not in self._known for one in _held_by(self.optimizer))
+        return self._has_grown
+
     def zero_grad(self) -> None:
         """Drop every gradient: those too of parameters that the optimizer does not hold."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,3 +204,7 @@ class Run:
         """Take every hook off; what was recorded stays."""
         self._unwatch()
         self.fault.close()
+
+
+def _held_by(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

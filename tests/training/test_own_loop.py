@@ -649,6 +649,36 @@ def test_a_loop_that_never_steps_the_watched_optimizer_says_so(nothing_is_left: 
         flow.close()
 
 
+def test_parameters_that_come_later_are_missed_in_words(nothing_is_left: None) -> None:
+    model = small_network()
+    head = list(model[-1].parameters())
+    optimizer = torch.optim.SGD(head, lr=0.1)
+    flow = GradientFlow(model, optimizer)
+
+    def one_step() -> float:
+        optimizer.zero_grad()
+        CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+        optimizer.step()
+        squares = [float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        return sum(squares) ** 0.5
+
+    try:
+        one_step()
+        rest = [p for p in model.parameters() if all(p is not one for one in head)]
+        optimizer.add_param_group({"params": rest})  # an unfrozen backbone has its bars
+        total = one_step()
+        flow.history  # noqa: B018
+        assert "no bar" not in flow.status
+        assert flow.history.latest.total_norm == pytest.approx(total, rel=1e-6)
+        model.append(nn.Linear(3, 3))
+        optimizer.add_param_group({"params": model[-1].parameters()})
+        one_step()
+        assert "parameters since that have no bar and count in no norm" in flow.status
+    finally:
+        flow.close()
+
+
 def test_only_one_loop_at_a_time(running: Any) -> None:
     flow = running(Loop())
     with pytest.raises(RuntimeError, match="another loop is under way"):
