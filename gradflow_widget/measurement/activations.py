@@ -278,8 +278,22 @@ def has_channels_first(module: nn.Module, output: torch.Tensor) -> bool:
     """Whether the units of a layer's output are its second dimension, and not its last."""
     if output.dim() < 2:
         return False
-    # A convolution of the user's own shows in what it has left in the graph.
-    return isinstance(module, _CHANNEL_FIRST) or type(output.grad_fn).__name__ == _CONVOLUTION
+    # A convolution of the user's own shows in what it has left in the graph, and a norm in its
+    # weights.
+    return (
+        isinstance(module, _CHANNEL_FIRST)
+        or type(output.grad_fn).__name__ == _CONVOLUTION
+        or (output.dim() > 2 and _has_weights_for_channels(module, output.shape))
+    )
+
+
+def _has_weights_for_channels(module: nn.Module, shape: torch.Size) -> bool:
+    """Whether a module has one number for each place in an output's second dimension."""
+    own = [parameter for parameter in module._parameters.values() if parameter is not None]
+    if not own or any(one.numel() != shape[1] or shape[1] not in one.shape for one in own):
+        return False
+    # Where the last dimension is as long, only a shape such as (channels, 1, 1) tells.
+    return shape[1] != shape[-1] or all(one.dim() > 2 and one.shape[-1] == 1 for one in own)
 
 
 def dead_and_saturated(output: torch.Tensor, flatness: Flatness, *, channels_first: bool) -> Counts:

@@ -452,3 +452,46 @@ def test_channels_are_the_units_of_a_convolution_of_one_s_own(large):
     inputs = torch.randn(5, 1, *((60, 60) if large else (3, 3)))
     reading = take_reading(model, lambda o, _: o.sum(), inputs, None)
     assert reading.dead_fraction[0] == 0.25
+
+
+class NormOfChannels(nn.Module):
+    """The norm over channels that ConvNeXt brings along."""
+
+    def __init__(self, channels: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels).reshape(shape))
+        self.bias = nn.Parameter(torch.tensor([-9.0] + [9.0] * (channels - 1)).reshape(shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+        rest = (1,) * (x.dim() - 2)
+        return x * self.weight.reshape(-1, *rest) + self.bias.reshape(-1, *rest)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs"),
+    [
+        ((-1,), (5, 4, 6, 6)),
+        ((-1,), (5, 4, 6)),
+        ((1, -1, 1, 1), (5, 4, 4, 4)),
+        ((-1, 1, 1), (5, 4, 4, 4)),
+    ],
+)
+def test_channels_are_the_units_of_a_norm_of_one_s_own(shape, inputs):
+    norm = NormOfChannels(4, shape)
+    model = nn.Sequential(norm, nn.ReLU(), nn.Flatten(), nn.LazyLinear(1))
+    x = torch.randn(inputs, generator=torch.Generator().manual_seed(0))
+    model(x)
+    reading = one_reading(model, lambda: model(x).sum())
+    assert reading.dead_fraction[0] == 0.25
+
+
+def test_places_are_the_units_of_a_sequence_whatever_its_length():
+    """A weight of as many elements as there are steps is none for channels."""
+    for first, length in ((nn.Linear(2, 8, bias=False), 16), (nn.LayerNorm(8), 8)):
+        model = nn.Sequential(first, nn.ReLU(), nn.Linear(8, 1))
+        x = torch.randn(3, length, first.weight.shape[-1])
+        with torch.no_grad():
+            first.weight[:2] = 0.0
+        reading = one_reading(model, lambda model=model, x=x: model(x).sum())
+        assert reading.dead_fraction[0] == 0.25
