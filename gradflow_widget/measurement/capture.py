@@ -339,7 +339,7 @@ class Capture:
             if with_states is not None:
                 current.hooks += self._take_states(current, call, output, *with_states)
             else:
-                current.hooks.append(output.register_hook(take))  # type: ignore[no-untyped-call]
+                current.hooks += _hooks_on(output, take)
             node = output.grad_fn
             if node is not None and not call.recomputed:
                 self._see_activations(current, node)
@@ -391,6 +391,36 @@ class Capture:
                 current.hooks += call.hooks
 
         return hook
+
+
+def _hooks_on(
+    output: torch.Tensor, take: Callable[[torch.Tensor | None], None]
+) -> list[RemovableHandle]:
+    """Have ``take`` called with what comes to ``output``, as it left its layer.
+
+    The hook of a view is gone when somebody writes into it, such as an activation in place. What
+    comes to the whole of which it is a view is the same then, for nobody else has that.
+    """
+    base = output._base
+    if base is None or base.grad_fn is None or base.numel() != output.numel():
+        return [output.register_hook(take)]  # type: ignore[no-untyped-call]
+    has_come = False
+
+    def take_of_view(gradient: torch.Tensor | None) -> None:
+        nonlocal has_come
+        has_come = True
+        take(gradient)
+
+    def take_of_base(gradient: torch.Tensor | None) -> None:
+        nonlocal has_come
+        if not has_come:
+            take(gradient)
+        has_come = False
+
+    return [
+        output.register_hook(take_of_view),  # type: ignore[no-untyped-call]
+        base.register_hook(take_of_base),  # type: ignore[no-untyped-call]
+    ]
 
 
 def _detached(gradient: torch.Tensor) -> torch.Tensor | None:

@@ -404,3 +404,64 @@ def test_a_module_that_returns_its_own_parameter():
     reading = one_reading(model, lambda: model(torch.ones(4, 3)).sum())
     assert reading.signal_grad_norm[0] > 0
     assert not model.token.token._backward_hooks
+
+
+class WrittenInto(nn.Module):
+    """Layers whose outputs are views, and are changed in place where ``in_place`` says so."""
+
+    def __init__(self, kind: str, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.in_place = in_place
+        makers = {
+            "linear": lambda: nn.Linear(8, 8),
+            "attention": lambda: nn.MultiheadAttention(8, 2, batch_first=True),
+            "norm": lambda: nn.InstanceNorm1d(7, affine=True),
+        }
+        self.layers = nn.ModuleList(makers[kind]() for _ in range(3))
+        self.double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            h = layer(x, x, x)[0] if isinstance(layer, nn.MultiheadAttention) else layer(x)
+            if self.in_place:
+                h += x
+                h.mul_(0.5).tanh_()
+            else:
+                h = ((h + x) * 0.5).tanh()
+            x = h
+        return x
+
+
+@pytest.mark.parametrize("kind", ["linear", "attention", "norm"])
+def test_an_output_that_is_written_into_keeps_its_signal(kind):
+    x = torch.randn(5, 7, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    looks, steps = [], []
+    for in_place in (False, True):
+        model = WrittenInto(kind, in_place)
+        looks.append(take_reading(model, lambda o, _: o.square().mean(), x, None))
+        steps.append(one_reading(model, lambda model=model: model(x).square().mean()))
+    for one in (*looks, *steps):
+        np.testing.assert_allclose(one.signal_grad_norm, looks[0].signal_grad_norm, rtol=1e-12)
+    assert np.isfinite(looks[0].signal_grad_norm[::2]).all()
+
+
+def test_what_else_hangs_on_the_whole_of_a_view_is_no_signal_of_it():
+    class Viewed(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            whole = super().forward(x)
+            self.beside = whole.square().sum()
+            return whole.view(-1, 2, 2)
+
+    layer = Viewed(3, 4)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(4, 1))
+    x = torch.randn(6, 3)
+    model(x)
+
+    def loss() -> torch.Tensor:
+        return model(x).sum() + layer.beside
+
+    out = layer(x).detach().requires_grad_()
+    (expected,) = torch.autograd.grad(model[2](model[1](out)).sum(), out)
+    reading = one_reading(model, loss)
+    assert reading.signal_grad_norm[0] == pytest.approx(float(expected.norm()) / 6**0.5, rel=1e-5)
