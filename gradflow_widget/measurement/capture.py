@@ -59,6 +59,8 @@ class Capture:
         self.paused = False
         self._model = model
         self._passes: list[Pass] = []
+        # A look from another thread may come at any time.
+        self._changing_passes = threading.Lock()
         self._here = _Here()
         # What came in the backward pass under way, and what came outside of any.
         self._arrived: list[Signal] = []
@@ -96,10 +98,12 @@ class Capture:
     def forget(self) -> None:
         """Start anew for the next step."""
         here = threading.get_ident()
-        for each in list(self._passes):
+        with self._changing_passes:
+            passes, self._passes = self._passes, []
+        for each in passes:
             if each.thread == here:
                 each.close()
-        self._passes, self._again = [], None
+        self._again = None
         self._arrived.clear()
         self._gradients.clear()
         self._here.outputs.clear()
@@ -107,12 +111,12 @@ class Capture:
 
     def drop_used(self) -> None:
         """Forget gradients that were thrown away, and passes that are over with them."""
-        kept, here = [], threading.get_ident()
+        over, here = [], threading.get_ident()
         for each in list(self._passes):
             if each.thread != here:
                 # Perhaps under way, so that only its own thread may let go of it.
-                if each.has_graph:
-                    kept.append(each)
+                if not each.has_graph:
+                    over.append(each)
                 continue
             if each.used:
                 each.used = False
@@ -121,11 +125,15 @@ class Capture:
                     call.vector = None
                 for _, fused in each.fused:
                     fused.norms = {}
-            if each.has_graph:
-                kept.append(each)
-            else:
+            if not each.has_graph:
                 each.close()
-        self._passes = kept
+                over.append(each)
+        self._remove(over)
+
+    def _remove(self, over: Sequence[Pass]) -> None:
+        if over:
+            with self._changing_passes:
+                self._passes = [each for each in self._passes if each not in over]
 
     def begin_backward(self, *, keeps_graph: bool = False) -> None:
         """Note that a backward pass starts that may be of this model's loss.
@@ -219,17 +227,25 @@ class Capture:
     def _drop_evaluations(self) -> None:
         """Drop the passes without a backward pass of which nothing is left."""
         here = threading.get_ident()
-        for each in list(self._passes):
-            if each.thread == here and not each.used and not each.has_graph:
-                each.close()
-                self._passes.remove(each)
-                self._arrived = [signal for signal in self._arrived if signal.of is not each]
+        over = [
+            each
+            for each in list(self._passes)
+            if each.thread == here and not each.used and not each.has_graph
+        ]
+        for each in over:
+            each.close()
+            self._arrived = [signal for signal in self._arrived if signal.of is not each]
+        self._remove(over)
 
     def _start(self, samples: int | None) -> Pass:
         self._end_pass()
         current = self._here.open = Pass(samples, threading.get_ident())
-        self._passes.append(current)
+        self._add(current)
         return current
+
+    def _add(self, one: Pass) -> None:
+        with self._changing_passes:
+            self._passes.append(one)
 
     def _under_way(self) -> Pass:
         """Return the pass that a layer runs in."""
@@ -239,7 +255,7 @@ class Capture:
         if self._again is None:
             thread = threading.get_ident() if self._trains_on is None else self._trains_on
             self._again = Pass(self._samples, thread)
-            self._passes.append(self._again)
+            self._add(self._again)
         return self._again
 
     def _end_pass(self) -> None:
