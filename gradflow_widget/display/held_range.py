@@ -63,14 +63,10 @@ class HeldRange:
         grain = self._grain
         bottom = math.floor(low / grain) * grain
         top = math.ceil((high + self._headroom) / grain) * grain
-        below = self._falling
-        while top - bottom < self._least:
-            if below:
-                bottom -= grain
-            else:
-                top += grain
-            below = not below
-        return bottom, top
+        missing = max(0, math.ceil((self._least - (top - bottom)) / grain))
+        fewer = missing // 2
+        below, above = (missing - fewer, fewer) if self._falling else (fewer, missing - fewer)
+        return bottom - below * grain, top + above * grain
 
 
 def decade_ticks(low: float, high: float, most: int = 7) -> tuple[list[float], dict[str, str]]:

@@ -23,6 +23,8 @@ _LABEL_LENGTH = 38
 _LABEL_GAP, _LETTER = 0.03, 0.028
 # A line of one point, as a share of the axis.
 _SHORTEST = 0.01
+# Of losses, as a share of the largest.
+_LEAST_SPREAD = 1e-4
 # How far the ghost may widen the axis beyond the curve, on each side: in decades, or in spans of
 # the curve. One that exploded would leave the curve no height.
 _GHOST_DECADES, _GHOST_SPANS = 2.0, 4.0
@@ -187,8 +189,10 @@ class LossChart:
             high = max(high, min(float(ghost.max()), high + reach))
         if logarithmic:
             return self._y_log.fit(low, high)
-        # Linear losses have any scale: the grain follows their spread.
-        spread = max(high - min(low, 0.0), 1e-12)
+        # Linear losses have any scale: the grain follows their spread, or where they hardly have
+        # one, as the first of a run, their size.
+        size = max(abs(low), abs(high))
+        spread = max(high - min(low, 0.0), _LEAST_SPREAD * size) if size else 1.0
         grain = 10.0 ** np.floor(np.log10(spread)) / 2
         return self._y_linear.with_grain(float(grain)).fit(min(low, 0.0), high)
 

@@ -213,6 +213,22 @@ def test_a_label_stands_where_neither_curve_runs_through_it() -> None:
     assert place(0.5, 0.1) > 0.7
 
 
+@pytest.mark.parametrize("loss", [-5.2, -8193.0, -1_234_567.0, -1e12, 0.0, 1e-30, 1e30, 2.5])
+@pytest.mark.parametrize("count", [1, 30])
+def test_the_axis_of_a_loss_that_stands_still_can_be_read(loss: float, count: int) -> None:
+    for logarithmic in (True, False):
+        drawn = DrawnChart([])
+        drawn.chart.logarithmic = logarithmic
+        drawn.train([loss] * count)
+        low, high = drawn["loss_y"].min, drawn["loss_y"].max
+        shown = math.log10(loss) if loss > 0 and logarithmic else loss
+        assert low <= shown <= high
+        assert high - low > 1e-6 * abs(shown)
+        labels = drawn.y_labels()
+        assert len(set(labels)) == len(labels) >= 2
+        assert all(len(label) <= 12 for label in labels), labels
+
+
 def test_the_label_of_an_early_marker_stands_where_the_axis_does_not_cut_it() -> None:
     drawn = DrawnChart([1.0] * 400)
     drawn.chart.mark(3, "lr 0.1")
