@@ -13,7 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from ..measurement.flow import comparable_groups, decades_of_groups, measured_groups
+from ..measurement.flow import (
+    comparable_groups,
+    decades_behind,
+    is_of_one_kind,
+    measured_groups,
+    paths,
+)
 from ..measurement.nonfinite import NonFinite, first_nonfinite
 from ..measurement.reading import FloatArray, Reading
 
@@ -24,6 +30,9 @@ WATCH_DECADES, FAULT_DECADES = 1.3, 2.2
 # During training a network explodes only if it stays beyond the fault line; healthy ones
 # have been seen at 2.01 for a while.
 PERSISTENT_READINGS = 10
+# Between layers of several kinds the signal may lose so much for reasons that harm nobody:
+# the mean over 400 places divides its norm by their root.
+BETWEEN_KINDS = 1.3
 # A signal this small next to an exact 0 has not been cut off but has faded below the
 # smallest float32, 1e-45.
 _FADED = 1e-36
@@ -73,7 +82,8 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     path = _path(latest, signal, decades)
     numbers = f"slope {slope:+.3f}, ×{math.exp(slope):.3g} a layer"
     if _is_vanishing(latest, decades, slope):
-        severity: Severity = "fault" if decades < -FAULT_DECADES else "watch"
+        faulty = decades < -FAULT_DECADES - _allowance(latest)
+        severity: Severity = "fault" if faulty else "watch"
         return Verdict(
             "vanishing",
             severity,
@@ -95,7 +105,7 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
 
 
 def layer_problems(reading: Reading) -> tuple[Problem, ...]:
-    """Judge each layer by its signal against the last layer of the same role.
+    """Judge each layer by its signal against the last layer that it may be compared with.
 
     "" where there is nothing to compare with. A healthy network in training reaches two
     decades of growth, so that what is much at the first weights is not yet much later. What
@@ -113,15 +123,17 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     by_chance = (
         decades is not None
         and slope is not None
-        and decades < -WATCH_DECADES
+        and decades < -WATCH_DECADES - _allowance(reading)
         and not _is_vanishing(reading, decades, slope)
     )
     groups = measured_groups(signal, reading.described)
+    behind = decades_behind(signal, reading.described)
     width = _width(reading) if groups else 1.0
+    little = WATCH_DECADES + _allowance(reading)
     for group in groups:
         if len(group) < 2:
             continue
-        reference = logarithms[group[-1]]
+        reference = logarithms[group[-1]] - behind[group]
         for place, index in enumerate(group):
             below = logarithms[index] - reference
             if math.isnan(below):  # nothing comes to either
@@ -130,7 +142,7 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
             least = _slope_by_chance(width, distance) * distance / math.log(10)
             if signal[index] == 0:
                 problems[index] = "severed"
-            elif below < -max(WATCH_DECADES, least) and not by_chance:
+            elif below < -max(little, least) and not by_chance:
                 problems[index] = "vanishing"
             else:
                 problems[index] = "exploding" if below > much else "healthy"
@@ -166,10 +178,15 @@ def _width(reading: Reading) -> float:
 
 def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:
     """Whether the signal falls by more than a little, and more than chance lets it."""
-    if not decades < -WATCH_DECADES:
+    signal = reading.signal_grad_norm
+    if signal is None or not decades < -WATCH_DECADES - _allowance(reading):
         return False
-    depth = max(map(len, comparable_groups(reading.described)))
+    depth = max(path.length for path in paths(signal, reading.described))
     return abs(slope) > _slope_by_chance(_width(reading), depth)
+
+
+def _allowance(reading: Reading) -> float:
+    return 0.0 if is_of_one_kind(reading.described) else BETWEEN_KINDS
 
 
 def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
@@ -244,13 +261,18 @@ def _why_no_number(reading: Reading) -> str:
 
 
 def _path(reading: Reading, signal: FloatArray, decades: float) -> str:
-    """Say from where to where: of the group whose own decades come nearest to ``decades``."""
-    groups = decades_of_groups(signal, reading.described)
-    chosen, _ = min(groups, key=lambda one: abs(one[1] - decades))
-    path = f"from {_named(reading, chosen[-1])} back to {_named(reading, chosen[0])}"
-    if len(groups) == 1:
-        return path
-    return f"{path}, in the median of {len(groups)} kinds of layers"
+    """Say from where to where: of the path whose own decades come nearest to ``decades``."""
+    found = paths(signal, reading.described)
+    chosen = min(found, key=lambda path: abs(path.decades - decades))
+    first, last = chosen.groups[0][0], chosen.groups[-1][-1]
+    text = f"from {_named(reading, last)} back to {_named(reading, first)}"
+    if len(chosen.groups) > 1:
+        text += f", over {len(chosen.groups)} stretches of like layers"
+    if chosen.kinds > 1:
+        text += f", in the median of {chosen.kinds} kinds of layers"
+    if len(found) > 1:
+        text += f", in the median of {len(found)} ways through the network"
+    return text
 
 
 def _named(reading: Reading, index: int) -> str:

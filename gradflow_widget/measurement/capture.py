@@ -69,6 +69,8 @@ class Capture:
         self._again: Pass | None = None  # what is run again within the backward pass
         self._trains_on: int | None = None  # the thread of the last backward pass
         self._gradients: Shelves[Signal] = Shelves()
+        # By layer, those that its output is computed from; None when they are known.
+        self._ways: dict[str, set[str]] | None = {}
         self._handles: list[RemovableHandle] = []
         self._hooks = [(part.module, Hook(self._after(part))) for part in parts]
         self._hooks_of_fused = [
@@ -200,7 +202,8 @@ class Capture:
                 calls = [call for call in each.calls if call.signals or not call.recomputed]
                 collected += [(place[id(call.part)], call) for call in calls]
                 each.through_time(calls, through_time)
-        return Collected(collected, len(place), through_time)
+        ways, self._ways = self._ways, None
+        return Collected(collected, len(place), through_time, ways or {})
 
     def _listens_to(self, of: Pass) -> bool:
         """Whether a gradient counts that has come to a layer in a forward pass."""
@@ -220,8 +223,10 @@ class Capture:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
             return
         self._drop_evaluations()
-        tensor = first_tensor((args, kwargs), any_dtype=True)
-        self._samples = int(tensor.shape[0]) if tensor is not None and tensor.dim() else None
+        # A single number is none of the samples.
+        tensors = tensors_in((args, kwargs), any_dtype=True)
+        tensor = next((tensor for tensor in tensors if tensor.dim()), None)
+        self._samples = None if tensor is None else int(tensor.shape[0])
         self._start(self._samples)
 
     def _drop_evaluations(self) -> None:
@@ -288,9 +293,11 @@ class Capture:
                 self._see_activations(current, output.grad_fn)
         self._end_pass()
 
-    def _see_activations(self, current: Pass, consumer: Any) -> None:
+    def _see_activations(self, current: Pass, consumer: Any) -> list[Call]:
+        """Find what follows the layers that ``consumer`` is computed from; return their calls."""
         outputs = current.outputs
-        for use in uses_between(consumer, outputs, current.seen):
+        uses = uses_between(consumer, outputs, current.seen)
+        for use in uses:
             output = outputs[use.source]
             call, output.uses = output.call, output.uses + 1
             if output.uses > 1:
@@ -314,6 +321,7 @@ class Capture:
                 call.counts = dead_and_saturated(
                     tensor, bounds, channels_first=call.has_channels_first
                 )
+        return [outputs[use.source].call for use in uses]
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:
@@ -358,7 +366,13 @@ class Capture:
                 current.hooks += _hooks_on(output, take)
             node = output.grad_fn
             if node is not None and not call.recomputed:
-                self._see_activations(current, node)
+                before = self._see_activations(current, node)
+                if before and current.samples is None:
+                    # No call of the model has told; layers may join dimensions on the way.
+                    call.samples = before[0].samples
+                if self._ways is not None:
+                    ways = self._ways.setdefault(part.layer.name, set())
+                    ways.update(one.part.layer.name for one in before)
                 current.outputs[node] = Output(call, None if is_small else output)
 
         return hook

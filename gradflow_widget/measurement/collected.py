@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,19 @@ class Collected:
         norms: L2 norms, numbers or 0-d tensors: signals, then activations.
         counts: counts, likewise: dead and saturated in turn, where any can be.
         through_time: of the recurrent layers.
+        ways: by layer's name, those of the layers that its output is computed from; told once.
     """
 
     def __init__(
-        self, calls: Sequence[tuple[int, Call]], layers: int, through_time: ThroughTime
+        self,
+        calls: Sequence[tuple[int, Call]],
+        layers: int,
+        through_time: ThroughTime,
+        ways: Mapping[str, Collection[str]],
     ) -> None:
         self._layers = layers
         self.through_time = through_time
+        self.ways = ways
         signals = [(layer, call, s) for layer, call in calls for s in call.signals]
         counted: list[tuple[int, tuple[Scalar | None, int]]] = []
         for layer, one in _counts_of(calls):

@@ -1,8 +1,16 @@
-"""Slope and decades: how the signal gradient changes from the output to the input."""
+"""Slope and decades: how the signal gradient changes from the output to the input.
+
+Like is compared with like. Weight layers of one role form a group. Groups whose layers take turns,
+as the projections of a transformer's blocks do, are one stage of the network and are measured side
+by side: their median counts. Stages through which the signal comes one after the other, such as
+convolutions and then a classifier, are measured one after the other: their decades add up.
+What lies between two stages, pooling say, is left out, for there unlike would be compared.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,94 +18,291 @@ from numpy.typing import NDArray
 from .layers import Layer
 
 FloatArray = NDArray[np.float64]
+Group = tuple[int, ...]
 
 
-_latest: tuple[tuple[Layer, ...], tuple[tuple[int, ...], ...]] = ((), ())
+@dataclass(frozen=True)
+class Stage:
+    """Groups of layers, as indices in forward order, that take turns in one part of a network.
+
+    Attributes:
+        groups: those that may be compared, each within itself.
+        after: the place of the stage that this one goes on from; None where there is none, or
+            none is known.
+    """
+
+    groups: tuple[Group, ...]
+    after: int | None = None
 
 
-def comparable_groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return groups of layers, as indices in forward order, that may be compared.
+_latest: tuple[tuple[Layer, ...], tuple[Stage, ...]] = ((), ())
 
-    Weight layers of one role form a group; groups of fewer than three are left out, and
-    where that leaves none, all weight layers form one group but for those that enclose others,
-    such as a whole network with an embedding of its own: their output is no place before those.
+
+def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
+    """Return the stages of a network in forward order.
+
+    Groups of fewer than three are left out, and where that leaves none, all weight layers form
+    one group but for those that enclose others, such as a whole network with an embedding of its
+    own: their output is no place before those.
     """
     global _latest
     # A run's readings share their layers; hashing the layers takes longer than grouping them.
-    known, groups = _latest
+    known, found = _latest
     if known is not layers:
-        groups = _groups(layers)
-        _latest = layers, groups
-    return groups
+        found = _stages(layers)
+        _latest = layers, found
+    return found
 
 
-def _groups(layers: tuple[Layer, ...]) -> tuple[tuple[int, ...], ...]:
+def comparable_groups(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
+    """Return the groups of all stages."""
+    return tuple(group for stage in stages(layers) for group in stage.groups)
+
+
+def is_of_one_kind(layers: Sequence[Layer]) -> bool:
+    """Whether no group holds layers of several classes, as where too few are alike."""
+    groups = comparable_groups(tuple(layers))
+    return all(len({layers[index].kind for index in group}) == 1 for group in groups)
+
+
+def _stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
     by_role: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
         if layer.is_weight_layer:
             by_role.setdefault(layer.role, []).append(index)
-    groups = tuple(tuple(group) for group in by_role.values() if len(group) >= 3)
-    if groups:
-        return groups
+    parts = _taking_turns([tuple(group) for group in by_role.values() if len(group) >= 2])
+    before = _Before(layers) if len(parts) > 1 else None
+    if before is not None:
+        parts = _joined(parts, layers, before)
+    found: list[Stage] = []
+    for part in parts:
+        groups = tuple(group for group in part if len(group) >= 3)
+        if not groups:
+            continue
+        after = None
+        for place in reversed(range(len(found))):
+            if before is not None and before.leads(_last(found[place].groups), _first(groups)):
+                after = place
+                break
+        found.append(Stage(groups, after))
+    if found:
+        return tuple(found)
     together = tuple(
         i for i, layer in enumerate(layers) if layer.is_weight_layer and not layer.encloses
     )
-    return (together,) if together else ()
+    return (Stage((together,)),) if together else ()
 
 
-def measured_groups(signal: FloatArray, layers: Sequence[Layer]) -> list[tuple[int, ...]]:
+def _first(groups: Sequence[Group]) -> int:
+    return min(group[0] for group in groups)
+
+
+def _last(groups: Sequence[Group]) -> int:
+    return max(group[-1] for group in groups)
+
+
+def _taking_turns(groups: Sequence[Group]) -> list[list[Group]]:
+    """Put groups together of which one begins before another ends."""
+    parts: list[list[Group]] = []
+    for group in sorted(groups):
+        if parts and group[0] < _last(parts[-1]):
+            parts[-1].append(group)
+        else:
+            parts.append([group])
+    return parts
+
+
+def _joined(
+    parts: Sequence[list[Group]], layers: tuple[Layer, ...], before: _Before
+) -> list[list[Group]]:
+    """Make one group of neighbours of one class that only their names keep apart."""
+    joined: list[list[Group]] = []
+    for part in parts:
+        if (
+            joined
+            and len(part) == len(joined[-1]) == 1
+            and layers[part[0][0]].kind == layers[joined[-1][0][0]].kind
+            and before.leads(joined[-1][0][-1], part[0][0])
+        ):
+            joined[-1] = [joined[-1][0] + part[0]]
+        else:
+            joined.append(part)
+    return joined
+
+
+class _Before:
+    """Which layers come before which, on the way of the signal."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        self._place = {layer.name: index for index, layer in enumerate(layers)}
+
+    def leads(self, start: int, end: int) -> bool:
+        """Whether the output of ``end`` is computed from that of ``start``."""
+        seen, queue = {end}, [end]
+        for index in queue:
+            for name in self._layers[index].follows:
+                place = self._place.get(name)
+                if place is not None and place not in seen:
+                    seen.add(place)
+                    queue.append(place)
+        return start in seen
+
+
+def measured_groups(signal: FloatArray, layers: Sequence[Layer]) -> list[Group]:
     """Return the comparable groups without the layers that have no number, such as frozen ones."""
+    return [group for groups in _measured(signal, layers) for group in groups]
+
+
+def _measured(signal: FloatArray, layers: Sequence[Layer]) -> list[list[Group]]:
+    """Return the groups of each stage without the layers that have no number."""
     known = ~np.isnan(signal)
-    groups = [tuple(i for i in group if known[i]) for group in comparable_groups(tuple(layers))]
-    return [group for group in groups if group]
+    measured = []
+    for stage in stages(tuple(layers)):
+        groups = [tuple(i for i in group if known[i]) for group in stage.groups]
+        measured.append([group for group in groups if group])
+    return measured
 
 
-def _long_groups(signal: FloatArray, layers: Sequence[Layer]) -> list[tuple[int, ...]]:
-    """Return the measured groups of at least three layers; where there is none, of two."""
-    groups = measured_groups(signal, layers)
-    enough = [group for group in groups if len(group) >= 3]
-    return enough or [group for group in groups if len(group) >= 2]
+def _long_enough(signal: FloatArray, layers: Sequence[Layer]) -> list[list[Group]]:
+    """Return each stage's measured groups of at least three layers; if there is none, of two."""
+    measured = _measured(signal, layers)
+    for least in (3, 2):
+        enough = [[group for group in groups if len(group) >= least] for groups in measured]
+        if any(enough):
+            return enough
+    return [[] for _ in measured]
 
 
-def decades_of_groups(
-    signal: FloatArray, layers: Sequence[Layer]
-) -> list[tuple[tuple[int, ...], float]]:
-    """Return each measured group with its own decades; without those that have no number."""
+def _decades_of(signal: FloatArray, group: Group) -> float:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.log10(signal[group[0]]) - np.log10(signal[group[-1]]))
+
+
+def _median(values: Sequence[float]) -> float:
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.median(numbers)) if numbers else float("nan")
+
+
+@dataclass(frozen=True)
+class Path:
+    """A way of the signal through stages, from the input on: one group of each stage.
+
+    Attributes:
+        groups: of each stage the group whose decades are nearest to the stage's.
+        decades: what the stages' decades add up to.
+        kinds: the largest number of groups that take turns in one of the stages.
+        length: how many layers are compared.
+    """
+
+    groups: tuple[Group, ...]
+    decades: float
+    kinds: int
+    length: int
+
+
+def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
+    """Return the ways of the signal from each stage that ends one, those without a number left out.
+
+    ``signal`` holds ‖∂L/∂h_l‖ of each layer, shape (layers,), in forward order.
+    """
+    layers = tuple(layers)
+    every, enough = stages(layers), _long_enough(signal, layers)
+    goes_on = {stage.after for stage in every}
     found = []
-    for group in _long_groups(signal, layers):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = float(np.log10(signal[group[0]]) - np.log10(signal[group[-1]]))
-        if not np.isnan(value):
-            found.append((group, value))
+    for end in range(len(every)):
+        if end in goes_on:
+            continue
+        groups: list[Group] = []
+        total, kinds, place = 0.0, 1, end
+        while True:
+            own = [(group, _decades_of(signal, group)) for group in enough[place]]
+            own = [(group, value) for group, value in own if not np.isnan(value)]
+            if own:
+                middle = _median([value for _, value in own])
+                groups.insert(0, min(own, key=lambda one: _distance(one[1], middle))[0])
+                total, kinds = total + middle, max(kinds, len(own))
+            after = every[place].after
+            if after is None:
+                break
+            place = after
+        if groups and not np.isnan(total):
+            found.append(Path(tuple(groups), total, kinds, sum(map(len, groups))))
     return found
 
 
-def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
-    """Return D = log10(‖∂L/∂h_1‖ / ‖∂L/∂h_L‖), the median over the comparable groups.
+def _distance(one: float, other: float) -> float:
+    return 0.0 if one == other else abs(one - other)
 
-    ``signal`` holds ‖∂L/∂h_l‖ of each layer, shape (layers,), in forward order. −inf where
+
+def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
+    """Return D = log10(‖∂L/∂h_1‖ / ‖∂L/∂h_L‖), from the first layer compared to the last.
+
+    Within a stage the median over its groups, added up over stages that follow one another; of
+    several ways through the network, the median. ``signal`` as in :func:`paths`. −inf where
     nothing at all arrives at the first layer. A group whose last layer has no signal either, or
     of which fewer than two layers have a number, has no part in it; NaN where that leaves none.
     """
-    values = [value for _, value in decades_of_groups(signal, layers)]
-    return float(np.median(values)) if values else float("nan")
+    return _median([path.decades for path in paths(signal, layers)])
+
+
+def decades_behind(signal: FloatArray, layers: Sequence[Layer]) -> dict[Group, float]:
+    """Return for each measured group what the stages behind it add to its layers' decades."""
+    layers = tuple(layers)
+    every, enough = stages(layers), _long_enough(signal, layers)
+    own = [_median([_decades_of(signal, group) for group in groups]) for groups in enough]
+    behind = [0.0] * len(every)
+    for place in reversed(range(len(every))):
+        further = [
+            behind[later] + (0.0 if np.isnan(own[later]) else own[later])
+            for later, stage in enumerate(every)
+            if stage.after == place
+        ]
+        if further:
+            behind[place] = float(np.median(further))
+    return {
+        group: behind[place]
+        for place, groups in enumerate(_measured(signal, layers))
+        for group in groups
+    }
 
 
 def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
     """Return g, the growth of ln‖∂L/∂h‖ per layer toward the input (g < 0 vanishes).
 
-    The least-squares line through ln‖∂L/∂h_l‖ of each comparable group, and the median of
-    their slopes. Layers with a zero or non-finite signal have no logarithm and are left
-    out; NaN where fewer than two remain.
+    The least-squares line through ln‖∂L/∂h_l‖ of each comparable group. Within a stage the median
+    of their slopes, over stages that follow one another the mean by their numbers of layers; of
+    several ways through the network, the median. Layers with a zero or non-finite signal have
+    no logarithm and are left out; NaN where fewer than two remain.
     """
+    layers = tuple(layers)
+    every, enough = stages(layers), _long_enough(signal, layers)
+    goes_on = {stage.after for stage in every}
+    own = [_median([_slope_of(signal, group) for group in groups]) for groups in enough]
     slopes = []
-    for members in _long_groups(signal, layers):
-        group = signal[list(members)]
-        depth = np.arange(len(group), dtype=np.float64)
-        usable = np.isfinite(group) & (group > 0)
-        if usable.sum() < 2:
+    for end in range(len(every)):
+        if end in goes_on:
             continue
-        x = depth[usable] - depth[usable].mean()
-        y = np.log(group[usable])
-        slopes.append(-float(x @ (y - y.mean())) / float(x @ x))
-    return float(np.median(slopes)) if slopes else float("nan")
+        rise, run, place = 0.0, 0, end
+        while True:
+            if not np.isnan(own[place]):
+                steps = max(map(len, enough[place])) - 1
+                rise, run = rise + own[place] * steps, run + steps
+            after = every[place].after
+            if after is None:
+                break
+            place = after
+        if run:
+            slopes.append(rise / run)
+    return _median(slopes)
+
+
+def _slope_of(signal: FloatArray, members: Group) -> float:
+    group = signal[list(members)]
+    depth = np.arange(len(group), dtype=np.float64)
+    usable = np.isfinite(group) & (group > 0)
+    if usable.sum() < 2:
+        return float("nan")
+    x = depth[usable] - depth[usable].mean()
+    y = np.log(group[usable])
+    return -float(x @ (y - y.mean())) / float(x @ x)

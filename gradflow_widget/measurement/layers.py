@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +27,8 @@ class Layer:
         is_weight_layer: whether a parameter has two or more dimensions.
         width: the number of units at the output, N in theory.md.
         encloses: whether other layers run within it, so that its output comes after theirs.
+        follows: names of the layers that its output is computed from with none between; known
+            only when a pass has been read in full.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Layer:
     is_weight_layer: bool
     width: int
     encloses: bool = False
+    follows: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.name)  # tables of layers are looked up at every full reading
@@ -176,6 +179,13 @@ def in_forward_order(parts: Sequence[LayerParts], called: Iterable[nn.Module]) -
         latest = rank.get(id(part.module), latest)
         keys.append((latest, position))
     return [parts[i] for i in sorted(range(len(parts)), key=keys.__getitem__)]
+
+
+def with_ways(layers: Sequence[Layer], ways: Mapping[str, Collection[str]]) -> tuple[Layer, ...]:
+    """Return the layers with what a pass has shown: which ones each is computed from."""
+    return tuple(
+        replace(layer, follows=tuple(sorted(ways.get(layer.name, ())))) for layer in layers
+    )
 
 
 def first_tensor(value: object, *, any_dtype: bool = False) -> torch.Tensor | None:

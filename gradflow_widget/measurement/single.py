@@ -17,7 +17,7 @@ from .attributes import PlainAttributes
 from .capture import Capture
 from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
-from .layers import find_layers, in_forward_order
+from .layers import find_layers, in_forward_order, with_ways
 from .making_way import nobody_trains
 from .norms import exact_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
@@ -249,7 +249,7 @@ def _read(
         loss=float(loss.detach()),
         learning_rate=math.nan,
         learning_rates=(),
-        described=tuple(part.layer for part in ordered),
+        described=with_ways([part.layer for part in ordered], collected.ways),
         weight_grad_norm=norms,
         total_norm=_joined(exact_norms(every)),
         clip_scale=1.0,

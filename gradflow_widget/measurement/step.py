@@ -15,7 +15,7 @@ from torch import nn
 from .collected import Collected
 from .history import Rows
 from .layer_notes import NotePlan
-from .layers import LayerParts
+from .layers import LayerParts, with_ways
 from .norms import NormPlan, Norms, in_line, joined
 from .reading import Reading
 from .through_time import ThroughTime
@@ -307,7 +307,9 @@ class Watched:
         grad_max = np.maximum.reduceat(largest[self._weight_index], self._weight_starts)
         columns["weight_grad_max"] = np.where(missing, np.nan, grad_max)
         nothing = np.zeros(0)
-        collected = step.collected or Collected([], len(self.parts), ThroughTime())
+        collected = step.collected or Collected([], len(self.parts), ThroughTime(), {})
+        if collected.ways:
+            self.described = with_ways(self.described, collected.ways)
         signals, activation, dead, saturated = collected.columns(
             values.get("norms", nothing), values.get("counts", nothing)
         )
