@@ -257,6 +257,8 @@ def _why_no_number(reading: Reading) -> str:
         return "There is no weight layer to judge the flow by."
     if sum(frozen) == len(frozen) - 1:
         return "Only one weight layer learns, the others are frozen: nothing to compare it with."
+    if sum(map(len, comparable_groups(reading.described))) == 1:
+        return "Only one weight layer can be compared: the others lie around it."
     return "The signal gradient could not be read at these layers."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradflow_widget import GradientFlow, GradientProbe, Reading, take_reading
-from gradflow_widget.diagnosis.rules import UNDECIDED, judge, layer_problems
+from gradflow_widget.diagnosis.rules import UNDECIDED, WATCH_DECADES, judge, layer_problems
 from gradflow_widget.measurement.layers import Layer
 
 SEEDS = range(3)
@@ -421,6 +422,25 @@ def test_frozen_layers_hide_no_cut() -> None:
     assert "between layer 4 (3) and layer 3 (2)" in verdict.sentence
 
 
+def test_a_layer_within_another_is_compared_with_nothing() -> None:
+    class Prompted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prompt = nn.Parameter(torch.randn(1, 8))
+            self.body = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.body(x + self.prompt)
+            return out
+
+    reading = take_reading(
+        Prompted(), nn.CrossEntropyLoss(), torch.randn(9, 8), torch.randint(3, (9,))
+    )
+    assert judge([reading]).sentence == (
+        "Only one weight layer can be compared: the others lie around it."
+    )
+
+
 def test_the_only_layer_that_learns_is_not_judged() -> None:
     reading = made_up([math.nan, math.nan, 1.0])
     assert judge([reading]).problem == ""
@@ -436,3 +456,53 @@ def test_the_only_layer_that_learns_is_not_judged() -> None:
 def test_no_sentence_holds_an_infinity_or_a_nan(signal: list[float], step: int) -> None:
     verdict = judge([made_up(signal, step=step)])
     assert not any(word in verdict.sentence for word in ("inf", "nan"))
+
+
+def convolutions_and_classifier(activation: Callable[[], nn.Module]) -> nn.Sequential:
+    """As AlexNet has them: neither part alone falls by as much as the whole."""
+    channels = (1, 16, 16, 16, 16)
+    modules: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        modules += [nn.Conv2d(before, after, 3, padding=1), activation()]
+    modules += [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 64), activation()]
+    return nn.Sequential(*modules, nn.Linear(64, 64), activation(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_convolutions_and_their_classifier_lose_adds_up(seed: int) -> None:
+    torch.manual_seed(seed)
+    network = convolutions_and_classifier(nn.Tanh)
+    reading = take_reading(
+        network, nn.CrossEntropyLoss(), torch.randn(32, 1, 12, 12), torch.randint(10, (32,))
+    )
+    signal = reading.signal_grad_norm
+    assert signal is not None
+    own = [math.log10(signal[a] / signal[b]) for a, b in ((0, 3), (4, 6))]
+    assert max(own) > -WATCH_DECADES > sum(own)
+    verdict = judge([reading])
+    assert verdict.problem == "vanishing"
+    assert "back to layer 1 (0), over 2 stretches of like layers" in verdict.sentence
+    assert "from layer 7 (14)" in verdict.sentence
+    # The bars say as the verdict does.
+    assert layer_problems(reading)[0] == "vanishing"
+    assert layer_problems(reading)[6] == "healthy"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_mean_over_many_places_is_no_vanishing(seed: int) -> None:
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(200, 32), nn.Linear(32, 2)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.embedding(tokens).mean(1))
+            return out
+
+    torch.manual_seed(seed)
+    tokens, classes = torch.randint(200, (64, 400)), torch.randint(2, (64,))
+    reading = take_reading(Bag(), nn.CrossEntropyLoss(), tokens, classes)
+    assert reading.decades is not None
+    assert reading.decades < -WATCH_DECADES
+    assert judge([reading]).problem == "healthy"
+    assert set(layer_problems(reading)) == {"healthy"}
