@@ -36,8 +36,8 @@ _UNTIMED = nullcontext()
 class Made(NamedTuple):
     """A run in waiting: what it is made of, its batches, and a look at it before any step.
 
-    Batches are None where the user's own loop trains. There is no look where the run is the
-    present one, which is to be rewound first.
+    Batches are None where those in use stay, or the user's own loop trains; then there is no
+    look either.
     """
 
     built: Built
@@ -147,11 +147,17 @@ class Bench:
         if trainer is None:
             return Made(built, None, None)
         batches = trainer.batches_for(settings, built)
-        if built is self._built:
-            trainer.check_attack(self.run, settings)
-            return Made(built, batches, None)
-        with built.beginning.strangers.as_at_first():
-            return Made(built, batches, trainer.preview(built.model, settings, batches))
+        return Made(built, batches, self._look(built, settings, batches))
+
+    def _look(self, built: Built, settings: Settings, batches: Batches | None) -> Reading | None:
+        """Look at a run in waiting as it begins; without ``batches``, on those in use."""
+        trainer = self._trainer
+        if trainer is None:
+            return None
+        is_present = built is self._built
+        strangers = built.beginning.strangers
+        with self.run.as_at_first() if is_present else strangers.as_at_first():
+            return trainer.preview(built.model, settings, batches)
 
     def _take_batches(self, made: Made) -> None:
         if self._trainer is not None and made.batches is not None:
@@ -268,22 +274,28 @@ class Bench:
         return True
 
     def reset(self, seed: int | None, make_way: Callable[[], None]) -> None:
-        """Go back to the first step while :meth:`changing`; a new seed may make a new model."""
+        """Go back to the first step while :meth:`changing`; a new seed may make a new model.
+
+        Raises:
+            ValueError: the model has got other modules or parameters since.
+            Exception: see :meth:`turn`; the present run goes on unchanged.
+        """
         changes = {} if seed is None else {"seed": seed}
-        settings = self.checked(changes)
-        made = None
+        settings, built = self.checked(changes), self._built
+        assert built is not None
         if seed is not None and self._construction.depends_on_seed(settings):
             made = self._made(settings)
-        make_way()
-        if made is not None:
-            self._replace(made, changes)
         else:
-            self._rewind(changes)
+            made = Made(built, None, self._look(built, settings, None))
+        make_way()
+        self._replace(made, changes)
 
     def _replace(self, made: Made, changes: dict[str, Any]) -> None:
         if made.built is self._built:
+            self.run.rewind()
             self._take_batches(made)
-            self._rewind(changes)
+            self._take_over(changes)
+            self._begin_run(made.preview)
             return
         settings = self.checked(changes)
         if made.built.optimizer is self.run.given_optimizer:
@@ -297,16 +309,6 @@ class Bench:
         self._take_batches(made)
         self._take_over(changes)
         self._begin_run(made.preview)
-
-    def _rewind(self, changes: dict[str, Any]) -> None:
-        self.run.rewind()
-        self._take_over(changes)
-        preview: Reading | None = None
-        try:
-            if self._trainer is not None:
-                preview = self._trainer.preview(self.run.model, self.settings)
-        finally:
-            self._begin_run(preview)
 
     def close(self) -> None:
         """Take every hook off; what was recorded stays."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -184,6 +184,18 @@ class Run:
         twin = copied(self.model)
         self._snapshot.write_into(twin)
         return twin
+
+    @contextmanager
+    def as_at_first(self) -> Iterator[None]:
+        """Let the model be as at the beginning within the ``with``, and then as it is now again.
+
+        Nothing of what it does there is recorded.
+
+        Raises:
+            ValueError: the model has got other modules or parameters since.
+        """
+        with self._snapshot.as_at_first(self.model), self.probe.looking_away():
+            yield
 
     def rewind(self) -> None:
         """Go back to the beginning: weights, buffers, optimizer; with an empty history.

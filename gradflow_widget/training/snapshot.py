@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..measurement.attributes import PlainAttributes
+from .model_state import ModelState
 from .strangers import Strangers
 
 
@@ -31,50 +32,20 @@ class Snapshot:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, strangers: Strangers) -> None:
         self.strangers = strangers
-        self._attributes = PlainAttributes(model)
-        self._parameters = [p.detach().clone() for p in model.parameters()]
-        self._asks = [p.requires_grad for p in model.parameters()]
-        self._buffers = [
-            {name: None if b is None else (b, b.detach().clone()) for name, b in named.items()}
-            for named in (module._buffers for module in model.modules())
-        ]
-        self._modes = [module.training for module in model.modules()]
+        self._of_model = ModelState(model)
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._optimizer: dict[str, Any] = copy.deepcopy(optimizer.state_dict())
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise ValueError where the model has other modules or parameters than it had."""
-        shapes = [saved.shape for saved in self._parameters]
-        if len(list(model.modules())) != len(self._modes) or shapes != [
-            parameter.shape for parameter in model.parameters()
-        ]:
-            raise ValueError(
-                "the model has got other modules or parameters since it was given, so that it "
-                "can't go back to its first step: make a new GradientFlow."
-            )
+        self._of_model.check_fits(model)
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put everything back."""
         self.strangers.put()
-        self._attributes.restore()
-        with torch.no_grad():
-            for parameter, saved in zip(model.parameters(), self._parameters, strict=True):
-                parameter.copy_(saved)
-                parameter.grad = None
-            for parameter, asks in zip(model.parameters(), self._asks, strict=True):
-                parameter.requires_grad_(asks)
-            for module, mode, buffers in zip(
-                model.modules(), self._modes, self._buffers, strict=True
-            ):
-                module.training = mode
-                # A forward pass may have put other tensors, or none, in their places.
-                module._buffers.clear()
-                for name, kept in buffers.items():
-                    if kept is None:
-                        module._buffers[name] = None
-                        continue
-                    buffer, values = kept
-                    module._buffers[name] = buffer.copy_(values)
+        self._of_model.put(model)
+        for parameter in model.parameters():
+            parameter.grad = None
         # Groups may have been added, or taken away, since.
         groups = optimizer.param_groups
         del groups[len(self._groups) :]
@@ -90,24 +61,25 @@ class Snapshot:
         for group, others in zip(optimizer.param_groups, since, strict=True):
             group.update(others)
 
+    @contextmanager
+    def as_at_first(self, model: nn.Module) -> Iterator[None]:
+        """Let the model and the strangers be as at first within the ``with``, then as now again.
+
+        Raises:
+            ValueError: the model has other modules or parameters than it had.
+        """
+        self.check_fits(model)
+        now = ModelState(model)
+        try:
+            self._of_model.put(model)
+            with self.strangers.as_at_first():
+                yield
+        finally:
+            now.put(model)
+
     def write_into(self, twin: nn.Module) -> None:
         """Give a copy of the model, made since, what the model began with."""
-        self._attributes.write_into(twin)
-        with torch.no_grad():
-            for parameter, saved in zip(twin.parameters(), self._parameters, strict=True):
-                parameter.copy_(saved)
-            for parameter, asks in zip(twin.parameters(), self._asks, strict=True):
-                parameter.requires_grad_(asks)
-            for module, mode, buffers in zip(
-                twin.modules(), self._modes, self._buffers, strict=True
-            ):
-                module.training = mode
-                present = dict(module._buffers)
-                module._buffers.clear()
-                for name, kept in buffers.items():
-                    module._buffers[name] = (
-                        None if kept is None else _set_to(present.get(name), kept[1])
-                    )
+        self._of_model.write_into(twin)
 
     def optimizer_as_it_was(self, optimizer: Optimizer) -> Optimizer:
         """Return a stand-in for ``optimizer`` with the options and state that it began with.
@@ -126,10 +98,3 @@ class Snapshot:
             dict, {parameters[place]: state for place, state in saved["state"].items()}
         )
         return stand_in
-
-
-def _set_to(buffer: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor:
-    # In place where that is possible: a buffer may be one with another module's.
-    if buffer is not None and (buffer.shape, buffer.dtype) == (values.shape, values.dtype):
-        return buffer.copy_(values)
-    return values.clone() if buffer is None else values.to(buffer.device, copy=True)

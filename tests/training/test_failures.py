@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.training.failure import FirstBatchError
 
-from .parts import CROSS_ENTROPY, plain_network, samples
+from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
 
 
 class Trouble:
@@ -194,3 +195,25 @@ def test_an_optimizer_that_took_another_s_place_is_watched_too(make_flow: Any) -
     flow.close()
     for optimizer in (given, kept):
         make_flow(model, optimizer, nn.CrossEntropyLoss(), samples()).close()
+
+
+def test_a_reset_that_fails_leaves_the_run_as_it_is(make_flow: Any) -> None:
+    """Of one sample BatchNorm makes nothing, as the look before the first step finds out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.batch_size = 8
+    first = losses_of(flow, 5)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    flow.batch_size, status = 1, flow.status
+    with pytest.raises(FirstBatchError, match="more than 1 value per channel"):
+        flow.reset()
+    assert flow.status == status
+    assert (flow.step_number, flow.history.loss.tolist()) == (5, first)
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert all("momentum_buffer" in state for state in optimizer.state.values())
+    flow.batch_size = 8
+    since = losses_of(flow, 3)
+    flow.reset()
+    assert same_bits(losses_of(flow, 8), first + since)
