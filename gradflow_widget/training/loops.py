@@ -233,6 +233,7 @@ class UserLoops:
         if known is not self._foreign and isinstance(self._foreign, TrainingThread):
             self._foreign.call_at_rest(self._other_session_rests)
         if known is None:
+            self._resting.goes_on()
             self._audience.state_changed()
         pace.count(asked=False)
         probe.full = self._audience.next_is_drawn(may_wait=False)

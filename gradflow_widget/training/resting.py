@@ -31,6 +31,10 @@ class Resting:
         self._bench.history  # noqa: B018 - waits for readings still on the device
         self._audience.state_changed()
 
+    def goes_on(self) -> None:
+        """Forget what stopped the training."""
+        self._failure.clear()
+
     def fail(self, error: BaseException) -> None:
         """Keep what was raised, pause, and come to rest."""
         self._failure.keep(error)

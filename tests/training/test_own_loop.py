@@ -207,6 +207,24 @@ def test_a_warm_up_from_zero_keeps_the_groups_ratio() -> None:
     flow.close()
 
 
+def test_a_plain_loop_clears_the_failure_of_one_before(nothing_is_left: None) -> None:
+    loop = Loop(1)
+    flow = watched(loop)
+
+    def failing() -> None:
+        raise LookupError("no such file")
+
+    flow.run(failing)
+    with pytest.raises(LookupError):
+        flow.wait()
+    assert "Training stopped: LookupError" in flow.status
+    loop()
+    assert "Your loop is running in a cell" in flow.status
+    assert "LookupError" not in flow.status
+    assert flow.wait()
+    flow.close()
+
+
 def test_there_is_nothing_to_play_without_data(nothing_is_left: None) -> None:
     flow = watched(Loop())
     for use in (flow.play, flow.step, lambda: flow.steps(1), lambda: setattr(flow, "playing", 1)):
