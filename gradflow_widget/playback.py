@@ -38,7 +38,8 @@ class Playback(traitlets.HasTraits):
         """Let steps follow one another on the session's thread.
 
         Raises:
-            RuntimeError: there is nothing to train with, or the widget is closed.
+            RuntimeError: there is nothing to train with, the widget is closed, or your own loop
+                is under way in another thread.
         """
         self._training.play()
 
@@ -51,7 +52,8 @@ class Playback(traitlets.HasTraits):
 
         Raises:
             ValueError: ``n`` is no whole number of at least 1.
-            RuntimeError: there is nothing to train with, or the widget is closed.
+            RuntimeError: there is nothing to train with, the widget is closed, or your own loop
+                is under way in another thread.
             Exception: what the model or the data raised, with its traceback.
         """
         self._training.step(n)
@@ -61,7 +63,8 @@ class Playback(traitlets.HasTraits):
 
         Raises:
             ValueError: ``n`` is no whole number of at least 1.
-            RuntimeError: there is nothing to train with, or the widget is closed.
+            RuntimeError: there is nothing to train with, the widget is closed, or your own loop
+                is under way in another thread.
             Exception: what the model or the data raised.
         """
         return self._training.steps(n)

@@ -275,7 +275,8 @@ class TrainingSession(PresentRun):
         """Let steps follow one another.
 
         Raises:
-            RuntimeError: there is nothing to train with, or the session is closed.
+            RuntimeError: there is nothing to train with, the session is closed, or a loop of the
+                user's is under way in another thread.
         """
         self._check_can_train()
         self._failure.clear()
@@ -293,7 +294,8 @@ class TrainingSession(PresentRun):
         """Pause after ``count`` more steps, without waiting for them.
 
         Raises:
-            RuntimeError: there is nothing to train with, or the session is closed.
+            RuntimeError: there is nothing to train with, the session is closed, or a loop of the
+                user's is under way in another thread.
             ValueError: ``count`` is no whole number of at least 1.
         """
         count = checked_count("n", count)
@@ -378,8 +380,8 @@ class TrainingSession(PresentRun):
 
         Raises:
             TypeError: ``loop`` can't be called.
-            RuntimeError: another loop is under way, the regime needs steps of our own, or the
-                session is closed.
+            RuntimeError: another loop is under way, here or in another thread, the regime needs
+                steps of our own, or the session is closed.
         """
         if not callable(loop):
             raise TypeError(
@@ -389,6 +391,7 @@ class TrainingSession(PresentRun):
             self._bench.check_open()
             if self._loops.under_way:
                 raise RuntimeError("another loop is under way: wait() for it, or call reset().")
+            self._loops.check_no_foreign()
             if reason := self.refusals.of_loop(self.settings.regime):
                 raise RuntimeError(reason)
             self._loops.hand_over(loop)
@@ -431,6 +434,7 @@ class TrainingSession(PresentRun):
                 "there is nothing to train with: give loss_fn and data, or hand your own "
                 "loop to run(loop)."
             )
+        self._loops.check_no_foreign()
 
     def _take_turn(self) -> None:
         if self._loops.under_way:

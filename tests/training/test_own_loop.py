@@ -258,6 +258,39 @@ def test_a_reset_from_elsewhere_does_not_tear_at_a_plain_loop_under_way() -> Non
     flow.close()
 
 
+@pytest.mark.parametrize("call", ["play", "step", "steps", "run", "press", "key"])
+def test_steps_from_elsewhere_do_not_stop_a_plain_loop_under_way(
+    call: str, nothing_is_left: None
+) -> None:
+    loop = Loop()
+    flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, samples())
+    gate, at_gate = threading.Event(), threading.Event()
+
+    def two_steps() -> None:
+        step(loop)
+        at_gate.set()
+        assert gate.wait(PATIENCE)
+        step(loop)
+
+    thread = threading.Thread(target=two_steps, daemon=True)
+    thread.start()
+    assert at_gate.wait(PATIENCE)
+    if call in ("press", "key"):
+        flow._press({"press": "toggle", "key": "step"}[call])
+        assert "your own loop is training this model in a cell" in flow.status
+    else:
+        calls = {"play": (), "step": (), "steps": (1,), "run": (lambda: None,)}
+        with pytest.raises(RuntimeError, match=r"your own loop .* run\(loop\)\.$"):
+            getattr(flow, call)(*calls[call])
+    assert not flow.playing
+    gate.set()
+    thread.join(PATIENCE)
+    assert flow.step_number == 2
+    flow.step()
+    assert flow.step_number == 3
+    flow.close()
+
+
 def step(loop: Loop) -> None:
     loop.optimizer.zero_grad()
     CROSS_ENTROPY(loop.model(INPUTS), TARGETS).backward()
