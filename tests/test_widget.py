@@ -88,21 +88,67 @@ def test_batches_are_used_in_their_order_and_again_from_the_start(make_flow: Any
     assert seen == [3, 1, 2, 3, 1, 2, 3]
 
 
-def test_an_optimizer_without_a_learning_rate_trains_and_says_so(make_flow: Any) -> None:
-    class Fixed(torch.optim.Optimizer):
-        def __init__(self, parameters: Any) -> None:
-            super().__init__(parameters, {})
+class Fixed(torch.optim.Optimizer):
+    """Its groups have the options that it is given, of which it makes no use."""
 
-        def step(self, closure: Any = None) -> None:
-            with torch.no_grad():
-                for p in self.param_groups[0]["params"]:
+    def __init__(self, parameters: Any, **options: Any) -> None:
+        super().__init__(parameters, options)
+
+    def step(self, closure: Any = None) -> None:
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
                     p.sub_(0.1 * p.grad)
 
-    flow = make_flow(plain_network, Fixed, CROSS_ENTROPY, samples())
+
+@pytest.mark.parametrize("options", [{}, {"lr": None}], ids=["none named", "None"])
+def test_an_optimizer_without_a_learning_rate_trains_and_says_so(
+    make_flow: Any, options: Any
+) -> None:
+    flow = make_flow(
+        plain_network(), lambda p: Fixed(p, **options), CROSS_ENTROPY, samples(), clip_norm=1.0
+    )
     flow.step(2)
     assert flow.learning_rate is None
-    with pytest.raises(ValueError, match="the optimizer has no learning rate"):
-        flow.learning_rate = 0.1
+    assert np.isnan(flow.history.learning_rate).all()
+    for knob, value in (("learning_rate", 0.1), ("optimizer_kind", "Adam")):
+        with pytest.raises(ValueError, match="the optimizer has no learning rate"):
+            setattr(flow, knob, value)
+    flow.activation = "relu"
+    flow.reset()
+    flow.step(2)
+    assert flow.history.loss.shape == (2,)
+
+
+def test_a_weight_decay_of_none_is_none(make_flow: Any) -> None:
+    flow = make_flow(
+        plain_network, lambda p: Fixed(p, lr=0.1, weight_decay=None), CROSS_ENTROPY, samples()
+    )
+    flow.step(2)
+    assert flow.weight_decay is None
+    with pytest.raises(ValueError, match="the optimizer has no weight decay"):
+        flow.weight_decay = 0.1
+    flow.optimizer_kind = "AdamW"
+    flow.step(2)
+    assert np.isfinite(flow.history.loss).all()
+
+
+def test_groups_with_a_rate_follow_the_knob_beside_one_without(make_flow: Any) -> None:
+    model = plain_network()
+    optimizer = Fixed(
+        [
+            {"params": model[0].parameters(), "lr": 0.2},
+            {"params": model[2].parameters(), "lr": None},
+            {"params": model[4].parameters(), "lr": 0.1},
+        ]
+    )
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.learning_rate = 0.4
+    flow.step()
+    assert flow.history.latest.learning_rates == pytest.approx((0.4, np.nan, 0.2), nan_ok=True)
+    flow.optimizer_kind = "SGD"
+    flow.step()
+    assert flow.history.latest.learning_rates == pytest.approx((0.4, 0.4, 0.2))
 
 
 # -- NaN and inf -------------------------------------------------------------------------

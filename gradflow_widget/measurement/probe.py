@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,14 +25,19 @@ from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
 from .losses import Losses
 from .norms import joined, stacked
+from .optimizers import check_watchable, number_in
 from .reading import Glance, Reading
 from .step import Step, Watched
 from .weight_change import WeightChange
 
 
-def _on_device(rate: object) -> bool:
-    """Whether a learning rate is a tensor whose value would have to be waited for."""
-    return isinstance(rate, torch.Tensor) and rate.device.type != "cpu"
+def _rate_in(group: dict[str, Any]) -> float | torch.Tensor:
+    """Return a group's learning rate, NaN for none; as the tensor where its device is to wait."""
+    rate = group.get("lr")
+    if isinstance(rate, torch.Tensor) and rate.device.type != "cpu" and rate.numel() == 1:
+        return rate
+    number = number_in(rate)
+    return math.nan if number is None else number
 
 
 class GradientProbe:
@@ -57,7 +63,8 @@ class GradientProbe:
             training now; None: those are in any thread that has called the model.
 
     Raises:
-        TypeError: ``model``, ``optimizer`` or ``history`` is something else.
+        TypeError: ``model``, ``optimizer``, a learning rate of it or ``history`` is something
+            else.
         ValueError: the model has no parameters, has lazy modules not initialised, the
             optimizer holds none of its parameters, or the history is of another network.
     """
@@ -71,15 +78,7 @@ class GradientProbe:
         history: History | None = None,
     ) -> None:
         parts = find_layers(model)
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}."
-            )
-        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
-            raise TypeError(
-                f"optimizer is a {type(optimizer).__name__} but not set up by Optimizer.__init__: "
-                "watch the optimizer that it wraps."
-            )
+        check_watchable(optimizer)
         own = {id(parameter) for parameter in model.parameters()}
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if own.isdisjoint(stepped):
@@ -371,10 +370,10 @@ class GradientProbe:
             self._settle_order()
         # The optimizer itself is the first of args.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        rates = [group["lr"] for group in self.optimizer.param_groups if "lr" in group]
-        on_device = [rate.detach().reshape(()) for rate in rates if _on_device(rate)]
+        rates = [_rate_in(group) for group in self.optimizer.param_groups]
+        on_device = [rate.detach().reshape(()) for rate in rates if isinstance(rate, torch.Tensor)]
         step = self._step = Step(
-            tuple([rate if _on_device(rate) else float(rate) for rate in rates]),
+            tuple(rates),
             self.settings,
             self._full,
             closure is not None,

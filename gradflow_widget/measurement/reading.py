@@ -52,7 +52,7 @@ class Reading:
         step: number of the step, from 1; 0 for a reading taken without a step.
         loss: the scalar whose gradient was taken; NaN where it was not seen.
         learning_rate: of the first parameter group, as the step used it.
-        learning_rates: of every parameter group.
+        learning_rates: of every parameter group; NaN where one has none of its own.
         described: the layers.
         weight_grad_norm: L2 norm of ∂L/∂W as the optimizer used it, after any clipping.
         total_norm: L2 norm of all the model's gradients, before any clipping.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from ..measurement.optimizers import number_in, rate_of
 from ..tweaks.knobs import AS_GIVEN
 
 KINDS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
@@ -41,7 +42,8 @@ def of_kind(kind: str, given: Optimizer) -> Optimizer:
 
     With ``"as given"`` that is ``given`` itself. Otherwise it is a new one without any state.
     Groups keep those of their options, the learning rate and weight decay among them, that
-    the new class knows and that do not make the kind itself; ``given`` is untouched.
+    the new class knows and that do not make the kind itself; ``given`` is untouched. One without
+    a learning rate has the first group's.
     """
     if kind == AS_GIVEN:
         return given
@@ -56,16 +58,24 @@ def of_kind(kind: str, given: Optimizer) -> Optimizer:
             and _is_like(value, known[name].default)
         }
         # A tensor would be shared, and not every class takes one.
-        kept["lr"] = float(group["lr"])
+        for one in (group, given.param_groups[0]):
+            if (rate := rate_of(one)) is not None:
+                kept["lr"] = rate
+                break
         # Where a warm-up begins with a rate of 0, this tells the groups' ratio.
-        if "initial_lr" in group:
-            kept["initial_lr"] = float(group["initial_lr"])
+        if (initial := number_in(group.get("initial_lr"))) is not None:
+            kept["initial_lr"] = initial
         groups.append({**kept, **own, "params": list(group["params"])})
     return cls(groups)
 
 
 def _is_like(value: object, default: object) -> bool:
-    """Whether an option of one class can be one of another, as Adafactor's two eps can not."""
+    """Whether an option of one class can be one of another, as Adafactor's two eps can not.
+
+    None stands for an option of its own only where the other class says so.
+    """
+    if value is None:
+        return default is None
     if isinstance(default, tuple):
         return isinstance(value, tuple | list) and len(value) == len(default)
     return not isinstance(value, tuple | list)

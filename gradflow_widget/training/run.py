@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
+from ..measurement.optimizers import rate_of
 from ..measurement.probe import GradientProbe
 from ..measurement.reading import Glance, Reading
 from ..tweaks.copying import copied
@@ -38,8 +39,8 @@ def check_unwatched(optimizer: object) -> None:
 def check_rates(optimizer: Optimizer) -> None:
     """Raise ValueError where a parameter group's learning rate is negative or not finite."""
     for group in optimizer.param_groups:
-        rate = float(group.get("lr", 0.0))
-        if not (math.isfinite(rate) and rate >= 0):
+        rate = rate_of(group)
+        if rate is not None and not (math.isfinite(rate) and rate >= 0):
             raise ValueError(
                 f"optimizer has a learning rate of {rate}: give it one that is finite and not "
                 "negative."

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from torch.optim import Optimizer
 
 from ..measurement.norms import dense
+from ..measurement.optimizers import number_in, rate_of
 from ..measurement.probe import GradientProbe
 from .optimizers import decays_of, set_weight_decay
 from .settings import Settings
@@ -56,7 +57,11 @@ class Steering:
         """Return each group's learning rate and weight decay as the next step will have them."""
         settings = self._settings_of_step()
         groups: list[dict[str, Any]] = [
-            {key: float(group[key]) for key in ("lr", "weight_decay") if key in group}
+            {
+                key: number
+                for key in ("lr", "weight_decay")
+                if (number := number_in(group.get(key))) is not None
+            }
             for group in self._optimizer.param_groups
         ]
         stand_in: Any = SimpleNamespace(param_groups=groups)
@@ -216,7 +221,7 @@ class GroupRates:
         self._left: list[float] | None = None  # what the last turn of the knob left
         # A scheduler that warms up from 0 has put the rate that it aims at in initial_lr.
         for key in ("lr", "initial_lr"):
-            rates = [float(group.get(key, 0.0)) for group in optimizer.param_groups]
+            rates = [number_in(group.get(key)) or 0.0 for group in optimizer.param_groups]
             if any(rates):
                 self._leading = next(rate for rate in rates if rate)
                 self._ratios = [rate / self._leading for rate in rates]
@@ -242,13 +247,16 @@ class GroupRates:
         self._left, self._leading = self._present(), rate
 
     def _present(self) -> list[float]:
-        return [float(group.get("lr", 0.0)) for group in self._optimizer.param_groups]
+        return [rate_of(group) or 0.0 for group in self._optimizer.param_groups]
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) -> None:
-    """Give the first parameter group ``rate`` and the others their ratio of it."""
+    """Give the first parameter group ``rate`` and the others their ratio of it.
+
+    Groups without a rate of their own stay so.
+    """
     for group, ratio in zip(optimizer.param_groups, ratios, strict=False):
-        if "lr" not in group:
+        if group.get("lr") is None:
             continue
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(rate * ratio)
@@ -258,5 +266,4 @@ def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) ->
 
 def learning_rate_of(optimizer: Optimizer) -> float | None:
     """Return the first parameter group's learning rate; None where it has none."""
-    rate = optimizer.param_groups[0].get("lr")
-    return None if rate is None else float(rate)
+    return rate_of(optimizer.param_groups[0])

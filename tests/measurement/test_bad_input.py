@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,28 @@ class TestProbe:
     def test_an_optimizer_over_other_parameters(self):
         with pytest.raises(ValueError, match="optimizer holds none of the model's parameters"):
             GradientProbe(small(0), optimizer_of(small(1)))
+
+    @pytest.mark.parametrize("rate", ["0.1", "auto", torch.ones(2), [0.1]])
+    def test_a_rate_that_is_no_number(self, rate):
+        optimizer = optimizer_of(model := small())
+        optimizer.param_groups[0]["lr"] = rate
+        with pytest.raises(TypeError, match=r"optimizer has a learning rate of .*: give it a num"):
+            GradientProbe(model, optimizer)
+        assert not optimizer._optimizer_step_pre_hooks
+
+    @pytest.mark.parametrize("rate", [None, "late"])
+    def test_a_rate_that_is_none_is_no_number_in_the_reading(self, rate):
+        class Still(torch.optim.Optimizer):
+            def step(self, closure=None):
+                pass
+
+        model, (inputs, targets) = small(), batch()
+        optimizer = Still(model.parameters(), {"lr": None})
+        with GradientProbe(model, optimizer) as probe:
+            optimizer.param_groups[0]["lr"] = rate
+            (model(inputs) - targets).square().mean().backward()
+            optimizer.step()
+        assert math.isnan(probe.history.latest.learning_rate)
 
     def test_nothing_is_left_behind(self):
         original = torch.autograd.backward
