@@ -103,6 +103,20 @@ def with_optimizer_of_another() -> GradientFlow:
     return make(model=network(), optimizer=sgd(network().parameters()))
 
 
+def with_rate(optimizer: torch.optim.Optimizer, rate: Any) -> torch.optim.Optimizer:
+    optimizer.param_groups[0]["lr"] = rate
+    return optimizer
+
+
+class Wrapping(torch.optim.Optimizer):
+    """Steps another optimizer and was never set up itself."""
+
+    def __init__(self, wrapped: torch.optim.Optimizer) -> None:
+        self.wrapped = wrapped
+        self.param_groups, self.state = wrapped.param_groups, wrapped.state
+        self.defaults = wrapped.defaults
+
+
 def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(3))
 
@@ -160,6 +174,26 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: make(optimizer=lambda p: torch.optim.SGD(p, lr=math.inf)),
         ValueError,
         "optimizer has a learning rate of inf",
+    ),
+    "optimizer not set up": (
+        lambda: make(optimizer=lambda p: Wrapping(sgd(p))),
+        TypeError,
+        "optimizer is a Wrapping but not set up by Optimizer.__init__: watch the optimizer",
+    ),
+    "optimizer not set up, ready made": (
+        lambda: make(model=(model := network()), optimizer=Wrapping(sgd(model.parameters()))),
+        TypeError,
+        "optimizer is a Wrapping but not set up by Optimizer.__init__: watch the optimizer",
+    ),
+    "rate of text": (
+        lambda: make(optimizer=lambda p: with_rate(sgd(p), "auto")),
+        TypeError,
+        "optimizer has a learning rate of 'auto': give it a number",
+    ),
+    "rates of a tensor": (
+        lambda: make(optimizer=lambda p: with_rate(sgd(p), torch.zeros(40, 2))),
+        TypeError,
+        "optimizer has a learning rate of tensor(",
     ),
     "objective no function": (lambda: make(loss_fn=None, objective=3), TypeError, "objective"),
     "both losses": (lambda: make(objective=lambda m, b: 0), ValueError, "loss_fn and objective"),

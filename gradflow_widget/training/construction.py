@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..measurement.layers import find_layers
+from ..measurement.optimizers import check_watchable
 from ..tweaks.copying import changed_in_place, copied, refusing_without_room
 from ..tweaks.knobs import (
     AS_GIVEN,
@@ -249,6 +250,7 @@ class Construction:
     def _optimizer_for(self, model: nn.Module) -> Optimizer:
         optimizer: Any = self._optimizer
         if isinstance(optimizer, Optimizer):
+            check_watchable(optimizer)
             return optimizer
         optimizer = optimizer(model.parameters())
         if not isinstance(optimizer, Optimizer):
@@ -256,6 +258,7 @@ class Construction:
                 f"optimizer is a factory that returned {type(optimizer).__name__}: "
                 "it must return a torch.optim.Optimizer."
             )
+        check_watchable(optimizer)
         return optimizer
 
 
