@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -109,8 +110,9 @@ def close_parts(flow: GradientFlow, stage: Stage, controls: Controls | None) -> 
     roots = [flow, stage.panel, stage.table, stage.bars.figure, stage.loss.figure]
     if controls is not None:
         roots += [getattr(controls, row) for row in _ROWS]
-    for root in roots:
-        close_tree(root)
+    with ExitStack() as closed:
+        for root in roots:
+            closed.callback(close_tree, root)
 
 
 def _sentence(clause: str) -> str:

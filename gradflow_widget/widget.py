@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -101,14 +103,17 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self._begin(preparation, preparation.session(self._backstage))
             self._controls = controls_of(self)
             super().__init__(laid_out(self._stage, self._controls))
+            self.add_class("gradflow")
+            self._stop_listening = after_each_cell(self._cell_ended)
+            self._ready = True
+            self._backstage.say()
+            _cells.define(self)
         except BaseException:
-            self._release()
+            self._closed = True
+            # What went wrong first is what the user hears of.
+            with suppress(Exception):
+                self._release()
             raise
-        self.add_class("gradflow")
-        self._stop_listening = after_each_cell(self._cell_ended)
-        self._ready = True
-        self._backstage.say()
-        _cells.define(self)
 
     def _begin(self, preparation: Preparation, session: TrainingSession) -> None:
         """Begin a session, in the place of the one before; the knobs are its own."""
@@ -305,19 +310,18 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._release()
 
     def _release(self) -> None:
-        self._stop_listening()
-        try:
-            if self._session is not None:
-                self._session.stop()
-                # A thread that waited for its turn has not told that it plays no more.
-                self._backstage.state_changed()
-        finally:
-            if self._controls is not None:
-                self._controls.close()
-            for buttons in self._late_buttons:
-                close_buttons(buttons)
-            self._stage.close()
-            close_parts(self, self._stage, self._controls)
+        """Let go of everything: where one part fails to, the others do all the same."""
+        parts: list[Callable[[], object]] = [self._stop_listening]
+        if self._session is not None:
+            # A thread that waited for its turn has not told that it plays no more.
+            parts += [self._session.stop, self._backstage.state_changed]
+        if self._controls is not None:
+            parts.append(self._controls.close)
+        parts += [partial(close_buttons, buttons) for buttons in self._late_buttons]
+        parts += [self._stage.close, partial(close_parts, self, self._stage, self._controls)]
+        with ExitStack() as released:  # which takes the last first
+            for part in reversed(parts):
+                released.callback(part)
 
     # -- the latest --------------------------------------------------------------------
 

@@ -13,6 +13,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.backstage import Backstage
+from gradflow_widget.display.controls import Controls
+from gradflow_widget.display.stage import Stage
+from gradflow_widget.training.session import TrainingSession
 
 INPUTS, TARGETS = torch.randn(20, 4), torch.randint(0, 3, (20,))
 LOSS = nn.CrossEntropyLoss()
@@ -364,6 +368,31 @@ def test_a_refused_model_keeps_no_hooks(nothing_is_left: None) -> None:
             assert [len(h) for h in hooks] == [0, 0, 0]
         assert not optimizer._optimizer_step_pre_hooks
         assert not optimizer._optimizer_step_post_hooks
+    flow = make(model=model, optimizer=optimizer)
+    flow.step()
+    flow.close()
+
+
+@pytest.mark.parametrize("also", [(Controls, "close"), (Stage, "close"), (TrainingSession, "stop")])
+def test_nothing_stays_of_a_widget_that_fails_at_last_and_in_going(
+    also: tuple[type, str], monkeypatch: pytest.MonkeyPatch, nothing_is_left: None
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the first")
+
+    def fail_too(*arguments: Any) -> None:
+        released(*arguments)
+        raise RuntimeError("a later one")
+
+    model = network()
+    optimizer = sgd(model.parameters())
+    released = getattr(*also)
+    with monkeypatch.context() as failing:
+        failing.setattr(Backstage, "say", fail)
+        failing.setattr(*also, fail_too)
+        with pytest.raises(RuntimeError, match="the first"):
+            make(model=model, optimizer=optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
     flow = make(model=model, optimizer=optimizer)
     flow.step()
     flow.close()
