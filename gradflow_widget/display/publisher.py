@@ -2,12 +2,13 @@
 
 Frames are numbered. The page confirms each from the animation frame that applied it, and
 only a few may be unconfirmed: as many as the round trip to the page, measured by pings,
-calls for. A session that has every step drawn waits for room before a step, and for a pace
-that the page holds without frames waiting for one another there; but never longer than
-``PATIENCE``, and not at all where no page is looking or where the kernel can't
-hear it (a cell is running); then frames go out at a slow pace of their own. A page that has
-long shown nothing while another has shown frames is gone without a word, and is not counted
-among those that look. The newest reading is drawn, never a backlog.
+calls for. A page that appears, or asks, is sent everything. A session that has every step
+drawn waits for room before a step, and for a pace that the page holds without frames waiting
+for one another there; but never longer than ``PATIENCE``, and not at all where no page is
+looking or where the kernel can't hear it (a cell is running); then frames go out at a slow
+pace of their own. A page that has long shown nothing while another has shown frames is gone
+without a word, and is not counted among those that look. The newest reading is drawn, never
+a backlog.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class Publisher:
                 self._gone.discard(page)
                 self.visible = any(map(self._looks, self._pages))
                 self._unheard = False
-                if appeared:
+                if appeared or (message["visible"] and message.get("asks")):
                     self._show_everything()
             elif kind == "pong":
                 sent_at = self._pings.pop(int(message["id"]), None)
@@ -238,6 +239,9 @@ class Publisher:
         """Take in that a page has shown a frame; those long silent meanwhile are gone."""
         now = time.monotonic()
         self._silent_since.pop(page, None)
+        if page not in self._pages:  # that it appeared was never heard
+            self._pages[page] = self.visible = True
+            self._show_everything()
         if page in self._gone:  # it was only slow, or asleep
             self._gone.discard(page)
             if not self.visible:
@@ -303,7 +307,13 @@ class Publisher:
             try:
                 updates, buffers = self._compose(whole)
                 self._send(
-                    {"type": "frame", "number": number, "at_once": at_once, "updates": updates},
+                    {
+                        "type": "frame",
+                        "number": number,
+                        "at_once": at_once,
+                        "whole": whole,
+                        "updates": updates,
+                    },
                     buffers,
                 )
                 self._ping()

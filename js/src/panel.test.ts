@@ -52,6 +52,7 @@ afterEach(() => {
   for (const remove of views) remove();
   destroy();
   root.remove();
+  vi.useRealTimers();
   vi.restoreAllMocks();
   vi.unstubAllGlobals();
 });
@@ -95,6 +96,36 @@ it("tells the kernel whether somebody can see it", () => {
     { type: "view", visible: true, applies: true },
     { type: "view", visible: false, applies: true },
   ]);
+});
+
+describe("a page that appears", () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  const questions = () => model.sentOf("view").filter(({ asks }) => asks);
+
+  it("asks until it has got everything", () => {
+    addView();
+    vi.advanceTimersByTime(1000);
+    expect(questions()).toMatchObject([{ type: "view", visible: true, asks: true }]);
+    model.receive({ type: "frame", number: 8, whole: false, updates: [] });
+    vi.advanceTimersByTime(2000);
+    expect(questions()).toHaveLength(2);
+    model.receive({ type: "frame", number: 9, whole: true, updates: [] });
+    vi.advanceTimersByTime(60_000);
+    expect(questions()).toHaveLength(2);
+  });
+
+  it("asks nothing while it is hidden, and again when it is shown", () => {
+    addView();
+    hideBrowserTab(true);
+    vi.advanceTimersByTime(60_000);
+    expect(questions()).toEqual([]);
+    hideBrowserTab(false);
+    vi.advanceTimersByTime(1000);
+    expect(questions()).toHaveLength(1);
+  });
 });
 
 it("a hidden tab confirms frames as dropped", async () => {
@@ -165,11 +196,15 @@ describe("the status row", () => {
   });
 });
 
-it("removed and destroyed, it leaves no listener and no observer", () => {
+it("removed and destroyed, it leaves no listener, no observer and nothing to ask", () => {
+  vi.useFakeTimers();
   addView();
   addView();
   for (const remove of views.splice(0)) remove();
   destroy();
+  const said = model.sent.length;
+  vi.advanceTimersByTime(60_000);
+  expect(model.sent).toHaveLength(said);
   expect(model.listenerCount).toBe(0);
   expect(layout.observed).toBe(0);
   expect(root.getAttributeNames()).toEqual(["class"]);

@@ -8,11 +8,13 @@
  * number (some together with the next), and with it reports when earlier frames were painted and
  * how long frames have waited for one another; the kernel keeps few unconfirmed frames in flight
  * and a pace that the page can hold, and so never draws faster than the page can show.
+ * A page that appears is answered with a whole frame, and asks again until it has got one.
  * A hidden page draws nothing and confirms at once, as dropped, so that training never waits for it.
  * Keys pressed in the widget go to the kernel as actions, and a ping is answered as soon as it is
  * read, so that the kernel can measure the way there and back.
  */
 import type { AnyModel, Initialize, Render } from "@anywidget/types";
+import { Asking } from "./asking";
 import { Confirmations } from "./confirmations";
 import { FrameQueue } from "./frames";
 import { takeKeys } from "./keys";
@@ -37,7 +39,9 @@ export interface PanelState {
 }
 
 /** What the kernel sends. */
-type Message = ({ type: "frame"; at_once?: boolean } & Frame) | { type: "ping"; id: number | string };
+type Message =
+  | ({ type: "frame"; at_once?: boolean; whole?: boolean } & Frame)
+  | { type: "ping"; id: number | string };
 
 function stateOf(model: AnyModel<PanelState>): PanelState {
   return {
@@ -68,7 +72,9 @@ export default () => {
         // The kernel has gone, or begins again: nobody is there to be told.
       }
     };
-    const announce = () => tell({ type: "view", page, visible, applies: !targets.failing });
+    const view = () => ({ type: "view", page, visible, applies: !targets.failing });
+    const announce = () => tell(view());
+    const asking = new Asking(() => tell({ ...view(), asks: true }));
     const targets = new Targets(
       async (id) => (await model.widget_manager.get_model(id)) as unknown as Target,
       announce,
@@ -88,12 +94,15 @@ export default () => {
       visible = now;
       queue.visible = now;
       announce();
+      if (now) asking.begin();
+      else asking.end();
     });
 
     const onTargets = () => targets.assign(model.get("frame_targets"));
     const onMessage = (message: Message, buffers: DataView[]) => {
       if (message.type === "ping") tell({ type: "pong", id: message.id });
       if (message.type === "frame") {
+        if (message.whole) asking.end();
         if (message.at_once === false) confirmations.mayWait(message.number);
         queue.push(decodeFrame(message, buffers));
       }
@@ -107,6 +116,7 @@ export default () => {
       model.off("msg:custom", onMessage);
       model.off("change:frame_targets", onTargets);
       watched.close();
+      asking.end();
       queue.close();
       confirmations.close();
       stage.close();

@@ -160,6 +160,19 @@ class Notebook:
         self.page.reload()
         _wait_for_notebook(self.page, self.name)
 
+    def reopen(self) -> None:
+        """Close the notebook's tab in JupyterLab and open it again; the kernel goes on running."""
+        self.page.evaluate(f"{_PANEL}.context.save()")
+        self.page.evaluate("window.jupyterapp.commands.execute('application:close')")
+        self.page.locator(".jp-NotebookPanel").wait_for(state="detached")
+        self.page.evaluate(
+            """path => {
+                window.jupyterapp.commands.execute("docmanager:open", {path});
+            }""",
+            self.name,
+        )
+        _wait_for_notebook(self.page, self.name)
+
     def set_theme(self, theme: Theme) -> None:
         """Switch JupyterLab's theme, as its menu does."""
         self.page.evaluate(

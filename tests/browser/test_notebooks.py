@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.browser.flow_page import FlowCell, FlowPage
@@ -120,6 +121,34 @@ def test_a_page_reloaded_while_it_trains_shows_the_present_state(lab: JupyterLab
     # Of the page before the reload nothing is waited for any more.
     notebook.set_hidden(True)
     cell.kernel.wait_until("not flow._stage.publisher.visible")
+    assert notebook.errors == []
+
+
+@pytest.mark.parametrize("plays", [True, False], ids=["playing", "paused"])
+def test_a_notebook_closed_and_opened_again_shows_the_present_state(
+    lab: JupyterLab, plays: bool
+) -> None:
+    define = "from gradflow_widget import GradientFlow\n{0} = GradientFlow.playground()\n{0}"
+    notebook = lab.open_notebook([define.format("flow"), define.format("other")])
+    notebook.run_all_cells()
+    page = FlowPage(notebook)
+    page.play()
+    if not plays:
+        page.pause()
+    before = page.wait_for(lambda drawn: len(drawn.bars) > 1 and drawn.step >= 2)
+
+    notebook.reopen()
+
+    FlowPage(notebook, 1).wait_for(lambda drawn: len(drawn.bars) == len(before.bars))
+    page.wait_for(
+        lambda drawn: (
+            len(drawn.bars) == len(before.bars)
+            and drawn.title == before.title
+            and drawn.loss
+            and drawn.step >= before.step
+        )
+    )
+    notebook.kernel.execute("flow.close(); other.close()")
     assert notebook.errors == []
 
 

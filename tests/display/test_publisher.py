@@ -96,6 +96,45 @@ def test_a_second_page_gets_a_whole_frame_of_its_own(looking: FakePage) -> None:
     assert looking.wholes == [True, True]
 
 
+def test_a_page_that_asks_again_is_sent_everything_again(looking: FakePage) -> None:
+    looking.publisher.receive({"type": "view", "page": "page", "visible": True})
+    looking.publisher.draw(step=True)
+    looking.wait_for_frames(2)
+    looking.publisher.receive({"type": "view", "page": "page", "visible": True, "asks": True})
+    looking.wait_for_frames(3)
+
+    assert looking.wholes == [True, False, True]
+
+
+def test_a_page_that_shows_frames_is_sent_everything_though_its_first_words_were_lost(
+    looking: FakePage,
+) -> None:
+    looking.publisher.draw(step=True)
+    looking.wait_for_frames(2)
+    looking.publisher.receive({"type": "confirm", "page": "opened", "frame": 2})
+    looking.wait_for_frames(3)
+    looking.show(False)
+
+    assert looking.wholes == [True, False, True]
+    assert looking.publisher.visible
+
+
+def test_a_page_that_drops_frames_is_not_taken_for_one_that_looks(looking: FakePage) -> None:
+    looking.show(False)
+    looking.publisher.receive({"type": "confirm", "page": "opened", "frame": 1, "dropped": True})
+
+    assert not looking.publisher.visible
+
+
+def test_a_hidden_page_that_confirms_late_what_it_has_shown_is_still_hidden(
+    looking: FakePage,
+) -> None:
+    looking.show(False)
+    looking.publisher.receive({"type": "confirm", "page": "page", "frame": 1})
+
+    assert not looking.publisher.visible
+
+
 def test_while_one_of_two_pages_is_shown_drawing_goes_on(looking: FakePage) -> None:
     looking.publisher.receive({"type": "view", "page": "other", "visible": True})
     looking.wait_for_frames(2)
