@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -172,6 +172,9 @@ class IterableBatches:
     def restart(self, seed: int) -> None:
         """Begin a new pass; its order is the iterable's own, under the run's random state."""
         self._iterator = None
+        if _keeps_workers(self._iterable):
+            # Their random state would go on; a loader without an iterator starts them anew.
+            self._iterable._iterator = None
         self._generators.restart(seed)
 
     def next(self, batch_size: int | None) -> Any:
@@ -189,8 +192,17 @@ class IterableBatches:
 
     def first(self, seed: int, batch_size: int | None) -> Any:
         """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
+        iterable = self._iterable
+        if _keeps_workers(iterable):
+            # It has only one iterator, which would lose its place.
+            iterable = copy.copy(iterable)
+            vars(iterable).update(_iterator=None, persistent_workers=False)
         with self._generators.restarted(seed):
-            return _first_of(iter(self._iterable))
+            return _first_of(iter(iterable))
+
+
+def _keeps_workers(iterable: object) -> TypeGuard[DataLoader[Any]]:
+    return isinstance(iterable, DataLoader) and iterable.persistent_workers
 
 
 def _holds_picture(item: Any) -> bool:

@@ -183,6 +183,23 @@ def test_a_generator_of_the_data_begins_again_under_a_regime_too(make_flow: Any)
     assert same_bits(losses_of(flow, 5), first)
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_of_a_loader_begin_again_and_keep_their_place(
+    make_flow: Any, persistent: bool
+) -> None:
+    loader = DataLoader(
+        Noisy(), batch_size=16, shuffle=True, num_workers=1, persistent_workers=persistent
+    )
+    flow = make_flow(small_network, lambda p: torch.optim.SGD(p, lr=0.1), CROSS_ENTROPY, loader)
+    first = losses_of(flow, 9)
+    flow.reset()
+    losses_of(flow, 2)
+    flow.regime = {"adversarial": {"method": "fgsm", "epsilon": 1e-12}}  # tried on a batch
+    flow.regime = {}
+    flow.step(7)
+    assert same_bits(flow.history.loss, first)
+
+
 def test_the_generators_of_the_process_are_not_the_data_s(make_flow: Any) -> None:
     data = NoisyByItsOwn("torch")
     data.everybodys = [torch.default_generator, random.random, np.random.mtrand._rand]
