@@ -30,6 +30,7 @@ STEP_COLUMNS = (
 LAYER_COLUMNS = (
     "weight_grad_norm",
     "unclipped_grad_norm",
+    "missing",
     "weight_grad_max",
     "weight_norm",
     "update_ratio",
@@ -40,7 +41,7 @@ LAYER_COLUMNS = (
 )
 # Measured at every step; NaN in them means NaN and must survive thinning. The step columns
 # and the layer columns both begin with them.
-_EVERY_STEP = (5, 2)
+_EVERY_STEP = (5, 3)
 _FIRST = len(STEP_COLUMNS)  # where a row's first layer column begins
 _BUDGET_BYTES = 200_000_000
 # There are a quarter as many blocks as single steps, and a block takes four times as much:
@@ -75,7 +76,8 @@ class History:
 
     Columns are attributes: ``history.loss``, ``history.weight_grad_norm`` …; see
     ``STEP_COLUMNS`` and ``LAYER_COLUMNS``. Quantities of full readings are NaN where a
-    step was not read in full.
+    step was not read in full. ``missing`` is 1 where a layer's weights had no gradient: their
+    norm is NaN then and no part of a block's mean, while a gradient that holds NaN is.
 
     One thread may append while others read; :meth:`columns` reads several columns of the
     same moment.
@@ -148,7 +150,7 @@ class History:
             self._make_room()
             row = self._rows[(self._start + self._length) % len(self._rows)]
             count = len(self._described)
-            first, second, third = _FIRST, _FIRST + count, _FIRST + 2 * count
+            first, second, third, fourth = (_FIRST + place * count for place in range(4))
             row[: _EVERY_STEP[0]] = (
                 reading.step,
                 reading.loss,
@@ -158,8 +160,9 @@ class History:
             )
             row[first:second] = reading.weight_grad_norm
             row[second:third] = reading.unclipped_grad_norm
+            row[third:fourth] = reading.missing
             row[_EVERY_STEP[0] : first] = np.nan
-            row[third:] = np.nan
+            row[fourth:] = np.nan
             if reading.is_full:
                 row[_EVERY_STEP[0] : first] = (reading.decades, reading.slope)
                 by_layer = row[first:].reshape(len(LAYER_COLUMNS), count)
@@ -180,7 +183,7 @@ class History:
         with self._lock:
             self._take_layers(described)
             count, done = len(described), 0
-            first, second, third = _FIRST, _FIRST + count, _FIRST + 2 * count
+            first, second, third, fourth = (_FIRST + place * count for place in range(4))
             while done < len(steps.loss):
                 self._make_room()
                 start = (self._start + self._length) % len(self._rows)
@@ -195,7 +198,8 @@ class History:
                 rows[:, 4] = 1.0
                 rows[:, _EVERY_STEP[0] : first] = np.nan
                 rows[:, first:second] = rows[:, second:third] = norms
-                rows[:, third:] = np.nan
+                rows[:, third:fourth] = 0.0
+                rows[:, fourth:] = np.nan
                 self._length += len(norms)
                 done += len(norms)
             self._steps_recorded += done
@@ -347,6 +351,8 @@ class _Blocks:
         self._every_step = np.zeros(width, dtype=np.bool_)
         self._every_step[: _EVERY_STEP[0]] = True
         self._every_step[_FIRST : _FIRST + _EVERY_STEP[1] * layers] = True
+        self._norms = slice(_FIRST, _FIRST + 2 * layers)
+        self._missing = slice(_FIRST + 2 * layers, _FIRST + 3 * layers)
 
     @property
     def nbytes(self) -> int:
@@ -364,6 +370,7 @@ class _Blocks:
     def extend(self, rows: FloatArray) -> None:
         """Append single steps, a power of two of them."""
         count = np.where(self._every_step | ~np.isnan(rows), 1, 0)
+        count[:, self._norms] -= np.tile(rows[:, self._missing] == 1, 2)
         self._append((rows, rows, rows, count), 1)
 
     def _append(self, summary: _Summary, steps: int) -> None:

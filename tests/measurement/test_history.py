@@ -16,7 +16,7 @@ from torch import nn
 from gradflow_widget import GradientProbe, History, Layer, Reading
 from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS, Rows
 
-FULL_ONLY = LAYER_COLUMNS[2:]
+FULL_ONLY = LAYER_COLUMNS[3:]
 
 
 def layers(count: int) -> tuple[Layer, ...]:
@@ -293,3 +293,18 @@ def test_a_model_that_is_one_layer_has_a_frame_of_columns_too():
         optimizer.step()
     frame = probe.history.to_dataframe()
     assert list(frame["weight_grad_norm"].columns) == ["(model)"]
+
+
+def test_a_missing_gradient_is_told_from_one_that_holds_nan_and_has_no_part_in_means():
+    history, described = History(budget_bytes=40_000), layers(2)
+    for step in range(1, 2001):
+        here = step % 2 == 0
+        one = reading(step, described, norm=np.array([4.0 if here else np.nan, 1.0]))
+        history.append(replace(one, missing=np.array([not here, False])))
+    assert history.steps_per_row[0] > 1
+    np.testing.assert_array_equal(history.weight_grad_norm[0], [4.0, 1.0])
+    np.testing.assert_array_equal(history.missing[0], [0.5, 0.0])
+    np.testing.assert_array_equal(history.missing[-2:], [[1.0, 0.0], [0.0, 0.0]])
+    history.append(reading(2001, described, norm=np.array([np.nan, 1.0])))
+    assert np.isnan(history.weight_grad_norm[-1, 0])
+    assert history.missing[-1, 0] == 0.0
