@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _WRITTEN_AS_THEY_ARE = (type(None), str, bytes, numbers.Number, torch.Size)
 
 
 class PlainAttributes:
-    """A model's plain attributes as they are now, to be put back.
+    """The plain attributes of modules as they are now, to be put back.
 
     A forward pass may count its calls, keep a hidden state for the next one or append to a
     list. Each attribute comes back as the same object; of tensors outside a graph, arrays, random
@@ -31,13 +31,13 @@ class PlainAttributes:
     back too, and of what lies in them down to a few levels.
 
     Args:
-        model: the model whose modules they are of.
+        modules: whose.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._kept = [
             (module, {name: (value, _content(value)) for name, value in _plain(module).items()})
-            for module in model.modules()
+            for module in modules
         ]
 
     def restore(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from .attributes import PlainAttributes
 from .capture import Capture
+from .contents import Contents, modules_of
 from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
 from .layers import find_layers, in_forward_order, with_ways
 from .making_way import nobody_trains
 from .norms import exact_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
-from .tensor_values import differ
 
 # A copy of more weights than these may be more than a device has room for.
 _MOST_WEIGHTS = 300_000_000
@@ -30,52 +30,30 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 
 
 @contextmanager
-def everything_kept(model: nn.Module) -> Iterator[None]:
+def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     """Put back on leaving, bit for bit, what a forward pass may change.
 
     Buffers are restored in place, and as the same objects where the pass replaced them; so are
     plain attributes such as counters, weights, whether they ask for a gradient, train or eval
     mode, and the random state. Of more than ``_MOST_WEIGHTS`` weights only those of embeddings
     that renormalise them are kept.
+
+    Args:
+        model: what is passed through.
+        *others: what else has a part in the pass, such as a loss with a running centre.
     """
-    modules = list(model.modules())
-    attributes = PlainAttributes(model)
-    modes = [module.training for module in modules]
-    buffers = [(module, dict(module._buffers)) for module in modules]
-    values = [b for _, named in buffers for b in named.values() if b is not None]
-    parameters = list(model.parameters())
-    asked = [parameter.requires_grad for parameter in parameters]
-    kept_small = sum(parameter.numel() for parameter in parameters) <= _MOST_WEIGHTS
-    values += [
-        parameter
-        for module in modules
-        if kept_small or getattr(module, "max_norm", None) is not None
-        for parameter in module.parameters(recurse=False)
-    ]
-    saved = [value.detach().clone() for value in values]
+    modules = list(dict.fromkeys(part for one in (model, *others) for part in one.modules()))
+    count = sum(p.numel() for module in modules for p in module.parameters(recurse=False))
+    contents = Contents(modules, every_weight=count <= _MOST_WEIGHTS)
     python_random, numpy_random = random.getstate(), np.random.get_state()
-    devices = {p.device for p in parameters if p.device.type == "cuda"}
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[d.index for d in devices]):
         try:
             yield
         finally:
             random.setstate(python_random)
             np.random.set_state(numpy_random)
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
-            for module, named in buffers:
-                module._buffers.clear()
-                module._buffers.update(named)
-            attributes.restore()
-            for parameter, asks in zip(parameters, asked, strict=True):
-                if parameter.requires_grad != asks:
-                    parameter.requires_grad_(asks)
-            with torch.no_grad():
-                for value, before in zip(values, saved, strict=True):
-                    if differ(value, before):
-                        if value.shape != before.shape:
-                            value.resize_(before.shape)
-                        value.copy_(before)
+            contents.put_back()
 
 
 def check_function(name: str, function: object) -> None:
@@ -123,7 +101,8 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
     """Do one forward and backward pass and return a full Reading (without update ratio).
 
     Nothing of the model changes: weights, ``.grad``, buffers such as BatchNorm's running
-    statistics, train or eval mode and the random state are as before. A widget that trains it on
+    statistics, train or eval mode and the random state are as before, and so is what ``loss_fn``
+    holds where it is a module. A widget that trains it on
     a thread of its own makes way for so long. What torch.compile has compiled runs as it is
     written, for compiling it anew would take longer than the pass.
 
@@ -140,10 +119,14 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
     with nobody_trains(model):
         return read_objective(
             model,
-            lambda network, batch: loss_fn(network(batch[0]), batch[1]),
+            functools.partial(_loss_of_pair, loss_fn),
             (inputs, targets),
             origin="loss_fn",
         )
+
+
+def _loss_of_pair(loss_fn: LossFunction, model: nn.Module, pair: tuple[Any, Any]) -> torch.Tensor:
+    return loss_fn(model(pair[0]), pair[1])
 
 
 def read_objective(
@@ -207,7 +190,7 @@ def _read(
             uncompiled(),
             torch.inference_mode(False),
             torch.enable_grad(),
-            everything_kept(model),
+            everything_kept(model, *modules_of(objective)),
         ):
             loss = checked_loss(objective(model, batch), origin)
             capture.begin_backward()

@@ -146,18 +146,22 @@ class Bench:
         trainer = self._trainer
         if trainer is None:
             return Made(built, None, None)
-        batches = trainer.batches_for(settings, built)
-        return Made(built, batches, self._look(built, settings, batches))
+        with self._as_at_first(built):
+            batches = trainer.batches_for(settings, built)
+            return Made(built, batches, trainer.preview(built.model, settings, batches))
 
-    def _look(self, built: Built, settings: Settings, batches: Batches | None) -> Reading | None:
-        """Look at a run in waiting as it begins; without ``batches``, on those in use."""
-        trainer = self._trainer
-        if trainer is None:
+    def _look_again(self, built: Built, settings: Settings) -> Reading | None:
+        """Look at the present run as it began, on the batches in use."""
+        if self._trainer is None:
             return None
-        is_present = built is self._built
-        strangers = built.beginning.strangers
-        with self.run.as_at_first() if is_present else strangers.as_at_first():
-            return trainer.preview(built.model, settings, batches)
+        with self._as_at_first(built):
+            return self._trainer.preview(built.model, settings)
+
+    def _as_at_first(self, built: Built) -> AbstractContextManager[None]:
+        """Let a run in waiting, or the present one, find all as it begins with it."""
+        if built is self._built:
+            return self.run.as_at_first()
+        return built.beginning.strangers.as_at_first()
 
     def _take_batches(self, made: Made) -> None:
         if self._trainer is not None and made.batches is not None:
@@ -286,7 +290,7 @@ class Bench:
         if seed is not None and self._construction.depends_on_seed(settings):
             made = self._made(settings)
         else:
-            made = Made(built, None, self._look(built, settings, None))
+            made = Made(built, None, self._look_again(built, settings))
         make_way()
         self._replace(made, changes)
 

@@ -22,6 +22,7 @@ from ..tweaks.knobs import (
 )
 from ..tweaks.optimizer import rebuilt_optimizer
 from ..tweaks.recurrent import in_one_piece
+from .loss_state import LossState
 from .randomness import RandomStream
 from .regimes.applied import model_under
 from .settings import Settings
@@ -77,13 +78,16 @@ class Construction:
     Args:
         model: a module, or a factory called with the cold knobs that it names.
         optimizer: an optimizer, or a factory called with the parameters.
+        loss: the modules that the loss is made of, which every run finds as they are now.
 
     Raises:
         TypeError: something else was given, or a model factory with a ready-made optimizer,
             whose parameters can't be the new model's.
     """
 
-    def __init__(self, model: ModelSource, optimizer: OptimizerSource) -> None:
+    def __init__(
+        self, model: ModelSource, optimizer: OptimizerSource, loss: Sequence[nn.Module] = ()
+    ) -> None:
         self.is_factory = not isinstance(model, nn.Module)
         if self.is_factory and not callable(model):
             raise TypeError(
@@ -104,6 +108,7 @@ class Construction:
         self._given: Built | None = None
         # Of what is trained besides the model, when it was first seen.
         self._first_values = WeakTensorKeyDictionary()
+        self._loss = LossState(loss, model)
         self.knobs: dict[str, ColdKnob] = (
             {} if isinstance(model, nn.Module) else knobs_of_factory(model)
         )
@@ -236,7 +241,8 @@ class Construction:
             return in_one_piece(model_under(settings.regime, twin, called))
 
     def _snapshot(self, model: nn.Module, optimizer: Optimizer) -> Snapshot:
-        return Snapshot(model, optimizer, Strangers(model, optimizer, self._first_values))
+        strangers = Strangers(model, optimizer, self._first_values, self._loss)
+        return Snapshot(model, optimizer, strangers)
 
     def _arguments(self, settings: Settings) -> dict[str, Any]:
         """Return what a factory is called with."""

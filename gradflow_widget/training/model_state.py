@@ -16,7 +16,7 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._attributes = PlainAttributes(model)
+        self._attributes = PlainAttributes(model.modules())
         self._parameters = [p.detach().clone() for p in model.parameters()]
         self._asks = [p.requires_grad for p in model.parameters()]
         self._buffers = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,15 +43,14 @@ def as_objective(
         return objective, "objective"
     if loss_fn is None:
         raise ValueError(f"{data_name} was given without loss_fn: give loss_fn or objective too.")
-    loss = loss_fn
+    return functools.partial(_supervised, loss_fn), "loss_fn"
 
-    def supervised(model: nn.Module, batch: Any) -> Any:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise NoPairError(
-                "data gave a batch that is no pair (inputs, targets): "
-                "use objective(model, batch) instead of loss_fn."
-            )
-        inputs, targets = batch
-        return loss(model(inputs), targets)
 
-    return supervised, "loss_fn"
+def _supervised(loss_fn: Callable[[Any, Any], Any], model: nn.Module, batch: Any) -> Any:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise NoPairError(
+            "data gave a batch that is no pair (inputs, targets): "
+            "use objective(model, batch) instead of loss_fn."
+        )
+    inputs, targets = batch
+    return loss_fn(model(inputs), targets)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..measurement.contents import modules_of
 from .audience import Audience
 from .batches import DEFAULT_BATCH_SIZE, Batches, as_batches
 from .construction import Construction, ModelSource, OptimizerSource
@@ -86,7 +87,8 @@ def prepare(
     Raises:
         TypeError, ValueError: one of them can't be used; the sentence says what would do.
     """
-    construction = Construction(model, optimizer)
+    loss = modules_of(objective if loss_fn is None else loss_fn)
+    construction = Construction(model, optimizer, loss)
     # Where only a loop of the user's own trains, the loss is there to validate with.
     learns_from, called = (validation, "validation") if data is None else (data, "data")
     minimised, origin = as_objective(loss_fn, objective, learns_from, called)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ class Preview(NamedTuple):
 def preview(
     model: nn.Module, objective: Objective, batches: Batches, settings: Settings, origin: str
 ) -> Preview:
-    """Look at ``model``; it, the batches and every random state stay as they are.
+    """Look at ``model``; it, the loss, the batches and every random state stay as they are.
 
     ``origin`` is the name of the argument that ``objective`` came from. Under an adversarial
     regime the batch is the one that an attack has made of it.
@@ -52,7 +53,7 @@ def preview(
 
     draws_elsewhere = False
 
-    def tried(model: nn.Module, batch: Any) -> torch.Tensor:
+    def tried(objective: Objective, model: nn.Module, batch: Any) -> torch.Tensor:
         try:
             return objective(model, batch)
         except NoPairError:
@@ -60,10 +61,10 @@ def preview(
         except Exception as error:
             raise failed("model" if came_from(error, model) else origin, error) from error
 
-    def watched(model: nn.Module, batch: Any) -> torch.Tensor:
+    def watched(objective: Objective, model: nn.Module, batch: Any) -> torch.Tensor:
         nonlocal draws_elsewhere
         before = python_and_numpy_state()
-        loss = tried(model, batch)
+        loss = tried(objective, model, batch)
         draws_elsewhere = python_and_numpy_state() != before
         whole: torch.Tensor = whole_objective(model, loss, origin)
         return whole
@@ -79,8 +80,8 @@ def preview(
         try:
             attack = settings.regime.adversarial
             if attack is not None:
-                batch = perturbed(model, tried, batch, attack, origin=origin)
-            reading = read_objective(model, watched, batch, origin=origin)
+                batch = perturbed(model, partial(tried, objective), batch, attack, origin=origin)
+            reading = read_objective(model, partial(watched, objective), batch, origin=origin)
         except (TypeError, ValueError, FirstBatchError):
             raise
         except Exception as error:

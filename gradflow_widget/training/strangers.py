@@ -1,4 +1,4 @@
-"""What an optimizer trains besides the model, such as the centres of a loss."""
+"""What is trained or kept besides the model, such as the centres of a loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .loss_state import LossState
+
 
 class Strangers:
-    """Parameters in an optimizer that are none of the model's, with their first values.
+    """Parameters in an optimizer that are none of the model's, and the loss: as at first.
 
     Every run of a session trains the same ones, and each begins with the first values.
 
@@ -20,11 +22,17 @@ class Strangers:
         model: the model.
         optimizer: who holds its parameters, and perhaps others.
         first_values: those that earlier runs have begun with; more are added.
+        loss: what the loss held at first.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, first_values: WeakTensorKeyDictionary
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        first_values: WeakTensorKeyDictionary,
+        loss: LossState,
     ) -> None:
+        self._loss = loss
         own = {id(parameter) for parameter in model.parameters()}
         self._values: list[tuple[torch.Tensor, torch.Tensor]] = []
         for group in optimizer.param_groups:
@@ -36,6 +44,7 @@ class Strangers:
 
     def put(self) -> None:
         """Let them have their first values, and no gradient."""
+        self._loss.put()
         with torch.no_grad():
             for one, first in self._values:
                 one.copy_(first)
@@ -49,7 +58,8 @@ class Strangers:
             with torch.no_grad():
                 for one, first in self._values:
                     one.copy_(first)
-            yield
+            with self._loss.as_at_first():
+                yield
         finally:
             with torch.no_grad():
                 for one, value in now:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.optim import LBFGS
 
+from ..measurement.contents import modules_of
 from ..measurement.reading import Reading
-from ..measurement.single import checked_loss
+from ..measurement.single import checked_loss, everything_kept
 from .batches import Batches, IndexedBatches, TensorBatches, as_new, on_device
 from .construction import Built
 from .first_inputs import first_inputs
@@ -168,7 +169,8 @@ class Trainer:
 
                     def repeated() -> object:
                         torch.set_rng_state(begins_at)  # the same dropout; it is put back
-                        return forward()
+                        with everything_kept(model, *modules_of(self._objective)):
+                            return forward()
 
                     run.fault.look_again(run.probe.steps + 1, repeated)
                 return loss

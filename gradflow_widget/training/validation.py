@@ -1,8 +1,9 @@
 """Validation: accuracy and loss on held-out data, evaluated beside the training.
 
 Nothing that training sees is moved: an evaluation runs in eval mode without autograd, on
-batches that were made once, and leaves buffers, modes, random state and a probe's step as they
-were. When it runs depends on the clock, what it changes in the training is nothing.
+batches that were made once, and leaves buffers, modes, random state, what the loss holds and a
+probe's step as they were. When it runs depends on the clock, what it changes in the training is
+nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..measurement.contents import modules_of
 from ..measurement.layers import first_tensor
 from ..measurement.single import everything_kept
 from .batches import Batches, DatasetBatches, TensorBatches, as_batches, on_device
@@ -175,7 +177,7 @@ class Validator:
         parameter = next(model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         try:
-            with everything_kept(model), torch.no_grad():
+            with self._everything_kept(model), torch.no_grad():
                 model.eval()
                 self._measured(model, on_device(first, device))
         except Exception as error:
@@ -208,7 +210,7 @@ class Validator:
         counts: list[torch.Tensor] = []
         parameter = next(model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
-        with looking_away(), everything_kept(model), torch.no_grad():
+        with looking_away(), self._everything_kept(model), torch.no_grad():
             model.eval()
             for batch in self._batches:
                 mean, count = self._measured(model, on_device(batch, device))
@@ -224,6 +226,9 @@ class Validator:
             self._spent += seconds
             self._latest = begin
         return Validation(step, accuracy, loss, self._samples, seconds)
+
+    def _everything_kept(self, model: nn.Module) -> AbstractContextManager[None]:
+        return everything_kept(model, *modules_of(self._objective))
 
     def _measured(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss, and how many labels are right of how many, shape (2,)."""

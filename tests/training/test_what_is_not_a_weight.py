@@ -245,7 +245,7 @@ def test_containers_come_back_as_the_same_objects() -> None:
     model = nn.Linear(2, 2)
     model.some = some = {"list": [1], "deque": deque([2], maxlen=3), "set": {3}}
     model.items, model.queue, model.names = some["list"], some["deque"], some["set"]
-    before = PlainAttributes(model)
+    before = PlainAttributes(model.modules())
     model.items.append(2)
     model.queue.append(3)
     model.names.clear()
@@ -289,3 +289,121 @@ def test_what_a_loss_learns_begins_anew_with_every_run(make_flow: Any, source: s
     losses_of(flow, 5)
     flow.initialization = "as given"
     assert same_bits(losses_of(flow, 5), first)
+
+
+class Centred(nn.Module):
+    """A loss that keeps a running centre of the outputs, and learns how much it counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3))
+        self.weight = nn.Parameter(torch.ones(()))
+        self.calls = 0
+
+    def forward(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        with torch.no_grad():
+            self.centre = 0.9 * self.centre + 0.1 * output.mean(dim=0)
+        return CROSS_ENTROPY(output - self.weight * self.centre, targets)
+
+    def of_batch(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        loss: torch.Tensor = self(model(batch[0]), batch[1])
+        return loss
+
+    def as_it_is(self) -> tuple[list[float], float, int]:
+        return self.centre.tolist(), self.weight.item(), self.calls
+
+
+class CentredObjective(Centred):
+    """The same, called with the model."""
+
+    def forward(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        return super().forward(model(batch[0]), batch[1])
+
+
+NEW = ([0.0, 0.0, 0.0], 1.0, 0)
+
+
+def flow_with_loss(make_flow: Any, kind: str, loss: Any, model: nn.Module, **kwargs: Any) -> Any:
+    optimizer = sgd([*model.parameters(), loss.weight])
+    if kind == "loss_fn":
+        return make_flow(model, optimizer, loss, samples(), **kwargs)
+    objective = loss if kind == "objective" else loss.of_batch
+    return make_flow(model, optimizer, data=samples(), objective=objective, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ["loss_fn", "objective", "method"])
+def test_what_a_loss_holds_moves_with_the_steps_alone(kind: str, make_flow: Any) -> None:
+    inputs, targets = samples()
+    loss = CentredObjective() if kind == "objective" else Centred()
+    model = plain_network()
+    flow = flow_with_loss(make_flow, kind, loss, model, validation=samples())
+    flow.batch_size = len(inputs)
+    assert loss.as_it_is() == NEW
+    found = losses_of(flow, 6)
+    assert flow.accuracy > 0
+    assert loss.calls == 6
+    if kind == "loss_fn":
+        take_reading(model, loss, inputs, targets)
+        assert loss.calls == 6
+
+    by_hand, by_hand_loss, expected = plain_network(), Centred(), []
+    optimizer = sgd([*by_hand.parameters(), by_hand_loss.weight])
+    for _ in range(6):
+        optimizer.zero_grad()
+        step_loss = by_hand_loss(by_hand(inputs), targets)
+        step_loss.backward()
+        optimizer.step()
+        expected.append(step_loss.item())
+    # The rows come in another order.
+    assert found == pytest.approx(expected, rel=1e-5)
+
+    flow.reset()
+    assert loss.as_it_is() == NEW
+    assert same_bits(losses_of(flow, 6), found)
+    flow.initialization = "he"
+    assert loss.as_it_is() == NEW
+    flow.initialization = "as given"
+    assert same_bits(losses_of(flow, 6), found)
+
+
+def test_validation_moves_no_loss(make_flow: Any) -> None:
+    runs = []
+    for validation in (None, samples()):
+        loss, model = Centred(), plain_network()
+        flow = flow_with_loss(make_flow, "loss_fn", loss, model, validation=validation)
+        losses = []
+        for _ in range(3):
+            losses += losses_of(flow, 2)
+            flow.validations  # noqa: B018 - validates the latest step
+        runs.append((losses, loss.as_it_is()))
+    assert runs[0] == runs[1]
+
+
+def test_an_attack_moves_no_loss(make_flow: Any) -> None:
+    loss, model = Centred(), plain_network()
+    flow = flow_with_loss(make_flow, "loss_fn", loss, model)
+    flow.regime = {"adversarial": {"method": "pgd", "epsilon": 0.1, "steps": 2}}
+    assert loss.as_it_is() == NEW
+    losses_of(flow, 3)
+    assert loss.calls == 3
+
+
+def test_a_loss_that_holds_the_model_is_looked_at_without_it(make_flow: Any) -> None:
+    class Learner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = plain_network(), 0
+
+        def training_step(self, model: nn.Module, batch: Any) -> torch.Tensor:
+            self.seen += 1
+            return CROSS_ENTROPY(model(batch[0]), batch[1])
+
+    learner = Learner()
+    optimizer = sgd(learner.net.parameters())
+    flow = make_flow(learner.net, optimizer, data=samples(), objective=learner.training_step)
+    first = losses_of(flow, 4)
+    assert learner.seen == 4
+    flow.reset()
+    assert learner.seen == 0
+    assert same_bits(losses_of(flow, 4), first)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...measurement.contents import modules_of
 from ...measurement.single import checked_loss, everything_kept
 from ..objective import Objective
 from ..randomness import RandomState
@@ -77,7 +78,8 @@ def perturbed(
         generator = torch.Generator(start.device).manual_seed(seed)
         within = torch.rand(start.shape, generator=generator, device=start.device)
         moved = (start + attack.epsilon * (2 * within - 1).to(start.dtype)).clamp(lowest, highest)
-    with torch.inference_mode(False), torch.enable_grad(), everything_kept(model):
+    kept = everything_kept(model, *modules_of(objective))
+    with torch.inference_mode(False), torch.enable_grad(), kept:
         begins_at = RandomState(every_source=False)
         for _ in range(attack.steps):
             begins_at.put()

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...measurement.contents import modules_of
 from ...measurement.single import everything_kept
 from ..batches import (
     DEFAULT_BATCH_SIZE,
@@ -162,7 +163,7 @@ def losses_of_samples(
     """
     device = next(model.parameters()).device
     losses: list[torch.Tensor] = []
-    with everything_kept(model), torch.no_grad():
+    with everything_kept(model, *modules_of(objective)), torch.no_grad():
         model.eval()
         for index in range(batches.size or 0):
             batch = on_device(batches.rows(torch.tensor([index], device="cpu")), device)

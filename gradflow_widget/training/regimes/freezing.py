@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...measurement.contents import modules_of
 from ...measurement.layers import LayerParts, find_layers, in_forward_order
 from ...measurement.single import everything_kept
 from ..objective import Objective
@@ -72,7 +73,8 @@ def _norms_before(
 def forward_order(model: nn.Module, objective: Objective, batch: Any) -> tuple[nn.Module, ...]:
     """Return the model's modules in the order of their first call; nothing else changes."""
     called: dict[nn.Module, None] = {}
-    with _noting_calls(model, called), everything_kept(model), torch.no_grad():
+    kept = everything_kept(model, *modules_of(objective))
+    with _noting_calls(model, called), kept, torch.no_grad():
         objective(model, batch)
     return tuple(called)
 
