@@ -36,7 +36,8 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     Buffers are restored in place, and as the same objects where the pass replaced them; so are
     plain attributes such as counters, weights, whether they ask for a gradient, train or eval
     mode, and the random state. Of more than ``_MOST_WEIGHTS`` weights only those of embeddings
-    that renormalise them are kept.
+    that renormalise them are kept. Within the ``with`` there is no gradient; on leaving each
+    parameter has again the one that it had.
 
     Args:
         model: what is passed through.
@@ -45,15 +46,24 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     modules = list(dict.fromkeys(part for one in (model, *others) for part in one.modules()))
     count = sum(p.numel() for module in modules for p in module.parameters(recurse=False))
     contents = Contents(modules, every_weight=count <= _MOST_WEIGHTS)
+    gradients = [
+        (parameter, parameter.grad)
+        for module in modules
+        for parameter in module.parameters(recurse=False)
+    ]
     python_random, numpy_random = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[d.index for d in devices]):
         try:
+            for parameter, _ in gradients:
+                parameter.grad = None
             yield
         finally:
             random.setstate(python_random)
             np.random.set_state(numpy_random)
             contents.put_back()
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
 
 
 def check_function(name: str, function: object) -> None:

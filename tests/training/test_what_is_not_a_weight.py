@@ -407,3 +407,31 @@ def test_a_loss_that_holds_the_model_is_looked_at_without_it(make_flow: Any) -> 
     flow.reset()
     assert learner.seen == 0
     assert same_bits(losses_of(flow, 4), first)
+
+
+def test_a_look_leaves_gradients_as_they_were_whatever_the_objective_does(make_flow: Any) -> None:
+    """One that seeks an adversarial input goes back through the model by itself."""
+
+    def worst_case(model: nn.Module, batch: Any) -> torch.Tensor:
+        inputs, targets = batch
+        moved = inputs.clone().requires_grad_(True)
+        CROSS_ENTROPY(model(moved), targets).backward()
+        slope = moved.grad
+        assert slope is not None
+        return CROSS_ENTROPY(model(inputs + 0.1 * slope.sign()), targets)
+
+    model = plain_network()
+    make_flow(model, sgd(model.parameters()), data=samples(), objective=worst_case)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+    CROSS_ENTROPY(model(samples()[0]), samples()[1]).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    values = [gradient.clone() for gradient in gradients if gradient is not None]
+
+    def loss_fn(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        CROSS_ENTROPY(output, targets).backward(retain_graph=True)
+        return CROSS_ENTROPY(output, targets)
+
+    take_reading(model, loss_fn, *samples())
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+    assert all(torch.equal(p.grad, v) for p, v in zip(model.parameters(), values, strict=True))
