@@ -132,10 +132,8 @@ class KnobTraits(traitlets.HasTraits):
             return "the optimizer has no learning rate."
         if name == "weight_decay" and session.own_weight_decay is None:
             return "the optimizer has no weight decay."
-        if name == "batch_size" and session.settings.batch_size is None:
-            if not session.has_data:
-                return "the batches come from your own loop, so change it there."
-            return "the data come in batches of their own, so change it where they are made."
+        if name == "batch_size":
+            return session.refusals.of_batch_size(session.settings.batch_size)
         if name == "optimizer_kind":
             return session.refusals.of_optimizer(session.learning_rate)
         return ""

@@ -183,6 +183,7 @@ class Bench:
         )
 
     def _begin_run(self, preview: Reading | None) -> None:
+        self._settings_of_step = self.settings
         if self._trainer is not None:
             self._trainer.restart(self.settings.seed)
         if preview is not None:
@@ -387,9 +388,15 @@ class Bench:
         return _UNTIMED if self._validating is None else self._validating.own_step()
 
     def _read_settings(self) -> Settings:
-        """Return the settings of the step under way: in our own, those it began with."""
+        """Return the settings of the step under way: in our own, those it began with.
+
+        In a loop of the user's, whose batches are its own, no other batch size begins to hold.
+        """
         if self._own_step_on is None:
-            self._settings_of_step = self.settings
+            settings, batch_size = self.settings, self._settings_of_step.batch_size
+            if settings.batch_size != batch_size:
+                settings = settings.replaced(batch_size=batch_size)
+            self._settings_of_step = settings
         return self._settings_of_step
 
     def _on_reading(self, reading: Reading) -> None:

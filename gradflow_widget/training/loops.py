@@ -140,6 +140,14 @@ class UserLoops:
         """Whether that loop runs on the thread of another session, so in no cell."""
         return isinstance(self._foreign, TrainingThread)
 
+    @property
+    def is_in_another_thread(self) -> bool:
+        """Whether that loop is on a thread that lives and is not the caller's."""
+        foreign = self._foreign
+        return (
+            foreign is not None and foreign.is_alive() and foreign is not threading.current_thread()
+        )
+
     def foreign_has_ended(self) -> None:
         """Note that the cell with the user's plain loop has ended, or that we step ourselves."""
         self._foreign = None
@@ -161,15 +169,14 @@ class UserLoops:
 
     def check_no_foreign(self) -> None:
         """Raise RuntimeError where a plain loop in another thread may be between two steps."""
-        foreign = self._foreign
-        if foreign is not None and foreign.is_alive():
-            if foreign is not threading.current_thread():
-                raise RuntimeError(
-                    "your own loop is training this model under another widget: pause it there."
-                    if self.is_run_elsewhere
-                    else "your own loop is training this model in a cell: wait until it has "
-                    "ended, or hand it to run(loop)."
-                )
+        if self.is_in_another_thread:
+            raise RuntimeError(
+                "your own loop is training this model under another widget: pause it there."
+                if self.is_run_elsewhere
+                else "your own loop is training this model in a cell: wait until it has "
+                "ended, or hand it to run(loop)."
+            )
+        if self._foreign is threading.current_thread():
             self._foreign = None
 
     # -- around each optimizer step --------------------------------------------------

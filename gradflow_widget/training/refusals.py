@@ -32,6 +32,15 @@ class Refusals:
             return "the optimizer has no learning rate to hand on."
         return ""
 
+    def of_batch_size(self, batch_size: int | None) -> str:
+        """Say why the batch size can't be changed; ``batch_size``: the present one."""
+        loops = self._loops
+        if not self._trains or loops.under_way or loops.is_in_another_thread:
+            return "the batches come from your own loop, so change it there."
+        if batch_size is None:
+            return "the data come in batches of their own, so change it where they are made."
+        return ""
+
     def of_all_regimes(self) -> str:
         """Say why most of a regime can't be had at all."""
         if not self._trains:

@@ -783,3 +783,31 @@ def test_control_of_a_loop_from_many_threads(running: Any) -> None:
     flow.pause()
     flow.wait()
     assert flow.step_number == len(flow.history)
+
+
+def markers(flow: GradientFlow) -> list[str]:
+    return [text for _, text in flow._stage.loss._markers]
+
+
+def test_the_batch_size_of_a_loop_is_changed_in_the_loop(running: Any) -> None:
+    flow = running(Loop(), data=samples(), loss_fn=CROSS_ENTROPY)
+    flow.wait(3)
+    with pytest.raises(ValueError, match=r"^batch_size can't be changed: .* own loop, so change"):
+        flow.batch_size = 7
+    assert flow.batch_size == 64
+    flow.wait(3)
+    assert markers(flow) == []
+
+
+def test_a_batch_size_set_within_a_plain_loop_holds_from_our_next_step_on(
+    nothing_is_left: None,
+) -> None:
+    loop = Loop()
+    flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, samples())
+    step(loop)
+    flow.batch_size = 7
+    step(loop)
+    assert markers(flow) == []
+    flow.step(2)
+    assert markers(flow) == ["batch 7"]
+    flow.close()
