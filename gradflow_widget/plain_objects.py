@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import numbers
 import random
-from collections import deque
-from types import BuiltinFunctionType, FunctionType
+from array import array
+from collections import Counter, OrderedDict, defaultdict, deque
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
 from typing import Any
 
 import numpy as np
 import torch
 
+from .iterators import at_the_same_place, is_iterator
+
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 """Random generators, whose state can be read and set."""
+ARRAYS = (np.ndarray, bytearray, array)
+"""What holds numbers in a row, which can be copied and written over."""
+MAPPINGS = (dict, Counter, defaultdict, OrderedDict)
+"""Python's own mappings that a pass may write into."""
 
 _PLAIN_VALUES = (
     type(None),
@@ -22,12 +29,12 @@ _PLAIN_VALUES = (
     type,
     FunctionType,
     BuiltinFunctionType,
-    np.ndarray,
     torch.dtype,
     torch.device,
+    *ARRAYS,
     *GENERATORS,
 )
-_CONTAINERS = (list, dict, set, tuple, deque)
+_CONTAINERS = (list, set, tuple, deque, *MAPPINGS)
 _MOST_ATTRIBUTES, _DEEPEST = 100, 2
 
 
@@ -39,7 +46,7 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
     """
     kind = type(value)
     if not (
-        hasattr(value, "__dict__")
+        (hasattr(value, "__dict__") or any("__slots__" in vars(base) for base in kind.__mro__))
         and kind.__module__.partition(".")[0] not in ("builtins", "torch", "numpy")
         and kind.__reduce__ is object.__reduce__
         and kind.__reduce_ex__ is object.__reduce_ex__
@@ -47,21 +54,45 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
         and not any(hasattr(kind, name) for name in ("__del__", "__setstate__", "__iter__"))
     ):
         return False
-    attributes = vars(value)
+    attributes = attributes_of(value)
     return len(attributes) <= _MOST_ATTRIBUTES and all(
         isinstance(one, _PLAIN_VALUES)
         or type(one) is torch.Tensor
         or type(one) in _CONTAINERS
+        or (is_iterator(one) and at_the_same_place(one) is not None)
         or (_depth < _DEEPEST and is_plain_object(one, _depth + 1))
         for one in attributes.values()
     )
 
 
+def attributes_of(value: object) -> dict[str, Any]:
+    """Return an object's attributes by name, those in slots among them."""
+    slots = {
+        name
+        for base in type(value).__mro__
+        if "__slots__" in vars(base)
+        for name, member in vars(base).items()
+        if isinstance(member, MemberDescriptorType) and hasattr(value, name)
+    }
+    return {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
+
+
+def bytes_of(value: Any) -> int:
+    """Return how much memory one of :data:`ARRAYS` takes."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return len(value) * getattr(value, "itemsize", 1)
+
+
 class GeneratorState:
-    """The state of one of :data:`GENERATORS`, to be put back."""
+    """The state of one of :data:`GENERATORS`, to be put back.
+
+    Attributes:
+        generator: whose state it is.
+    """
 
     def __init__(self, generator: Any) -> None:
-        self._generator = generator
+        self.generator = generator
         if isinstance(generator, torch.Generator):
             self._state: Any = generator.get_state()
         elif isinstance(generator, np.random.Generator):
@@ -73,7 +104,7 @@ class GeneratorState:
 
     def put(self) -> None:
         """Give the generator this state again."""
-        self.write_into(self._generator)
+        self.write_into(self.generator)
 
     def write_into(self, generator: Any) -> None:
         """Give it to another generator of the same kind."""

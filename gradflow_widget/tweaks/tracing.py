@@ -20,7 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..plain_objects import GENERATORS, is_plain_object
+from ..iterators import at_the_same_place, is_iterator
+from ..plain_objects import (
+    ARRAYS,
+    GENERATORS,
+    MAPPINGS,
+    attributes_of,
+    bytes_of,
+    is_plain_object,
+)
 from .random_state import random_state_kept
 from .write_guard import WriteGuard
 
@@ -28,8 +36,11 @@ _TORCH = torch.__path__[0]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PATH = "_gradflow_path"
 _TRACER = "_gradflow_tracer"
-# So deep containers and objects are copied, where they have no more members than this.
-_DEEPEST, _MOST_MEMBERS = 3, 100
+# So deep containers and objects are copied, where they have no more members than this, and an
+# array where it has no more bytes: what is larger is data, which no pass changes.
+_DEEPEST, _MOST_MEMBERS, _MOST_BYTES = 6, 100, 64_000_000
+# Others are made of these when a shadow is.
+_OWN_PLACES = ("_parameters", "_buffers", "_modules")
 _RETRIES = 5
 # The blocks of a deep model ask at the same place, and so does a loop until something converges.
 _TIMES = 100
@@ -81,7 +92,7 @@ def _traced(
     model: nn.Module, is_leaf: Callable[[nn.Module], bool], tracer: _SiteTracer
 ) -> tuple[fx.Graph | None, str]:
     graph: fx.Graph = tracer.graph
-    root = _shadow(model, "", tracer, is_leaf, {}, {})
+    root = _shadow(model, "", tracer, is_leaf, {}, {}, {})
     try:
         arguments, keywords = _placeholders(type(model).forward, tracer)
         # forward may draw random numbers that no proxy has a part in.
@@ -180,6 +191,7 @@ def _shadow(
     is_leaf: Callable[[nn.Module], bool],
     made: dict[int, nn.Module],
     aliases: dict[int, Tensor],
+    known: dict[int, Any],
 ) -> nn.Module:
     if id(module) in made:
         return made[id(module)]
@@ -189,9 +201,12 @@ def _shadow(
         type(type(module).__name__, (type(module),), {"__call__": call})
     )
     made[id(module)] = shadow
-    state = {key: _apart(value) for key, value in module.__dict__.items()}
     # A hook is the user's: it must not see a proxy.
-    state.update({key: type(value)() for key, value in state.items() if "hooks" in key})
+    state = {
+        key: type(value)() if "hooks" in key else _apart(value, known)
+        for key, value in module.__dict__.items()
+        if key not in _OWN_PLACES
+    }
     for kind in ("_parameters", "_buffers"):
         state[kind] = {
             name: tensor
@@ -204,7 +219,7 @@ def _shadow(
     state["_modules"] = {
         name: child
         if child is None
-        else _shadow(child, f"{path}.{name}".lstrip("."), tracer, is_leaf, made, aliases)
+        else _shadow(child, f"{path}.{name}".lstrip("."), tracer, is_leaf, made, aliases, known)
         for name, child in module.__dict__["_modules"].items()
     }
     shadow.__dict__.update(state)
@@ -223,24 +238,51 @@ def _alias(tensor: Tensor, aliases: dict[int, Tensor]) -> Tensor:
     return aliases.get(id(tensor), tensor)
 
 
-def _apart(value: Any, depth: int = 0) -> Any:
-    """Return what a forward pass may change in place without changing the user's own."""
-    if type(value) is Tensor:
+def _apart(value: Any, known: dict[int, Any], depth: int = 0) -> Any:
+    """Return what a forward pass may change in place without changing the user's own.
+
+    ``known``: what stands for an object that was met already; that one is added.
+    """
+    if id(value) not in known:
+        twin = _twin(value, known, depth)
+        if twin is value:
+            return value
+        known[id(value)] = twin
+    return known[id(value)]
+
+
+def _twin(value: Any, known: dict[int, Any], depth: int) -> Any:
+    kind = type(value)
+    if kind is Tensor:
         return value.detach().clone()
     if isinstance(value, GENERATORS):
         return copy.deepcopy(value)
+    if isinstance(value, ARRAYS):
+        return copy.copy(value) if bytes_of(value) <= _MOST_BYTES else value
+    if is_iterator(value):
+        return at_the_same_place(value) or value
     if depth == _DEEPEST:
         return value
-    if type(value) in (list, set, deque, dict):
-        if len(value) > _MOST_MEMBERS or type(value) is set:
-            return copy.copy(value)
-        if type(value) is dict:
-            return {key: _apart(one, depth + 1) for key, one in value.items()}
-        members = [_apart(one, depth + 1) for one in value]
-        return members if type(value) is list else deque(members, value.maxlen)
+    if kind is set or (kind in (list, deque, *MAPPINGS) and len(value) > _MOST_MEMBERS):
+        return copy.copy(value)
+    if kind in MAPPINGS:
+        twin = known[id(value)] = copy.copy(value)
+        for key, one in value.items():
+            twin[key] = _apart(one, known, depth + 1)
+        return twin
+    if kind in (list, deque):
+        twin = known[id(value)] = copy.copy(value)
+        for place, one in enumerate(value):
+            twin[place] = _apart(one, known, depth + 1)
+        return twin
+    if kind is tuple and len(value) <= _MOST_MEMBERS:
+        members = tuple([_apart(one, known, depth + 1) for one in value])
+        is_same = all(one is other for one, other in zip(members, value, strict=True))
+        return value if is_same else members
     if is_plain_object(value):
-        twin = copy.copy(value)
-        twin.__dict__.update({key: _apart(one, depth + 1) for key, one in vars(value).items()})
+        twin = known[id(value)] = copy.copy(value)
+        for key, one in attributes_of(value).items():
+            setattr(twin, key, _apart(one, known, depth + 1))
         return twin
     return value
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections import deque
+from array import array
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from gradflow_widget import GradientFlow, take_reading
+from gradflow_widget.iterators import at_the_same_place
 from gradflow_widget.measurement.attributes import PlainAttributes
 
 from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
@@ -239,6 +242,82 @@ def test_a_look_leaves_weights_that_the_forward_pass_edits_and_what_asks_for_gra
     assert model.first.bias.requires_grad
     assert model.averages["norm"].item() == 0
     assert model.table.tolist() == [0, 0, 0]
+
+
+class Slotted:
+    __slots__ = ("calls", "last")
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class Tallying(nn.Module):
+    """Counts its calls in whatever Python and NumPy have for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.table = np.zeros(2)
+        self.bytes, self.array = bytearray(2), array("d", [0.0])
+        self.counter: Counter[str] = Counter(there=2)
+        self.lists: dict[str, list[int]] = defaultdict(list)
+        self.ordered = OrderedDict(first=1, second=2)
+        self.slotted = Slotted()
+        self.deep: Any = {"a": {"b": {"c": {"d": [0]}}}, "pair": ([0], 1)}
+        self.numbers, self.circle = itertools.count(), itertools.cycle([1, 2, 3])
+        self.within = {"numbers": itertools.count(5)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.table += 1
+        self.bytes[0] += 1
+        self.array[0] += 1
+        self.counter["there"] += 1
+        self.counter["new"] += 1
+        self.lists["new"].append(1)
+        self.ordered.move_to_end("first")
+        self.slotted.calls += 1
+        self.slotted.last = 1
+        self.deep["a"]["b"]["c"]["d"][0] += 1
+        self.deep["pair"][0][0] += 1
+        next(self.numbers), next(self.circle), next(self.within["numbers"])
+        out: torch.Tensor = self.last(torch.tanh(self.first(x)))
+        return out
+
+    def state(self) -> Any:
+        return (
+            self.table.tolist(),
+            list(self.bytes),
+            list(self.array),
+            dict(self.counter),
+            dict(self.lists),
+            list(self.ordered),
+            (self.slotted.calls, hasattr(self.slotted, "last")),
+            repr(self.deep),
+            repr(self.numbers),
+            next(at_the_same_place(self.circle)),
+            repr(self.within),
+        )
+
+
+def test_what_a_model_counts_in_is_as_at_the_beginning_after_making_a_widget_and_a_reset(
+    make_flow: Any,
+) -> None:
+    model = Tallying()
+    before = model.state()
+    flow: GradientFlow = make_flow(model, sgd(model.parameters()), CROSS_ENTROPY, samples())
+    assert model.state() == before
+    take_reading(model, CROSS_ENTROPY, *samples())
+    assert model.state() == before
+    flow.step(2)
+    assert model.state() != before
+    flow.activation = "relu"
+    changed = flow.model
+    assert changed.state() == before
+    flow.reset()
+    assert changed.state() == before
+    flow.activation = "tanh"
+    assert flow.model is model
+    assert model.state() == before
 
 
 def test_containers_come_back_as_the_same_objects() -> None:

@@ -197,8 +197,10 @@ def test_objects_that_hold_more_than_values_are_left_alone() -> None:
 
     assert is_plain_object(Schedule())
     assert is_plain_object(Holder(Holder(np.zeros(3))))
+    assert is_plain_object(Holder(iter([])))
     with open(__file__) as file:
-        for held in (nn.Linear(1, 1), file, torch.optim.SGD([torch.zeros(1)], lr=1.0), iter([])):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        for held in (nn.Linear(1, 1), file, optimizer, (_ for _ in [])):
             assert not is_plain_object(Holder(held))
     for value in (3, "text", None, [], {}, torch.zeros(1), np.zeros(1), Schedule, len, torch):
         assert not is_plain_object(value)
