@@ -135,6 +135,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "frozen": (lambda: make(model=lambda: network().requires_grad_(False)), ValueError, "model"),
     "lazy": (lambda: make(model=lazy), ValueError, "model has a lazy module"),
+    "lazy buffers": (
+        lambda: make(model=lambda: nn.Sequential(*network(), nn.LazyBatchNorm1d(affine=False))),
+        ValueError,
+        "model has a lazy module that is not initialised (3): run one batch",
+    ),
     "factory needs more": (
         lambda: make(model=lambda width: network()),
         TypeError,

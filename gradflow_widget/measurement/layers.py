@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from .norms import has_norm
 
@@ -133,13 +133,14 @@ def find_layers(model: nn.Module) -> list[LayerParts]:
         if "parametrizations" in name.split("."):
             continue
         own = list(_own_parameters(module))
-        if not own:
-            continue
-        if any(isinstance(parameter, UninitializedParameter) for _, parameter in own):
+        tensors = [*(one for _, one in own), *module.buffers(recurse=False)]
+        if any(is_lazy(one) for one in tensors):
             raise ValueError(
                 f"model has a lazy module that is not initialised ({name or _kind(module)}): "
                 "run one batch through the model first."
             )
+        if not own:
+            continue
         weights = _weights(own)
         shown = public_name(name)
         prefix = f"{shown}." if shown else ""

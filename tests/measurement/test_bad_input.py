@@ -33,6 +33,16 @@ class TestProbe:
         model(torch.ones(1, 2))
         GradientProbe(model, optimizer_of(model)).close()
 
+    def test_a_lazy_module_whose_buffers_alone_have_seen_no_batch(self):
+        model = nn.Sequential(nn.Linear(2, 3), nn.LazyBatchNorm1d(affine=False))
+        optimizer = optimizer_of(model)
+        for refused in (
+            lambda: GradientProbe(model, optimizer),
+            lambda: take_reading(model, nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 3)),
+        ):
+            with pytest.raises(ValueError, match=r"lazy module .* \(1\): run one batch through"):
+                refused()
+
     def test_an_optimizer_that_is_none(self):
         with pytest.raises(TypeError, match=r"optimizer must be a torch\.optim\.Optimizer"):
             GradientProbe(small(), torch.optim.SGD)
