@@ -116,7 +116,7 @@ def _width(weight: nn.Parameter, module: nn.Module) -> int:
 
 def public_name(name: str) -> str:
     """Return a module's name without the wrapper that ``torch.compile`` puts around it."""
-    return name.replace("_orig_mod.", "").removesuffix("_orig_mod")
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def find_layers(model: nn.Module) -> list[LayerParts]:

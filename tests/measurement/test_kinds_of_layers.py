@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradflow_widget import GradientProbe, History, take_reading
+from gradflow_widget.measurement.layers import find_layers
 
 from .networks import batch, one_reading, sgd, small
 
@@ -465,3 +466,11 @@ def test_what_else_hangs_on_the_whole_of_a_view_is_no_signal_of_it():
     (expected,) = torch.autograd.grad(model[2](model[1](out)).sum(), out)
     reading = one_reading(model, loss)
     assert reading.signal_grad_norm[0] == pytest.approx(float(expected.norm()) / 6**0.5, rel=1e-5)
+
+
+def test_a_compiled_part_of_a_model_has_the_name_of_the_part() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), torch.compile(nn.Linear(4, 4), backend="eager"))
+    model.append(torch.compile(nn.Sequential(nn.Linear(4, 2)), backend="eager"))
+    layers = [part.layer for part in find_layers(torch.compile(model, backend="eager"))]
+    assert [layer.name for layer in layers] == ["0", "1", "2.0"]
+    assert layers[1].parameters == ("1.weight", "1.bias")
