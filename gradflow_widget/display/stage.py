@@ -271,7 +271,7 @@ class Stage:
             return "step 0 · before the first step"
         parts = [f"step {step:,}"]
         if self._loss_seen:
-            parts.append(f"loss {self._last_loss:.4g}")
+            parts.append(f"loss {_four_digits(self._last_loss)}")
         accuracy = self.loss.validation.latest
         if accuracy is not None:
             parts.append(f"validation {accuracy:.1f} %")
@@ -307,3 +307,8 @@ class Stage:
         # The last step's confirmation comes after the last frame, which could not count it.
         if self.publisher.steps_drawn != drawn and not self._director.is_playing():
             self.publisher.draw(step=False)
+
+
+def _four_digits(value: float) -> str:
+    """Write a value with four significant digits, zeros at the end too: as wide as the last."""
+    return f"{value:#.4g}".removesuffix(".")

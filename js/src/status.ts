@@ -1,3 +1,4 @@
+import { HeldHeight } from "./held";
 import { LiveText } from "./live";
 import type { PanelState } from "./panel";
 
@@ -31,11 +32,14 @@ export class StatusRow {
   #notice: HTMLElement;
   #changes: HTMLElement;
   #live: LiveText;
+  #held: HeldHeight;
 
   constructor(parent: HTMLElement) {
     parent.classList.add("gradflow-panel");
-    this.#status = appendTo(parent, "span", "gradflow-status");
-    this.#badge = appendTo(parent, "span", "gradflow-verdict");
+    const words = appendTo(parent, "div", "gradflow-words");
+    this.#held = new HeldHeight(words);
+    this.#status = appendTo(words, "span", "gradflow-status");
+    this.#badge = appendTo(words, "span", "gradflow-verdict");
     this.#symbol = appendTo(this.#badge, "span", "gradflow-symbol");
     this.#symbol.ariaHidden = "true";
     this.#verdict = appendTo(this.#badge, "span", "gradflow-verdict-text");
@@ -72,6 +76,7 @@ export class StatusRow {
   }
 
   close(): void {
+    this.#held.close();
     this.#live.close();
   }
 }

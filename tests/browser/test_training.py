@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.flow_page import Drawn, FlowCell
+from tests.browser.flow_page import TALL, Drawn, FlowCell
 
 # Beyond this many pixels two bars are not of one height.
 PIXEL = 1.0
@@ -43,6 +43,32 @@ def test_at_the_default_speed_every_step_is_drawn(cell: FlowCell) -> None:
     stopped = page.pause()
 
     page.wait_for(lambda drawn: drawn.steps_drawn == stopped.step)
+
+
+@pytest.mark.parametrize("width", [600, 1280, 1500])
+def test_the_charts_stand_still_while_the_words_above_them_change(
+    cell: FlowCell, width: int
+) -> None:
+    cell.notebook.set_width(width, TALL)
+    page = cell.playground(depth=8)
+    page.root.evaluate(
+        """root => {
+            window.tops = new Set();
+            const look = () => {
+                const [toolbar, charts] = [".gradflow-toolbar", ".gradflow-charts"].map(
+                    name => root.querySelector(name)?.getBoundingClientRect().top);
+                if (charts === undefined) return;
+                window.tops.add(Math.round(charts - toolbar));
+                requestAnimationFrame(look);
+            };
+            look();
+        }"""
+    )
+    page.play()
+    page.wait_for(lambda drawn: drawn.step > 300)
+    page.pause()
+
+    assert len(cell.notebook.page.evaluate("[...window.tops]")) == 1
 
 
 def test_step_does_exactly_one_step_and_shows_exactly_that(cell: FlowCell) -> None:

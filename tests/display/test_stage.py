@@ -91,7 +91,7 @@ def test_at_rest_the_line_counts_the_last_step_once_the_page_has_drawn_it(
     theatre.says(type="view", visible=True)
     theatre.step(1)
 
-    theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1 · paused · 1 of 1 drawn")
+    theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1.000 · paused · 1 of 1 drawn")
 
 
 def test_a_step_that_ends_after_the_pause_is_told_though_it_is_not_drawn(theatre: Theatre) -> None:
@@ -100,7 +100,7 @@ def test_a_step_that_ends_after_the_pause_is_told_though_it_is_not_drawn(theatre
     theatre.step(2, drawn=False)
 
     theatre.wait_for(
-        lambda: theatre.status() == "step 2 · loss 0.5 · paused · bars of step 1 · 1 of 2 drawn"
+        lambda: theatre.status() == "step 2 · loss 0.5000 · paused · bars of step 1 · 1 of 2 drawn"
     )
 
 
@@ -189,11 +189,31 @@ def test_the_latest_validation_is_in_the_status_line_and_ends_with_its_run(
     theatre.says(type="view", visible=True)
     theatre.step(1)
     theatre.stage.validation(1, 0.931)
-    theatre.wait_for(lambda: "loss 1 · validation 93.1 % · paused" in theatre.status())
+    theatre.wait_for(lambda: "loss 1.000 · validation 93.1 % · paused" in theatre.status())
 
     theatre.stage.begin_run(None)
     theatre.step(1)
-    theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1 · paused · 1 of 1 drawn")
+    theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1.000 · paused · 1 of 1 drawn")
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (0.615, "0.6150"),
+        (0.65694, "0.6569"),
+        (1.0, "1.000"),
+        (1234.0, "1234"),
+        (2e-7, "2.000e-07"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+    ],
+)
+def test_the_loss_has_four_significant_digits_whatever_they_are(
+    theatre: Theatre, loss: float, said: str
+) -> None:
+    theatre.stage.record(reading([1.0], step=1, loss=loss, signal_grad_norm=[1.0]))
+    theatre.stage.refresh_status()
+    assert f" · loss {said} · " in theatre.director.said
 
 
 def test_an_accuracy_that_is_no_share_is_refused(theatre: Theatre) -> None:
