@@ -30,6 +30,7 @@ class Backstage:
 
     stage: Stage
     session: TrainingSession | None = None
+    cell_runs = False
 
     def __init__(self, flow: GradientFlow) -> None:
         self._flow = weakref.ref(flow)
@@ -123,6 +124,9 @@ class Backstage:
             return "Your loop runs under another widget: play and pause it there.", False
         if session.foreign_loop:
             return "Your loop is running in a cell: the controls apply when the cell ends.", False
+        # The kernel hears the controls as it hears the page.
+        if self.cell_runs and not self.stage.publisher.heard and self.is_playing():
+            return "A cell is running: the controls apply when it ends.", False
         return "", False
 
     def _changes(self) -> tuple[str, ...]:

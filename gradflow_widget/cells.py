@@ -72,20 +72,26 @@ class CellRegistry:
             self._defined.setdefault(cell, []).append((run, weakref.ref(thing)))
 
 
-def after_each_cell(callback: Callable[[], None]) -> Callable[[], None]:
-    """Call ``callback`` whenever a cell has ended; return how to stop that."""
+def around_each_cell(begins: Callable[[], None], ends: Callable[[], None]) -> Callable[[], None]:
+    """Call ``begins`` and ``ends`` whenever a cell does; return how to stop that."""
     shell = _shell()
     if shell is None:
         return lambda: None
 
-    def ended(*_: object) -> None:
-        callback()
+    def began(*_: object) -> None:
+        begins()
 
-    shell.events.register("post_run_cell", ended)
+    def ended(*_: object) -> None:
+        ends()
+
+    listeners = {"pre_run_cell": began, "post_run_cell": ended}
+    for event, listener in listeners.items():
+        shell.events.register(event, listener)
 
     def stop() -> None:
-        # The registered list may have been emptied by a reset of the shell.
-        if ended in shell.events.callbacks.get("post_run_cell", []):
-            shell.events.unregister("post_run_cell", ended)
+        for event, listener in listeners.items():
+            # The registered list may have been emptied by a reset of the shell.
+            if listener in shell.events.callbacks.get(event, []):
+                shell.events.unregister(event, listener)
 
     return stop

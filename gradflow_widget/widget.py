@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .backstage import Backstage
-from .cells import CellRegistry, after_each_cell
+from .cells import CellRegistry, around_each_cell
 from .display.controls import Controls
 from .display.stage import Stage
 from .fresh_traits import FreshTraits
@@ -104,7 +104,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self._controls = controls_of(self)
             super().__init__(laid_out(self._stage, self._controls))
             self.add_class("gradflow")
-            self._stop_listening = after_each_cell(self._cell_ended)
+            self._stop_listening = around_each_cell(self._cell_begins, self._cell_ended)
             self._ready = True
             self._backstage.say()
             _cells.define(self)
@@ -329,7 +329,11 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         if self.__dict__.get("_ready"):
             self._backstage.refresh_status()
 
+    def _cell_begins(self) -> None:
+        self._backstage.cell_runs = True
+
     def _cell_ended(self) -> None:
+        self._backstage.cell_runs = False
         if self._training.foreign_loop and not self._training.loop_of_another:
             self._training.loop_has_ended()
             self._backstage.say()

@@ -340,12 +340,12 @@ class FakeShell:
     def __init__(self, *, tells_cells: bool = True) -> None:
         self.execution_count = 0
         self.user_ns: dict[str, Any] = {"In": [""]}
-        self.callbacks: list[Any] = []
+        self.callbacks: dict[str, list[Any]] = {"pre_run_cell": [], "post_run_cell": []}
         self.cell = ""
         self.events = SimpleNamespace(
-            callbacks={"post_run_cell": self.callbacks},
-            register=lambda _, callback: self.callbacks.append(callback),
-            unregister=lambda _, callback: self.callbacks.remove(callback),
+            callbacks=self.callbacks,
+            register=lambda event, callback: self.callbacks[event].append(callback),
+            unregister=lambda event, callback: self.callbacks[event].remove(callback),
         )
         if tells_cells:
             parent = {"metadata": {}}
@@ -358,11 +358,15 @@ class FakeShell:
         self.cell = cell
         self.execution_count += 1
         self.user_ns["In"].append(cell)
+        self._tell("pre_run_cell")
         try:
             return body()
         finally:
-            for callback in list(self.callbacks):
-                callback(None)
+            self._tell("post_run_cell")
+
+    def _tell(self, event: str) -> None:
+        for callback in list(self.callbacks[event]):
+            callback(None)
 
 
 @pytest.fixture(params=[True, False], ids=["cell ids", "by source"])
@@ -394,7 +398,7 @@ def test_running_a_cell_again_stops_the_old_widget(
     other.step()
     second.close()
     other.close()
-    assert shell.callbacks == []
+    assert not any(shell.callbacks.values())
 
 
 def test_two_widgets_of_one_cell_both_live_and_are_both_replaced(

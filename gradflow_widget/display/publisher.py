@@ -106,6 +106,11 @@ class Publisher:
             return 2
         return 3 if round_trip < 0.060 else 4
 
+    @property
+    def heard(self) -> bool:
+        """Whether what the page says comes through; a cell that runs keeps it waiting."""
+        return not self._unheard
+
     def has_room(self) -> bool:
         """Whether a frame asked for now would go out at once and be shown."""
         return not self._wanted and len(self._in_flight) < self._window

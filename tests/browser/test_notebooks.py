@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_the_quickstart_as_a_person_opens_it(lab: JupyterLab) -> None:
     first.pause()
     notebook.screenshot("quickstart")
     assert notebook.errors == []
+
+
+def test_where_a_notebook_says_that_the_controls_are_live_its_cell_does_not_wait() -> None:
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            source = "".join(cell["source"])
+            assert not ("controls above are live" in source and ".wait(" in source), path.name
 
 
 def test_running_the_cell_again_leaves_nothing_of_the_old_widget(cell: FlowCell) -> None:
@@ -197,6 +205,26 @@ def test_a_plain_loop_is_drawn_while_its_cell_runs_and_steered_when_it_has_ended
     page.wait_for(lambda drawn: not drawn.notice)
     steps = notebook.kernel.evaluate("flow.step_number")
     page.wait_for(lambda drawn: drawn.step == steps)
+    assert notebook.errors == []
+
+
+def test_a_cell_that_waits_for_training_says_that_the_controls_wait_too(lab: JupyterLab) -> None:
+    stop = lab.server.root / "stop"
+    stop.unlink(missing_ok=True)
+    notebook = lab.open_notebook([OWN_LOOP, "flow.run(train)", "flow.wait()"])
+    notebook.run_cell(0)
+    notebook.run_cell(1)
+    page = FlowPage(notebook)
+    live = page.wait_for(lambda drawn: drawn.step > 10)
+    assert live.notice == ""
+
+    notebook.run_cell(2, wait=False)
+    waits = "A cell is running: the controls apply when it ends."
+    page.wait_for(lambda drawn: drawn.notice == waits)
+
+    stop.touch()
+    notebook.wait_until_idle()
+    page.wait_for(lambda drawn: not drawn.notice)
     assert notebook.errors == []
 
 
