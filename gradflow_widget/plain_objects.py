@@ -35,6 +35,7 @@ _PLAIN_VALUES = (
     *GENERATORS,
 )
 _CONTAINERS = (list, set, tuple, deque, *MAPPINGS)
+_WAYS_OF_ITS_OWN = ("__del__", "__setstate__", "__iter__", "__copy__", "__deepcopy__")
 _MOST_ATTRIBUTES, _DEEPEST = 100, 2
 
 
@@ -51,7 +52,7 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
         and kind.__reduce__ is object.__reduce__
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__setattr__ is object.__setattr__
-        and not any(hasattr(kind, name) for name in ("__del__", "__setstate__", "__iter__"))
+        and not any(hasattr(kind, name) for name in _WAYS_OF_ITS_OWN)
     ):
         return False
     attributes = attributes_of(value)

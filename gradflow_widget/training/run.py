@@ -30,7 +30,13 @@ def check_unwatched(optimizer: object) -> None:
     """Raise ValueError where another run has its hooks on ``optimizer``."""
     if isinstance(optimizer, Optimizer):
         holder = _watched.get(optimizer)
-        if holder is not None and holder() is not None:
+        run = None if holder is None else holder()
+        if run is not None and run.is_left:
+            raise ValueError(
+                "optimizer is in the hands of a GradientFlow that was closed, whose loop or step "
+                "has not ended yet: wait until it has, or interrupt it."
+            )
+        if run is not None:
             raise ValueError(
                 "optimizer is watched by another GradientFlow already: close() that one first."
             )
@@ -61,6 +67,9 @@ class Run:
         before_step: called before an optimizer step, ahead of all reading of it.
         after_step: called when an optimizer step is over and read.
         may_train_here: says whether it is for the caller's thread to train the model now.
+
+    Attributes:
+        is_left: its session was closed, but the step or loop under way has not ended.
 
     Raises:
         TypeError, ValueError: the pair can't be watched; see :class:`GradientProbe`.
@@ -97,6 +106,7 @@ class Run:
         self._known = {id(one) for one in (*model.parameters(), *_held_by(self.optimizer))}
         self._looked_at, self._has_grown = 0, False
         self._handles: list[Any] = []
+        self.is_left = False
         self._watch(None)
 
     def _watch(self, earlier: GradientProbe | None) -> None:

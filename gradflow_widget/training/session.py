@@ -420,6 +420,7 @@ class TrainingSession(PresentRun):
             if self._loops.is_running:
                 return  # its hooks are being called; the thread takes them off at its end
         elif not self._worker.join(PATIENCE):
+            self._bench.run.is_left = True
             return
         self._let_go()
 

@@ -573,6 +573,31 @@ def test_a_loop_that_does_not_step_is_waited_for_boundedly(
         flow.close()
 
 
+def test_a_loop_that_has_not_ended_after_close_is_named_to_who_comes_next(
+    nothing_is_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.session.PATIENCE", 0.1)
+    loop, begun, release = Loop(), threading.Event(), threading.Event()
+    flow = GradientFlow(loop.model, loop.optimizer)
+
+    def evaluates() -> None:
+        begun.set()
+        release.wait(PATIENCE)
+        step(loop)
+
+    try:
+        flow.run(evaluates)
+        assert begun.wait(PATIENCE)
+        flow.close()
+        with pytest.raises(ValueError, match="that was closed, whose loop or step has not ended"):
+            GradientFlow(loop.model, loop.optimizer)
+    finally:
+        release.set()
+    thread = flow._training._worker._thread
+    thread.join(PATIENCE)
+    GradientFlow(loop.model, loop.optimizer).close()
+
+
 def test_steps_left_half_way_do_not_go_on_beside_a_loop(nothing_is_left: None) -> None:
     loop, release = Loop(), threading.Event()
     flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, (INPUTS, TARGETS))
