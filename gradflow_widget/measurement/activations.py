@@ -282,6 +282,7 @@ def has_channels_first(module: nn.Module, output: torch.Tensor) -> bool:
     # weights.
     return (
         isinstance(module, _CHANNEL_FIRST)
+        or (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 3)
         or type(output.grad_fn).__name__ == _CONVOLUTION
         or (output.dim() > 2 and _has_weights_for_channels(module, output.shape))
     )

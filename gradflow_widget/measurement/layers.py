@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import torch
 from torch import nn
@@ -210,5 +210,7 @@ def tensors_in(value: object, *, any_dtype: bool = False) -> Iterator[torch.Tens
         items = value
     elif callable(getattr(type(value), "to_tuple", None)):
         items = value.to_tuple()  # type: ignore[attr-defined]
+    elif is_dataclass(value) and not isinstance(value, type):
+        items = [getattr(value, one.name, None) for one in fields(value)]
     for item in items:
         yield from tensors_in(item, any_dtype=any_dtype)

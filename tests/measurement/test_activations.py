@@ -495,3 +495,12 @@ def test_places_are_the_units_of_a_sequence_whatever_its_length():
             first.weight[:2] = 0.0
         reading = one_reading(model, lambda model=model, x=x: model(x).sum())
         assert reading.dead_fraction[0] == 0.25
+
+
+def test_channels_are_the_units_of_a_layer_norm_over_whole_pictures():
+    norm = nn.LayerNorm([4, 5, 6])
+    with torch.no_grad():
+        norm.bias[0], norm.bias[1:] = -9.0, 9.0
+    model = nn.Sequential(norm, nn.ReLU(), nn.Flatten(), nn.Linear(120, 1))
+    x = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    assert one_reading(model, lambda: model(x).sum()).dead_fraction[0] == 0.25

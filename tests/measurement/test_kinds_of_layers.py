@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -474,3 +475,39 @@ def test_a_compiled_part_of_a_model_has_the_name_of_the_part() -> None:
     layers = [part.layer for part in find_layers(torch.compile(model, backend="eager"))]
     assert [layer.name for layer in layers] == ["0", "1", "2.0"]
     assert layers[1].parameters == ("1.weight", "1.bias")
+
+
+@dataclass
+class Halves:
+    """What a layer of one's own may return."""
+
+    name: str
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+def test_outputs_that_are_dataclasses():
+    class Split(nn.Linear):
+        def forward(self, x: torch.Tensor) -> Halves:
+            out = super().forward(x)
+            return Halves("halves", out.sigmoid(), out)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.split, self.last = Split(5, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> Halves:
+            out = self.last(self.split(x).first)
+            return Halves("out", out, out)
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(6, 5)
+    reading = one_reading(model, lambda: model(x).first.square().sum())
+    with torch.no_grad():
+        for part in model.parameters():
+            part.add_(0.1 * part.grad)  # the step undone
+    assert np.isfinite(reading.activation_rms).all()
+    assert reading.signal_grad_norm[0] > 0
+    again = take_reading(model, lambda out, _: out.first.square().sum(), x, None)
+    np.testing.assert_allclose(reading.signal_grad_norm, again.signal_grad_norm, rtol=1e-5)
