@@ -102,7 +102,8 @@ class Playback(traitlets.HasTraits):
         """Go back to the first step, to the same run again or with another seed.
 
         With another seed a model from a factory gets new weights; one given ready made
-        keeps its own and sees other batches.
+        keeps its own and sees other batches. An optimizer from a factory is made anew, unless a
+        loop of yours holds it.
 
         Raises:
             ValueError: ``seed`` is no whole number from 0 to 2**63 - 1.

@@ -148,14 +148,20 @@ class Bench:
             return Made(built, None, None)
         with self._as_at_first(built):
             batches = trainer.batches_for(settings, built)
-            return Made(built, batches, trainer.preview(built.model, settings, batches))
+            preview = trainer.preview(built.model, settings, batches)
+            if built is self._built:
+                built = self._construction.renewed(built, settings)
+            return Made(built, batches, preview)
 
-    def _look_again(self, built: Built, settings: Settings) -> Reading | None:
-        """Look at the present run as it began, on the batches in use."""
+    def _again(self, built: Built, settings: Settings, *, keeps_optimizer: bool) -> Made:
+        """Return the present run as it began, on the batches in use."""
         if self._trainer is None:
-            return None
+            return Made(built, None, None)
         with self._as_at_first(built):
-            return self._trainer.preview(built.model, settings)
+            preview = self._trainer.preview(built.model, settings)
+            if not keeps_optimizer:
+                built = self._construction.renewed(built, settings)
+            return Made(built, None, preview)
 
     def _as_at_first(self, built: Built) -> AbstractContextManager[None]:
         """Let a run in waiting, or the present one, find all as it begins with it."""
@@ -278,8 +284,12 @@ class Bench:
         self._replace(made, changes)
         return True
 
-    def reset(self, seed: int | None, make_way: Callable[[], None]) -> None:
+    def reset(
+        self, seed: int | None, make_way: Callable[[], None], *, keeps_optimizer: bool
+    ) -> None:
         """Go back to the first step while :meth:`changing`; a new seed may make a new model.
+
+        An optimizer that a factory makes is made anew, unless a loop of the user's holds it.
 
         Raises:
             ValueError: the model has got other modules or parameters since.
@@ -291,7 +301,7 @@ class Bench:
         if seed is not None and self._construction.depends_on_seed(settings):
             made = self._made(settings)
         else:
-            made = Made(built, None, self._look_again(built, settings))
+            made = self._again(built, settings, keeps_optimizer=keeps_optimizer)
         make_way()
         self._replace(made, changes)
 
@@ -303,7 +313,12 @@ class Bench:
             self._begin_run(made.preview)
             return
         settings = self.checked(changes)
-        if made.built.optimizer is self.run.given_optimizer:
+        if made.built.model is self.run.model:
+            self.run.close()
+            made.built.beginning.restore(made.built.model, made.built.optimizer)
+            self._construction.take(made.built)
+            run = self._watch(made.built, settings)
+        elif made.built.optimizer is self.run.given_optimizer:
             self.run.close()
             run = self._watch(made.built, settings)
         else:

@@ -203,7 +203,31 @@ class Construction:
                 return self._from_given(self._given, settings, looks)
             if self._given is not present:
                 self._given.beginning.restore(self._given.model, self._given.optimizer)
+                self._given = self.renewed(self._given, settings)
             return self._given
+
+    def renewed(self, built: Built, settings: Settings) -> Built:
+        """Return the model of a run with an optimizer made anew, where a factory makes it.
+
+        What an optimizer does not tell in its state, such as a scheduler on its hooks, begins
+        anew only so. The model is to be as at first meanwhile. Where the optimizer was given, or
+        is the same again, ``built`` is returned as it is.
+
+        Raises:
+            TypeError: the factory returned something else.
+            Exception: what it raised.
+        """
+        with RandomStream(settings.seed, every_source=True)():
+            optimizer = self._optimizer_for(built.model)
+        if optimizer is self._optimizer or optimizer is built.optimizer:
+            return built
+        strangers = Strangers(built.model, optimizer, self._first_values, self._loss)
+        return Built(built.model, optimizer, built.beginning.with_optimizer(optimizer, strangers))
+
+    def take(self, built: Built) -> None:
+        """Let what :meth:`renewed` has made stand for the given model from now on, if it is its."""
+        if self._given is not None and built.model is self._given.model:
+            self._given = built
 
     def _from_factory(self, settings: Settings, looks: Looks | None) -> Built:
         factory: Any = self._model

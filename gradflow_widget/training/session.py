@@ -225,8 +225,9 @@ class TrainingSession(PresentRun):
 
         A model from a factory is made anew from a new seed; a model given ready made keeps
         its first weights and sees other batches, but what knobs have drawn in a changed copy
-        of it is drawn anew. A loop of the user's starts again, with the random state that it
-        first began with, or one of the new seed.
+        of it is drawn anew. An optimizer from a factory is made anew. A loop of the user's starts
+        again, with the same optimizer and the random state that it first began with, or one of
+        the new seed.
 
         Raises:
             ValueError: ``seed`` can't be used.
@@ -235,7 +236,11 @@ class TrainingSession(PresentRun):
         self.check(**({} if seed is None else {"seed": seed}))
         with self.standing_still():
             self._loops.stand_still()
-            self._bench.reset(seed, lambda: self._make_way(lambda: self._loops.unwind(seed)))
+            self._bench.reset(
+                seed,
+                lambda: self._make_way(lambda: self._loops.unwind(seed)),
+                keeps_optimizer=self._loops.under_way,
+            )
         self._audience.state_changed()
 
     def _make_way(self, end_loop: Callable[[], object]) -> None:

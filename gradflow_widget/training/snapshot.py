@@ -31,10 +31,19 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, strangers: Strangers) -> None:
-        self.strangers = strangers
         self._of_model = ModelState(model)
+        self._take(optimizer, strangers)
+
+    def _take(self, optimizer: Optimizer, strangers: Strangers) -> None:
+        self.strangers = strangers
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._optimizer: dict[str, Any] = copy.deepcopy(optimizer.state_dict())
+
+    def with_optimizer(self, optimizer: Optimizer, strangers: Strangers) -> Snapshot:
+        """Return the same of the model, with another optimizer as it now is."""
+        other = copy.copy(self)
+        other._take(optimizer, strangers)
+        return other
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise ValueError where the model has other modules or parameters than it had."""

@@ -326,3 +326,52 @@ def test_watching_changes_nothing(make_flow: Any) -> None:
     assert same_bits(losses_of(flow, 5), bare)
     pairs = zip(model.parameters(), watched.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def with_its_scheduler(parameters: Any) -> torch.optim.Optimizer:
+    """As it is done where only the optimizer is handed on: the schedule is on its hooks."""
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    return optimizer
+
+
+@pytest.mark.parametrize("given", ["module", "factory"])
+def test_what_an_optimizer_from_a_factory_brings_with_it_begins_anew_too(
+    make_flow: Any, given: str
+) -> None:
+    model: Any = small_network() if given == "module" else lambda depth=3: small_network(depth)
+    flow = make_flow(model, with_its_scheduler, CROSS_ENTROPY, samples())
+    first, rates = losses_of(flow, 7), flow.history.learning_rate.copy()
+    assert rates[-1] == pytest.approx(0.0125)
+    flow.reset()
+    assert same_bits(losses_of(flow, 7), first)
+    assert same_bits(flow.history.learning_rate, rates)
+    flow.initialization = "he"
+    changed = losses_of(flow, 7)
+    flow.reset()
+    assert same_bits(losses_of(flow, 7), changed)
+    flow.initialization = "as given"
+    assert same_bits(losses_of(flow, 7), first)
+    flow.regime = {"label_noise": 0.2}
+    losses_of(flow, 7)
+    assert same_bits(flow.history.learning_rate, rates)
+    flow.regime = None
+    assert same_bits(losses_of(flow, 7), first)
+
+
+def test_a_factory_of_optimizers_that_fails_at_a_reset_leaves_the_run(make_flow: Any) -> None:
+    made: list[torch.optim.Optimizer] = []
+
+    def once(parameters: Any) -> torch.optim.Optimizer:
+        if made:
+            raise LookupError("only one")
+        made.append(torch.optim.SGD(parameters, lr=0.1))
+        return made[0]
+
+    flow = make_flow(small_network(), once, CROSS_ENTROPY, samples())
+    first = losses_of(flow, 3)
+    with pytest.raises(LookupError):
+        flow.reset()
+    assert same_bits(flow.history.loss, first)
+    assert flow.optimizer is made[0]
