@@ -191,7 +191,7 @@ def _markers(before: Settings | None, after: Settings | None) -> list[str]:
     if before is None or after is None:
         return []
     texts = []
-    if after.learning_rate != before.learning_rate and after.learning_rate is not None:
+    if after.rate_turns != before.rate_turns and after.learning_rate is not None:
         texts.append(f"lr {after.learning_rate:.3g}")
     if (after.clip_norm, after.clip_value) != (before.clip_norm, before.clip_value):
         if after.clip_norm is not None:

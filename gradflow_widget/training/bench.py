@@ -25,6 +25,7 @@ from .openmp import end_idle_threads
 from .pace import Pace
 from .run import Run, check_rates, check_unwatched
 from .settings import Settings
+from .steering import learning_rate_of
 from .trainer import Trainer
 from .validating import Validating
 
@@ -222,7 +223,7 @@ class Bench:
     def turn_hot(self, changes: dict[str, Any]) -> bool:
         """Take changes over that need no more than that; False where there are others."""
         with self._settings_lock:
-            settings, now = self.checked(changes), self.settings
+            settings, now = self._turned(changes), self.settings
             if (settings.regime, settings.optimizer_kind) != (now.regime, now.optimizer_kind):
                 return False
             if settings.cold != now.cold:
@@ -234,7 +235,21 @@ class Bench:
 
     def _take_over(self, changes: dict[str, Any]) -> None:
         with self._settings_lock:
-            self.settings = self.checked(changes)
+            self.settings = self._turned(changes)
+
+    def _turned(self, changes: dict[str, Any]) -> Settings:
+        """Return the settings with ``changes``, and with a turn of the rate counted.
+
+        One that goes back to where the optimizer still is takes those before it back.
+        """
+        settings = self.checked(changes)
+        if "learning_rate" not in changes:
+            return settings
+        count, last = settings.rate_turns + 1, self.run.probe.settings
+        is_back = settings.learning_rate == learning_rate_of(self.run.optimizer)
+        if is_back and isinstance(last, Settings):
+            count = last.rate_turns
+        return settings.replaced(rate_turns=count)
 
     # -- changing the run --------------------------------------------------------------
 

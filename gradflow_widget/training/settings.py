@@ -74,6 +74,8 @@ class Settings:
     Attributes:
         learning_rate: of the first parameter group; the others keep their ratio to it.
             None leaves the optimizer's own.
+        rate_turns: how often it was turned; a scheduler may have moved the rate since a turn, so
+            that the same value is a turn again.
         clip_norm: clip to this global L2 norm; None is off.
         clip_value: clip every element to this magnitude; None is off.
         batch_size: samples a step; None where the data come in batches of their own.
@@ -96,6 +98,7 @@ class Settings:
     """
 
     learning_rate: float | None = None
+    rate_turns: int = 0
     clip_norm: float | None = None
     clip_value: float | None = None
     batch_size: int | None = None

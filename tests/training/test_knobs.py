@@ -204,6 +204,34 @@ def test_every_hot_turn_leaves_a_marker_at_the_first_step_that_used_it(make_flow
     assert markers(flow) == []
 
 
+def test_a_rate_set_again_after_a_scheduler_has_moved_it_leaves_a_marker(make_flow: Any) -> None:
+    optimizer = sgd((model := plain_network()).parameters())
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.step(2)
+    for _ in range(2):
+        flow.learning_rate = 0.4
+        flow.step(2)
+        scheduler.step()
+        flow.step(2)
+    assert markers(flow) == [(3, "lr 0.4"), (7, "lr 0.4")]
+
+
+def test_a_rate_turned_away_and_back_leaves_no_marker(make_flow: Any) -> None:
+    flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+    flow.step(2)
+    flow.learning_rate = 0.4
+    flow.learning_rate = 0.1
+    flow.step()
+    assert markers(flow) == []
+    flow.learning_rate = 0.4
+    flow.step()
+    flow.learning_rate = 0.2
+    flow.learning_rate = 0.4
+    flow.step()
+    assert markers(flow) == [(4, "lr 0.4")]
+
+
 def test_numpy_numbers_turn_knobs_too(make_flow: Any) -> None:
     import numpy as np
 
