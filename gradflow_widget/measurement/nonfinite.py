@@ -18,8 +18,8 @@ from .single import everything_kept
 class NonFinite(NamedTuple):
     """The first tensor that was not finite.
 
-    ``where`` tells whether it is the output of ``layer``, the gradient of its weights, or
-    the loss itself (then ``layer`` is empty).
+    ``where`` tells whether it is the output of ``layer``, the gradient of one of its parameters,
+    or the loss itself (then ``layer`` is empty).
     """
 
     step: int
@@ -68,8 +68,11 @@ def first_nonfinite(reading: Reading) -> NonFinite | None:
         return NonFinite(reading.step, "", "loss")
     # One NaN makes all gradients NaN when they are clipped by their norm. Where the backward pass
     # left none, it is one that came to them afterwards.
+    looked_at = [] if reading.spoilt is None else [reading.spoilt]
     for norms in (reading.unclipped_grad_norm, reading.weight_grad_norm):
-        bad = np.flatnonzero(~np.isfinite(norms) & ~reading.missing)
+        looked_at.append(~np.isfinite(norms) & ~reading.missing)
+    for spoilt in looked_at:
+        bad = np.flatnonzero(spoilt)
         if len(bad):
             return NonFinite(reading.step, reading.layers[int(bad[-1])], "gradient")
     return NonFinite(reading.step, "", "gradient")

@@ -60,6 +60,8 @@ class Reading:
         unclipped_grad_norm: L2 norm of ∂L/∂W before any clipping.
         missing: layers whose weights have no gradient (None).
         frozen: those among them that do not ask for one.
+        spoilt: layers with a gradient that is not finite, of a bias too, before any clipping;
+            None where all are finite, or nobody looked.
         loss_seen: False where no loss was seen, so that ``loss`` is NaN for want of one.
         settings: the settings that the step used, where a session trained it.
         weight_grad_max: largest magnitude in ∂L/∂W.
@@ -92,6 +94,7 @@ class Reading:
     unclipped_grad_norm: FloatArray
     missing: BoolArray
     frozen: BoolArray
+    spoilt: BoolArray | None = None
     loss_seen: bool = True
     settings: object | None = None
     weight_grad_max: FloatArray | None = None

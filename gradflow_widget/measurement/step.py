@@ -141,6 +141,7 @@ class Watched:
         lengths = [len(part.weights) for part in parts]
         self._weight_starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.intp)
         self._one_weight_each = all(length == 1 for length in lengths)
+        self._owned = [[unique[id(one)] for one in part.parameters] for part in parts]
         self._none_missing = np.zeros(len(parts), dtype=np.bool_)
         self._none_missing.flags.writeable = False
         may_be_sparse = any(getattr(part.module, "sparse", False) for part in parts)
@@ -266,6 +267,9 @@ class Watched:
             else self._layer_norms(unclipped, missing),
             missing=missing,
             frozen=frozen,
+            spoilt=None
+            if math.isfinite(total) and math.isfinite(clip_scale)
+            else self._spoilt(unclipped, used),
             loss_seen=step.loss_seen,
             settings=step.settings,
             **full,
@@ -277,6 +281,13 @@ class Watched:
             norms = np.where(missing, np.nan, norms)
         norms.flags.writeable = False
         return norms
+
+    def _spoilt(self, unclipped: FloatArray, used: FloatArray) -> NDArray[np.bool_]:
+        """Return which layers own a gradient that is not finite, before any clipping if any is."""
+        bad = ~np.isfinite(unclipped)
+        if not bad.any():
+            bad = ~np.isfinite(used)
+        return np.array([bad[owned].any() for owned in self._owned])
 
     def _missing(
         self, present: list[int], requires_grad: list[bool]

@@ -17,6 +17,10 @@ def spoilt_by_nan(model: nn.Sequential) -> None:
     model[0].weight.grad.mul_(math.nan)
 
 
+def spoilt_in_a_bias(model: nn.Sequential) -> None:
+    model[0].bias.grad[0] = math.nan
+
+
 def spoilt_by_inf_and_clipped(model: nn.Sequential) -> None:
     model[0].weight.grad[0, 0] = math.inf
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -30,7 +34,13 @@ def clipped_by_hand_at_a_norm_of_zero(model: nn.Sequential) -> None:
 
 @pytest.mark.parametrize("full", [False, True], ids=["light", "full"])
 @pytest.mark.parametrize(
-    "spoil", [spoilt_by_nan, spoilt_by_inf_and_clipped, clipped_by_hand_at_a_norm_of_zero]
+    "spoil",
+    [
+        spoilt_by_nan,
+        spoilt_in_a_bias,
+        spoilt_by_inf_and_clipped,
+        clipped_by_hand_at_a_norm_of_zero,
+    ],
 )
 def test_a_gradient_spoilt_between_backward_pass_and_step_is_not_finite(spoil, full):
     torch.manual_seed(0)
@@ -50,6 +60,26 @@ def test_a_gradient_spoilt_between_backward_pass_and_step_is_not_finite(spoil, f
     assert found is not None
     layer = "2" if spoil is clipped_by_hand_at_a_norm_of_zero else "0"
     assert found == (3, layer, "gradient")
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["light", "full"])
+@pytest.mark.parametrize("clips", [False, True], ids=["as it is", "clipped"])
+def test_a_backward_pass_that_spoils_a_bias_alone_names_its_layer(full, clips):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 2))
+    model[2].bias.register_hook(lambda gradient: gradient * math.nan)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer, full=full) as probe:
+        model(torch.randn(5, 4)).sum().backward()
+        if clips:
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+        reading = probe.history.latest
+    assert reading is not None
+    assert first_nonfinite(reading) == (1, "2", "gradient")
+    assert judge([reading]).sentence == (
+        "Not finite: the gradient of layer '2' was first, at step 1."
+    )
 
 
 def test_a_look_at_a_network_of_nan_names_its_layer():
