@@ -221,6 +221,8 @@ class Watched:
                     step.hidden_edits.seen = True
             elif not np.allclose(earlier, used, rtol=_SAME_NORM, atol=0.0, equal_nan=True):
                 unclipped = earlier  # small ones were changed, which the total does not show
+                if math.isnan(total):
+                    clip_scale = math.nan  # nor does one of NaN
         if step.clip_norm is not None:
             theirs = step.clipped_parameters
             theirs_before = _norm(used if theirs is None else used[theirs])

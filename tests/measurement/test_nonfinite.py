@@ -76,6 +76,7 @@ def test_a_backward_pass_that_spoils_a_bias_alone_names_its_layer(full, clips):
         optimizer.step()
         reading = probe.history.latest
     assert reading is not None
+    assert math.isnan(reading.clip_scale) if clips else reading.clip_scale == 1.0
     assert first_nonfinite(reading) == (1, "2", "gradient")
     assert judge([reading]).sentence == (
         "Not finite: the gradient of layer '2' was first, at step 1."
