@@ -9,6 +9,8 @@ What lies between two stages, pooling say, is left out, for there unlike would b
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +37,7 @@ class Stage:
     after: int | None = None
 
 
-_latest: tuple[tuple[Layer, ...], tuple[Stage, ...]] = ((), ())
+_latest: tuple[tuple[Layer, ...], tuple[Stage, ...], bool] = ((), (), True)
 
 
 def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
@@ -45,13 +47,22 @@ def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
     one group but for those that enclose others, such as a whole network with an embedding of its
     own: their output is no place before those.
     """
+    return _known(layers)[0]
+
+
+def _known(layers: tuple[Layer, ...]) -> tuple[tuple[Stage, ...], bool]:
     global _latest
     # A run's readings share their layers; hashing the layers takes longer than grouping them.
-    known, found = _latest
+    known, found, is_of_one_kind = _latest
     if known is not layers:
         found = _stages(layers)
-        _latest = layers, found
-    return found
+        is_of_one_kind = all(
+            len({layers[index].kind for index in group}) == 1
+            for stage in found
+            for group in stage.groups
+        )
+        _latest = layers, found, is_of_one_kind
+    return found, is_of_one_kind
 
 
 def comparable_groups(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
@@ -61,8 +72,7 @@ def comparable_groups(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
 
 def is_of_one_kind(layers: Sequence[Layer]) -> bool:
     """Whether no group holds layers of several classes, as where too few are alike."""
-    groups = comparable_groups(tuple(layers))
-    return all(len({layers[index].kind for index in group}) == 1 for group in groups)
+    return _known(tuple(layers))[1]
 
 
 def _stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
@@ -156,9 +166,12 @@ def measured_groups(signal: FloatArray, layers: Sequence[Layer]) -> list[Group]:
 
 def _measured(signal: FloatArray, layers: Sequence[Layer]) -> list[list[Group]]:
     """Return the groups of each stage without the layers that have no number."""
-    known = ~np.isnan(signal)
+    every = stages(tuple(layers))
+    if not np.isnan(signal).any():
+        return [list(stage.groups) for stage in every]
+    known = (~np.isnan(signal)).tolist()
     measured = []
-    for stage in stages(tuple(layers)):
+    for stage in every:
         groups = [tuple(i for i in group if known[i]) for group in stage.groups]
         measured.append([group for group in groups if group])
     return measured
@@ -174,14 +187,18 @@ def _long_enough(signal: FloatArray, layers: Sequence[Layer]) -> list[list[Group
     return [[] for _ in measured]
 
 
+# In Python's own numbers: for a handful of them NumPy takes ten times as long.
 def _decades_of(signal: FloatArray, group: Group) -> float:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.log10(signal[group[0]]) - np.log10(signal[group[-1]]))
+    return _logarithm(signal[group[0]]) - _logarithm(signal[group[-1]])
+
+
+def _logarithm(value: float) -> float:
+    return math.log10(value) if value > 0 else -math.inf
 
 
 def _median(values: Sequence[float]) -> float:
-    numbers = [value for value in values if not np.isnan(value)]
-    return float(np.median(numbers)) if numbers else float("nan")
+    numbers = [value for value in values if not math.isnan(value)]
+    return statistics.median(numbers) if numbers else math.nan
 
 
 @dataclass(frozen=True)
@@ -217,7 +234,7 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
         total, kinds, place = 0.0, 1, end
         while True:
             own = [(group, _decades_of(signal, group)) for group in enough[place]]
-            own = [(group, value) for group, value in own if not np.isnan(value)]
+            own = [(group, value) for group, value in own if not math.isnan(value)]
             if own:
                 middle = _median([value for _, value in own])
                 groups.insert(0, min(own, key=lambda one: _distance(one[1], middle))[0])
@@ -226,7 +243,7 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
             if after is None:
                 break
             place = after
-        if groups and not np.isnan(total):
+        if groups and not math.isnan(total):
             found.append(Path(tuple(groups), total, kinds, sum(map(len, groups))))
     return found
 
@@ -254,12 +271,12 @@ def decades_behind(signal: FloatArray, layers: Sequence[Layer]) -> dict[Group, f
     behind = [0.0] * len(every)
     for place in reversed(range(len(every))):
         further = [
-            behind[later] + (0.0 if np.isnan(own[later]) else own[later])
+            behind[later] + (0.0 if math.isnan(own[later]) else own[later])
             for later, stage in enumerate(every)
             if stage.after == place
         ]
         if further:
-            behind[place] = float(np.median(further))
+            behind[place] = statistics.median(further)
     return {
         group: behind[place]
         for place, groups in enumerate(_measured(signal, layers))
@@ -285,7 +302,7 @@ def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
             continue
         rise, run, place = 0.0, 0, end
         while True:
-            if not np.isnan(own[place]):
+            if not math.isnan(own[place]):
                 steps = max(map(len, enough[place])) - 1
                 rise, run = rise + own[place] * steps, run + steps
             after = every[place].after
@@ -302,7 +319,7 @@ def _slope_of(signal: FloatArray, members: Group) -> float:
     depth = np.arange(len(group), dtype=np.float64)
     usable = np.isfinite(group) & (group > 0)
     if usable.sum() < 2:
-        return float("nan")
+        return math.nan
     x = depth[usable] - depth[usable].mean()
     y = np.log(group[usable])
     return -float(x @ (y - y.mean())) / float(x @ x)
