@@ -111,6 +111,11 @@ class Publisher:
         """Whether what the page says comes through; a cell that runs keeps it waiting."""
         return not self._unheard
 
+    @property
+    def counts_drawn(self) -> bool:
+        """Whether ``steps_drawn`` is what pages have shown: there are some, and they are heard."""
+        return bool(self._pages) and self.heard
+
     def has_room(self) -> bool:
         """Whether a frame asked for now would go out at once and be shown."""
         return not self._wanted and len(self._in_flight) < self._window

@@ -283,7 +283,8 @@ class Stage:
             parts.append("paused")
             if self._shown is not None and self._shown.step not in (step, 0):
                 parts.append(f"bars of step {self._shown.step:,}")
-        parts.append(f"{self.publisher.steps_drawn:,} of {self._steps:,} drawn")
+        if self.publisher.counts_drawn:
+            parts.append(f"{self.publisher.steps_drawn:,} of {self._steps:,} drawn")
         return " · ".join(parts)
 
     def _rate(self) -> float:
@@ -302,10 +303,12 @@ class Stage:
         if content.get("type") == "key":
             self._director.on_key(str(content["action"]))
             return
-        drawn = self.publisher.steps_drawn
-        self.publisher.receive(content)
+        publisher = self.publisher
+        before = publisher.counts_drawn, publisher.steps_drawn
+        publisher.receive(content)
+        counted = (publisher.counts_drawn, publisher.steps_drawn) != before
         # The last step's confirmation comes after the last frame, which could not count it.
-        if self.publisher.steps_drawn != drawn and not self._director.is_playing():
+        if counted and not self._director.is_playing():
             self.publisher.draw(step=False)
 
 

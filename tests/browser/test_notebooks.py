@@ -197,6 +197,7 @@ def test_a_plain_loop_is_drawn_while_its_cell_runs_and_steered_when_it_has_ended
     moving = page.wait_for(lambda drawn: drawn.step > 3 and drawn.bars)
     assert "controls apply when the cell ends" in moving.notice
     page.wait_for(lambda drawn: drawn.step > moving.step and drawn.bars != moving.bars)
+    page.wait_for(lambda drawn: "drawn" not in drawn.status)  # nothing can be confirmed now
     page.slider("learning rate").press("ArrowRight")
 
     stop.touch()
@@ -204,7 +205,7 @@ def test_a_plain_loop_is_drawn_while_its_cell_runs_and_steered_when_it_has_ended
     notebook.kernel.wait_until("flow.learning_rate > 0.1")
     page.wait_for(lambda drawn: not drawn.notice)
     steps = notebook.kernel.evaluate("flow.step_number")
-    page.wait_for(lambda drawn: drawn.step == steps)
+    page.wait_for(lambda drawn: drawn.step == steps and drawn.steps_drawn > 3)
     assert notebook.errors == []
 
 

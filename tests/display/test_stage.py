@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gradflow_widget.diagnosis.rules import UNDECIDED, Verdict
+from gradflow_widget.display import publisher
 from gradflow_widget.display.closing import close_tree
 from gradflow_widget.display.stage import Stage
 from gradflow_widget.measurement.reading import Reading
@@ -92,6 +93,32 @@ def test_at_rest_the_line_counts_the_last_step_once_the_page_has_drawn_it(
     theatre.step(1)
 
     theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1.000 · paused · 1 of 1 drawn")
+
+
+def test_without_a_page_no_steps_are_counted_as_drawn(theatre: Theatre) -> None:
+    theatre.step(1)
+    theatre.stage.refresh_status()
+
+    assert "drawn" not in theatre.director.said
+
+
+def test_while_the_page_is_not_heard_no_steps_are_counted_as_drawn(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "PATIENCE", 0.02)
+    theatre.confirms_at_once = False
+    theatre.says(type="view", visible=True)
+    steps = 0
+    while theatre.publisher.heard:
+        steps += 1
+        theatre.stage.next_is_drawn(may_wait=True)
+        theatre.step(steps)
+    theatre.stage.refresh_status()
+    assert "drawn" not in theatre.director.said
+
+    theatre.confirm_all()
+    theatre.stage.refresh_status()
+    assert f" of {steps} drawn" in theatre.director.said
 
 
 def test_a_step_that_ends_after_the_pause_is_told_though_it_is_not_drawn(theatre: Theatre) -> None:
