@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { nearest } from "./bars";
 import type { LayerNumbers, TimeNumbers } from "./layers";
+import { Layout } from "./testing";
 import { BarTooltip, place } from "./tooltip";
 
 const WIDTH = 20;
@@ -9,6 +10,7 @@ let numbers: LayerNumbers;
 let time: TimeNumbers;
 let show: string;
 let tooltip: BarTooltip;
+let layout: Layout;
 
 function withValues(...values: number[]): LayerNumbers {
   return {
@@ -42,6 +44,7 @@ function shown(): string | null {
 }
 
 beforeEach(() => {
+  layout = new Layout();
   vi.spyOn(Element.prototype, "getBoundingClientRect").mockImplementation(function (this: Element) {
     if (this.classList.contains("bar")) {
       return new DOMRect(Number((this as SVGElement).dataset.left), 100, WIDTH, 0);
@@ -65,6 +68,7 @@ afterEach(() => {
   tooltip.close();
   root.remove();
   vi.restoreAllMocks();
+  vi.unstubAllGlobals();
 });
 
 it("tells a layer's exact numbers wherever the pointer is above its bar", () => {
@@ -123,6 +127,16 @@ it("goes when the pointer leaves the plot, the chart or the widget", () => {
   }
 });
 
+it("goes when the widget is folded up under a pointer at rest", () => {
+  point(12, 5);
+  layout.settle();
+  expect(shown()).not.toBeNull();
+  root.hidden = true;
+  layout.settle();
+  tooltip.refresh();
+  expect(shown()).toBeNull();
+});
+
 it("goes when its layer is gone", () => {
   point(50, 5);
   numbers = { ...numbers, layers: numbers.layers.slice(0, 1) };
@@ -134,6 +148,7 @@ it("closed, it takes its element and its listeners along", () => {
   tooltip.close();
   point(12, 5);
   expect(document.querySelector(".gradflow-tooltip")).toBeNull();
+  expect(layout.observed).toBe(0);
 });
 
 describe("the place of the tooltip", () => {

@@ -74,6 +74,10 @@ export class BarTooltip {
   #bars: () => Bars;
   #element = document.createElement("div");
   #pointer: { x: number; y: number; bar: number } | null = null;
+  // No pointer leaves a widget that is folded up, or taken away, under a pointer at rest.
+  #resizes = new ResizeObserver(() => {
+    if (this.#root.getClientRects().length === 0) this.#hide();
+  });
 
   constructor(root: HTMLElement, bars: () => Bars) {
     this.#root = root;
@@ -86,6 +90,7 @@ export class BarTooltip {
     root.addEventListener("pointermove", this.#onMove);
     root.addEventListener("pointerdown", this.#onMove);
     root.addEventListener("pointerleave", this.#hide);
+    this.#resizes.observe(root);
   }
 
   /** Writes the latest numbers, where the tooltip is shown. */
@@ -112,6 +117,7 @@ export class BarTooltip {
   }
 
   close(): void {
+    this.#resizes.disconnect();
     this.#root.removeEventListener("pointermove", this.#onMove);
     this.#root.removeEventListener("pointerdown", this.#onMove);
     this.#root.removeEventListener("pointerleave", this.#hide);

@@ -352,6 +352,19 @@ def test_the_tooltip_names_the_layer_and_its_exact_numbers(cell: FlowCell) -> No
     expect(tooltip).to_have_count(0)
 
 
+def test_the_tooltip_goes_with_an_output_that_is_collapsed_under_the_pointer(
+    cell: FlowCell,
+) -> None:
+    tooltip = cell.playground(depth=3).point_at_bar(1)
+    expect(tooltip).to_be_visible()
+    notebook = cell.notebook.page.locator(".jp-Notebook")
+
+    notebook.evaluate("() => window.jupyterapp.commands.execute('notebook:hide-cell-outputs')")
+    expect(tooltip).to_be_hidden()
+    notebook.evaluate("() => window.jupyterapp.commands.execute('notebook:show-cell-outputs')")
+    expect(cell.notebook.page.locator(".gradflow")).to_be_visible()
+
+
 def test_status_and_verdict_are_spoken_politely(cell: FlowCell) -> None:
     page = cell.playground()
     page.button("Step").click()
