@@ -76,7 +76,7 @@ class Playback(traitlets.HasTraits):
         clipping act at its optimizer steps; :meth:`wait` waits for its end.
 
         Raises:
-            TypeError: ``loop`` can't be called.
+            TypeError: ``loop`` can't be called without arguments.
             RuntimeError: another loop is under way, the regime needs steps of the widget's
                 own, or the widget is closed.
         """
@@ -93,6 +93,7 @@ class Playback(traitlets.HasTraits):
             False where ``timeout`` seconds ran out first.
 
         Raises:
+            ValueError: ``steps`` is no whole number of at least 1, or ``timeout`` no number from 0.
             RuntimeError: nothing is training, so that no step would ever come.
             Exception: what the model or the data raised, with its traceback.
         """

@@ -493,6 +493,43 @@ def test_a_number_of_steps_must_be_whole(make_flow: Any, count: Any) -> None:
     assert flow.step_number == 0
 
 
+@pytest.mark.parametrize("timeout", ["x", float("nan"), -1, True, [1]], ids=repr)
+def test_a_timeout_must_be_a_number_from_0(make_flow: Any, timeout: Any) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    flow.play()
+    for steps in (None, 1):
+        with pytest.raises(ValueError, match=r"^timeout must be a number .*\.$"):
+            flow.wait(steps, timeout=timeout)
+    assert flow.playing
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 10**400, 1e30, None], ids=repr)
+def test_a_timeout_may_be_without_limit(make_flow: Any, timeout: Any) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    flow.play()
+    assert flow.wait(2, timeout=timeout)
+    flow.pause()
+    assert flow.wait(timeout=timeout)
+
+
+def test_a_loop_that_needs_arguments_is_refused_at_once(make_flow: Any) -> None:
+    flow = make_flow(model := network(), sgd(model.parameters()))
+
+    def train(epochs: int, *, rate: float, shuffle: bool = True) -> None:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=r"needs epochs, rate: give run\(lambda: .*\.$"):
+        flow.run(train)
+    assert not flow.playing
+
+    def free(epochs: int = 1, *more: int, **options: int) -> None:
+        optimizer.step()
+
+    optimizer = flow.optimizer
+    flow.run(free)
+    assert flow.wait()
+
+
 @pytest.mark.parametrize("seed", [-1, 0.5, "1", True, 2**63], ids=repr)
 def test_a_reset_with_a_bad_seed_changes_nothing(make_flow: Any, seed: Any) -> None:
     flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))

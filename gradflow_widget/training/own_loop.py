@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from .openmp import end_idle_threads
@@ -18,6 +19,26 @@ _NO_STEP = (
 
 class LoopStopped(BaseException):
     """Unwinds the user's own loop when its session is stopped or reset."""
+
+
+def check_loop(loop: object) -> None:
+    """Raise TypeError where ``loop`` can't be called without arguments, as far as it tells."""
+    if not callable(loop):
+        raise TypeError(f"loop must be a function without parameters, not {type(loop).__name__}.")
+    try:
+        parameters = inspect.signature(loop).parameters.values()
+    except (TypeError, ValueError):  # some in C tell nothing
+        return
+    needed = [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if needed:
+        raise TypeError(
+            f"loop must be a function without parameters, but it needs {', '.join(needed)}: "
+            f"give run(lambda: loop({', '.join(needed)}))."
+        )
 
 
 class OwnLoop:

@@ -22,13 +22,13 @@ from .failure import LastFailure
 from .loops import UserLoops
 from .objective import Objective
 from .openmp import end_idle_threads
-from .own_loop import PATIENCE
+from .own_loop import PATIENCE, check_loop
 from .own_steps import OwnSteps
 from .pace import Pace
 from .present_run import PresentRun
 from .refusals import Refusals
 from .resting import Resting
-from .settings import Settings, checked_count
+from .settings import Settings, checked_count, checked_timeout
 from .trainer import Trainer
 from .validating import Validating
 from .validation import ValidationCurve, Validator
@@ -341,11 +341,12 @@ class TrainingSession(PresentRun):
             False where ``timeout`` seconds ran out first.
 
         Raises:
-            ValueError: ``steps`` is no whole number of at least 1.
+            ValueError: ``steps`` is no whole number of at least 1, or ``timeout`` no number from 0.
             RuntimeError: the session rests already, so that no step would ever come; or it
                 is called on the training thread.
             Exception: what the user's model or data raised.
         """
+        timeout = checked_timeout(timeout)
         self._worker.check_not_current("wait()")
         self._own_steps.check_not_within("wait()")
         end_idle_threads()
@@ -384,14 +385,11 @@ class TrainingSession(PresentRun):
         Its optimizer steps pause, go on and end under the session's hand.
 
         Raises:
-            TypeError: ``loop`` can't be called.
+            TypeError: ``loop`` can't be called without arguments.
             RuntimeError: another loop is under way, here or in another thread, the regime needs
                 steps of our own, or the session is closed.
         """
-        if not callable(loop):
-            raise TypeError(
-                f"loop must be a function without parameters, not {type(loop).__name__}."
-            )
+        check_loop(loop)
         with self._bench.stepping():
             self._bench.check_open()
             if self._loops.under_way:

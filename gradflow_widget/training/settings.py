@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import threading
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -53,6 +54,22 @@ def checked_count(name: str, value: object) -> int:
     if number is not None and number >= 1:
         return number
     raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+
+
+def checked_timeout(timeout: object) -> float | None:
+    """Return a number of seconds as locks take it; None, infinity and centuries are no limit.
+
+    Raises:
+        ValueError: it is neither None nor a number from 0.
+    """
+    if timeout is None:
+        return None
+    seconds = as_float(timeout)
+    if seconds >= 0:
+        return seconds if seconds <= threading.TIMEOUT_MAX else None
+    raise ValueError(
+        f"timeout must be a number of seconds from 0, or None, not {reprlib.repr(timeout)}."
+    )
 
 
 def checked_seed(seed: object) -> int:
