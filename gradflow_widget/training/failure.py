@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import clear_frames
 from types import TracebackType
 
 from torch import nn
@@ -53,6 +54,13 @@ class LastFailure:
     def clear(self) -> None:
         """Forget it: training goes on, or anew."""
         self._error = self._traceback = None
+
+    def let_go(self) -> None:
+        """Let go of what the calls held that it was raised in, such as a loader's processes.
+
+        It can be told and raised as before, with its traceback.
+        """
+        clear_frames(self._traceback)
 
     @property
     def text(self) -> str:

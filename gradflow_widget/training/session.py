@@ -429,6 +429,7 @@ class TrainingSession(PresentRun):
 
     def _let_go(self) -> None:
         self._bench.close()
+        self._failure.let_go()
         _open_sessions.discard(self)
 
     def _check_can_train(self) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import traceback
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from gradflow_widget import GradientFlow
 from gradflow_widget.training.failure import FirstBatchError
 
-from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
+from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples, wait_for
 
 
 class Trouble:
@@ -217,3 +219,44 @@ def test_a_reset_that_fails_leaves_the_run_as_it_is(make_flow: Any) -> None:
     since = losses_of(flow, 3)
     flow.reset()
     assert same_bits(losses_of(flow, 8), first + since)
+
+
+class BadSamples(Dataset[Any]):
+    """Data of which one sample can't be had, once ``trouble`` says so."""
+
+    def __init__(self, trouble: Any) -> None:
+        self.trouble = trouble
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Any:
+        if self.trouble.is_set() and index == 5:
+            raise LookupError("no such sample")
+        return samples()[0][index], samples()[1][index]
+
+
+@pytest.mark.parametrize("call", ["step", "steps", "play"])
+def test_close_ends_the_processes_of_a_loader_that_has_failed(make_flow: Any, call: str) -> None:
+    context = multiprocessing.get_context("fork")
+    trouble, before = context.Event(), set(multiprocessing.active_children())
+    loader = DataLoader(
+        BadSamples(trouble), batch_size=16, num_workers=1, multiprocessing_context=context
+    )
+    model = plain_network()
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, loader)
+    trouble.set()
+    calls = {
+        "step": lambda: flow.step(9),
+        "steps": lambda: list(flow.steps(9)),
+        "play": lambda: (flow.play(), flow.wait()),
+    }
+    with pytest.raises(LookupError) as caught:
+        calls[call]()
+    flow.close()
+    wait_for(lambda: set(multiprocessing.active_children()) <= before)
+    assert "no such sample" in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(LookupError):
+        flow.wait()
+    with pytest.raises(RuntimeError, match="closed"):
+        flow.step()
