@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .capture import Capture
 from .contents import Contents, modules_of
@@ -44,13 +45,10 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
         *others: what else has a part in the pass, such as a loss with a running centre.
     """
     modules = list(dict.fromkeys(part for one in (model, *others) for part in one.modules()))
-    count = sum(p.numel() for module in modules for p in module.parameters(recurse=False))
+    parameters = [one for module in modules for one in module.parameters(recurse=False)]
+    count = sum(parameter.numel() for parameter in parameters if not is_lazy(parameter))
     contents = Contents(modules, every_weight=count <= _MOST_WEIGHTS)
-    gradients = [
-        (parameter, parameter.grad)
-        for module in modules
-        for parameter in module.parameters(recurse=False)
-    ]
+    gradients = [(parameter, parameter.grad) for parameter in parameters]
     python_random, numpy_random = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[d.index for d in devices]):

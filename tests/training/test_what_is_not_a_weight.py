@@ -514,3 +514,19 @@ def test_a_look_leaves_gradients_as_they_were_whatever_the_objective_does(make_f
     take_reading(model, loss_fn, *samples())
     assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
     assert all(torch.equal(p.grad, v) for p, v in zip(model.parameters(), values, strict=True))
+
+
+def test_a_loss_may_make_its_weights_at_the_first_batch(make_flow: Any) -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.LazyLinear(3)
+
+        def forward(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return CROSS_ENTROPY(self.head(output), targets)
+
+    model = plain_network()
+    flow = make_flow(model, sgd(model.parameters()), Projected(), samples(), validation=samples())
+    first = losses_of(flow, 4)
+    flow.reset()
+    assert same_bits(losses_of(flow, 4), first)
