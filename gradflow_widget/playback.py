@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
+from .checked_numbers import checked_whole
 from .display.stage import SPEEDS, Speed
 from .knob_traits import Knob
-from .training.settings import checked_count
+from .quoting import quoted
 
 if TYPE_CHECKING:
     from .backstage import Backstage
@@ -132,13 +133,13 @@ class Playback(traitlets.HasTraits):
     @traitlets.validate("speed")
     def _check_speed(self, proposal: Any) -> Speed:
         value: Any = proposal["value"]
-        if value == "max":
+        if isinstance(value, str) and value == "max":
             return "max"
         try:
-            return checked_count("speed", value)
+            return checked_whole("speed", value)
         except ValueError:
             raise ValueError(
-                f"speed must be a whole number of at least 1 or 'max', not {value!r}; "
+                f"speed must be a whole number of at least 1 or 'max', not {quoted(value)}; "
                 f"the menu offers {', '.join(map(str, SPEEDS))}."
             ) from None
 

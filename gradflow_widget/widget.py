@@ -29,7 +29,6 @@ from .training.openmp import end_idle_threads
 from .training.preparation import Preparation, prepare
 from .training.run import check_unwatched
 from .training.session import TrainingSession
-from .training.settings import Settings
 from .training.validation import ValidationCurve
 from .tweaks.knobs import COLD_KNOBS
 from .tweaks.record import Tweak
@@ -157,8 +156,6 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             TypeError: ``data`` are none of these.
         """
         parts = assemble(network, data, knobs)
-        if "learning_rate" in knobs:
-            Settings(learning_rate=knobs["learning_rate"])
         flow = cls(*parts.arguments, seed=seed, validation=parts.loaded.validation)
         try:
             flow._turn_first(parts, knobs)

@@ -16,6 +16,7 @@ from gradflow_widget import GradientFlow
 from gradflow_widget.backstage import Backstage
 from gradflow_widget.display.controls import Controls
 from gradflow_widget.display.stage import Stage
+from gradflow_widget.knob_traits import HOT_KNOBS
 from gradflow_widget.training.session import TrainingSession
 
 INPUTS, TARGETS = torch.randn(20, 4), torch.randint(0, 3, (20,))
@@ -424,6 +425,38 @@ def test_two_widgets_on_one_optimizer_are_refused(nothing_is_left: None) -> None
 
 
 VALUES = [0, -1.0, math.nan, math.inf, -math.inf, "0.1", True, [1.0], 1j]
+
+
+UNREADABLE = {
+    "array": np.zeros((2, 2)),
+    "tensor": torch.zeros(2, 2),
+    "long text": "x" * 5000,
+    "huge": 10**400,
+    "hugest": 10**5000,
+}
+
+
+@pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE)
+def test_whatever_a_knob_is_set_to_is_refused_in_one_short_sentence(
+    make_flow: Any, value: Any
+) -> None:
+    flow = make_flow(
+        lambda depth=2, activation="tanh": network(), sgd, LOSS, (INPUTS, TARGETS), seed=0
+    )
+    for name in (*flow._construction.knobs, *HOT_KNOBS, "regime", "speed"):
+        if name in ("batch_size", "speed") and isinstance(value, int):
+            continue  # any whole number is a speed, and one of samples has a sentence of its own
+        with pytest.raises((ValueError, TypeError)) as caught:
+            setattr(flow, name, value)
+        text = str(caught.value)
+        assert text.startswith(name), text
+        assert is_one_clear_sentence(text), text
+    for name in ("depth", "skips", "learning_rate", "speed", "width"):
+        if name in ("speed", "width") and isinstance(value, int):
+            continue
+        with pytest.raises(ValueError, match=name) as caught:
+            GradientFlow.playground("residual", **{name: value})
+        assert is_one_clear_sentence(str(caught.value))
 
 
 @pytest.mark.parametrize("value", [*VALUES, None], ids=repr)

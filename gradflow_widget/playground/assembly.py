@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..checked_numbers import checked_positive
+from ..quoting import quoted
 from ..tweaks.knobs import COLD_KNOBS, checked_knob
 from .data import DATA, KINDS, Kind, Loaded, Source, as_loaded
 from .networks import NETWORKS, Network
@@ -73,9 +74,11 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
         TypeError: data are none of these.
     """
     if not isinstance(network, str) or network not in NETWORKS:
-        raise ValueError(f"network {network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+        raise ValueError(
+            f"network {quoted(network)} is unknown: choose one of {', '.join(NETWORKS)}."
+        )
     if isinstance(data, str) and data not in DATA:
-        raise ValueError(f"data {data!r} is unknown: choose one of {', '.join(DATA)}.")
+        raise ValueError(f"data {quoted(data)} is unknown: choose one of {', '.join(DATA)}.")
     chosen, source = NETWORKS[network], DATA[data] if isinstance(data, str) else as_loaded(data)
     kind = _common_kind(chosen, source)
     of_data = tuple(source.parameters) if isinstance(source, Source) else ()
@@ -83,12 +86,10 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
     known = (*COLD_KNOBS, "learning_rate", *HOT_KNOBS, *own, *of_data)
     for name in knobs:
         if name not in known:
-            raise ValueError(f"knob {name!r} is unknown: choose among {', '.join(known)}.")
+            raise ValueError(f"knob {quoted(name)} is unknown: choose among {', '.join(known)}.")
     if knobs.get("clip_norm") is not None and knobs.get("clip_value") is not None:
         raise ValueError("clip_norm and clip_value are both given: choose one.")
-    rate = knobs.get("learning_rate", chosen.learning_rate)
-    if not isinstance(rate, Real) or isinstance(rate, bool):
-        raise ValueError(f"learning_rate must be a positive, finite number, not {rate!r}.")
+    rate = checked_positive("learning_rate", knobs.get("learning_rate", chosen.learning_rate))
     values = {
         name: checked_knob(name, value) if name in COLD_KNOBS else value
         for name, value in knobs.items()
@@ -104,7 +105,7 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
         PlaygroundNetwork(
             chosen.make, **chosen.fitted(loaded), **{name: values[name] for name in built_with}
         ),
-        lambda parameters: chosen.optimize(parameters, lr=float(rate)),
+        lambda parameters: chosen.optimize(parameters, lr=rate),
         loaded.loss,
         loaded.training,
         {

@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from ..measurement.optimizers import number_in, rate_of
+from ..quoting import quoted
 from ..tweaks.knobs import AS_GIVEN
 
 KINDS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
@@ -34,7 +35,7 @@ def checked_kind(kind: object) -> str:
     if isinstance(kind, str) and (kind == AS_GIVEN or kind in KINDS):
         return kind
     known = ", ".join([repr(AS_GIVEN), *KINDS])
-    raise ValueError(f"optimizer_kind {kind!r} is unknown: choose one of {known}.")
+    raise ValueError(f"optimizer_kind {quoted(kind)} is unknown: choose one of {known}.")
 
 
 def of_kind(kind: str, given: Optimizer) -> Optimizer:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..checked_numbers import checked_timeout, checked_whole
 from ..measurement.reading import Reading
 from .audience import Audience, Telling
 from .batches import Batches
@@ -28,7 +29,7 @@ from .pace import Pace
 from .present_run import PresentRun
 from .refusals import Refusals
 from .resting import Resting
-from .settings import Settings, checked_count, checked_timeout
+from .settings import Settings
 from .trainer import Trainer
 from .validating import Validating
 from .validation import ValidationCurve, Validator
@@ -303,7 +304,7 @@ class TrainingSession(PresentRun):
                 user's is under way in another thread.
             ValueError: ``count`` is no whole number of at least 1.
         """
-        count = checked_count("n", count)
+        count = checked_whole("n", count)
         self._check_can_train()
         self._failure.clear()
         end_idle_threads()
@@ -351,7 +352,7 @@ class TrainingSession(PresentRun):
         self._own_steps.check_not_within("wait()")
         end_idle_threads()
         if steps is not None:
-            steps = checked_count("steps", steps)
+            steps = checked_whole("steps", steps)
             self._failure.raise_again()
             self._bench.check_open()
             if self._pace.is_over:
@@ -369,7 +370,7 @@ class TrainingSession(PresentRun):
             RuntimeError: nothing to train with, closed, or a loop of the user's is under way.
             Exception: what the user's model or data raised.
         """
-        count = checked_count("n", count)
+        count = checked_whole("n", count)
         self._check_can_train()
         self._loops.check_none_handed_over()
         return self._steps_in_this_thread(count)

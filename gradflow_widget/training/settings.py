@@ -2,86 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import reprlib
-import threading
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
+from ..checked_numbers import checked_from_zero, checked_positive, checked_seed, checked_whole
 from ..tweaks.knobs import AS_GIVEN, CAN_BE_OFF, COLD_KNOBS, checked_knob
 from .optimizers import checked_kind
-from .regimes.checked import as_float
 from .regimes.regime import NOTHING, Regime, regime_from
-
-
-def checked_positive(name: str, value: object) -> float:
-    """Return ``value`` as a float if it is a positive, finite number.
-
-    Raises:
-        ValueError: it is not.
-    """
-    number = as_float(value)
-    if math.isfinite(number) and number > 0:
-        return number
-    raise ValueError(f"{name} must be a positive, finite number, not {reprlib.repr(value)}.")
-
-
-def checked_decay(value: object) -> float:
-    """Return ``value`` as a float if it is a finite number from 0.
-
-    Raises:
-        ValueError: it is not.
-    """
-    number = as_float(value)
-    if math.isfinite(number) and number >= 0:
-        return number
-    raise ValueError(f"weight_decay must be a finite number from 0, not {reprlib.repr(value)}.")
-
-
-def _whole(value: object) -> int | None:
-    """Return a Python or NumPy integer as an int; None for anything else, bool among it."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-
-
-def checked_count(name: str, value: object) -> int:
-    """Return ``value`` as an int if it is a whole number of at least 1.
-
-    Raises:
-        ValueError: it is not.
-    """
-    number = _whole(value)
-    if number is not None and number >= 1:
-        return number
-    raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
-
-
-def checked_timeout(timeout: object) -> float | None:
-    """Return a number of seconds as locks take it; None, infinity and centuries are no limit.
-
-    Raises:
-        ValueError: it is neither None nor a number from 0.
-    """
-    if timeout is None:
-        return None
-    seconds = as_float(timeout)
-    if seconds >= 0:
-        return seconds if seconds <= threading.TIMEOUT_MAX else None
-    raise ValueError(
-        f"timeout must be a number of seconds from 0, or None, not {reprlib.repr(timeout)}."
-    )
-
-
-def checked_seed(seed: object) -> int:
-    """Return ``seed`` as an int if every generator can be seeded with it.
-
-    Raises:
-        ValueError: it is no whole number from 0 to 2**63 - 1.
-    """
-    number = _whole(seed)
-    if number is not None and 0 <= number < 2**63:
-        return number
-    raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}.")
 
 
 @dataclass(frozen=True)
@@ -140,10 +67,11 @@ class Settings:
                 "clip_norm and clip_value are both set: choose one and set the other to None."
             )
         if self.batch_size is not None:
-            object.__setattr__(self, "batch_size", checked_count("batch_size", self.batch_size))
+            object.__setattr__(self, "batch_size", checked_whole("batch_size", self.batch_size))
         checked_kind(self.optimizer_kind)
         if self.weight_decay is not None:
-            object.__setattr__(self, "weight_decay", checked_decay(self.weight_decay))
+            decay = checked_from_zero("weight_decay", self.weight_decay)
+            object.__setattr__(self, "weight_decay", decay)
         object.__setattr__(self, "seed", checked_seed(self.seed))
         for name in COLD_KNOBS:
             value = getattr(self, name)

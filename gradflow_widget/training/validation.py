@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..checked_numbers import checked_positive, checked_seed, checked_whole
 from ..measurement.contents import modules_of
 from ..measurement.layers import first_tensor
 from ..measurement.single import everything_kept
@@ -28,7 +29,6 @@ from .batches import Batches, DatasetBatches, TensorBatches, as_batches, on_devi
 from .failure import FirstBatchError, described
 from .objective import Objective
 from .randomness import RandomStream
-from .settings import checked_count, checked_positive, checked_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,10 +107,10 @@ class Validator:
         floating: torch.dtype | None = None,
     ) -> None:
         self._objective = objective
-        self._every = checked_count("every", every)
+        self._every = checked_whole("every", every)
         self._share = checked_positive("share", share)
         self._interval = checked_positive("interval", interval)
-        most, seed = checked_count("samples", samples), checked_seed(seed)
+        most, seed = checked_whole("samples", samples), checked_seed(seed)
         # A loader may draw, or start processes, whenever it is gone through: here it is, once.
         source = as_batches(data, "validation", floating)
         self._is_tensors = isinstance(source, TensorBatches)
@@ -324,7 +324,7 @@ class ValidationCurve:
     """
 
     def __init__(self, capacity: int = 2_000) -> None:
-        if checked_count("capacity", capacity) < 2:
+        if checked_whole("capacity", capacity) < 2:
             raise ValueError(f"capacity must be at least 2, not {capacity}.")
         self._capacity = capacity
         self._lock = threading.RLock()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..quoting import quoted
 from .copying import HOOKS, copied
 from .errors import CannotTweak
 from .hidden import Hidden, activation_name, find_hidden
@@ -39,7 +40,8 @@ def checked_activation(name: object) -> str:
     """
     if isinstance(name, str) and name in ACTIVATIONS:
         return name
-    raise ValueError(f"activation {name!r} is unknown: choose one of {', '.join(ACTIVATIONS)}.")
+    known = ", ".join(ACTIVATIONS)
+    raise ValueError(f"activation {quoted(name)} is unknown: choose one of {known}.")
 
 
 def activation_module(name: str) -> nn.Module:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..checked_numbers import checked_whole
 from .activation import put_on_activation, take_off_activation
 from .blocks import (
     AsideBlock,
@@ -44,10 +44,7 @@ def checked_depth(depth: Any) -> int:
     Raises:
         ValueError: it is not.
     """
-    is_whole = isinstance(depth, Integral) and not isinstance(depth, bool)
-    if is_whole and SHALLOWEST <= depth <= DEEPEST:
-        return int(depth)
-    raise ValueError(f"depth must be a whole number from {SHALLOWEST} to {DEEPEST}, not {depth!r}.")
+    return checked_whole("depth", depth, SHALLOWEST, DEEPEST)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checked_numbers import as_float, as_whole
+from ..quoting import quoted
 from .computed import computed_as, frozen_behind
 from .copying import copied, refuse_lazy
 from .defaults import reset_as_built
@@ -178,7 +179,8 @@ def checked_scheme(scheme: object) -> str:
     """
     if isinstance(scheme, str) and scheme in SCHEMES:
         return scheme
-    raise ValueError(f"initialization {scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
+    known = ", ".join(SCHEMES)
+    raise ValueError(f"initialization {quoted(scheme)} is unknown: choose one of {known}.")
 
 
 @dataclass(frozen=True)
@@ -338,9 +340,10 @@ def _checked_options(
                 f"gain has no meaning for {scheme!r}: only {', '.join(_WITH_GAIN)} have one."
             )
         if not _is_number(gain) or not gain > 0:  # type: ignore[operator]
-            raise ValueError(f"gain must be a number above 0, not {gain!r}.")
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 2**63:
-        raise ValueError(f"seed must be a whole number from 0, not {seed!r}.")
+            raise ValueError(f"gain must be a number above 0, not {quoted(gain)}.")
+    number = as_whole(seed)
+    if number is None or not 0 <= number < 2**63:
+        raise ValueError(f"seed must be a whole number from 0, not {quoted(seed)}.")
     values = dict(_OPTIONS.get(scheme, {}))
     for name, value in options.items():
         if name not in values:
@@ -350,10 +353,10 @@ def _checked_options(
             continue
         if not _is_number(value) or (name != "value" and not value >= 0):  # type: ignore[operator]
             least = "" if name == "value" else " from 0"
-            raise ValueError(f"{name} must be a number{least}, not {value!r}.")
+            raise ValueError(f"{name} must be a number{least}, not {quoted(value)}.")
         values[name] = float(value)  # type: ignore[arg-type]
     return values
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return math.isfinite(as_float(value))

@@ -10,11 +10,12 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 from torch import nn
 
+from ..checked_numbers import as_float
+from ..quoting import quoted
 from .activation import ACTIVATIONS, activation_of, checked_activation, put_on_activation
 from .depth import DEEPEST, checked_depth, depth_of
 from .errors import CannotTweak
@@ -41,18 +42,19 @@ Option = tuple[str, Any]
 
 
 def _checked_activation(value: object) -> str:
-    return AS_GIVEN if value == AS_GIVEN else checked_activation(value)
+    return AS_GIVEN if _is_as_given(value) else checked_activation(value)
 
 
 def _checked_initialization(value: object) -> str:
-    return AS_GIVEN if value == AS_GIVEN else checked_scheme(value)
+    return AS_GIVEN if _is_as_given(value) else checked_scheme(value)
 
 
 def _checked_normalization(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value in (AS_GIVEN, *KINDS)):
         return value
     raise ValueError(
-        f"normalization {value!r} is unknown: choose one of {', '.join(KINDS)}, or None for off."
+        f"normalization {quoted(value)} is unknown: choose one of {', '.join(KINDS)}, "
+        "or None for off."
     )
 
 
@@ -62,7 +64,7 @@ def _checked_skips(value: object) -> float | str | None:
     if _is_positive(value):
         return float(value)  # type: ignore[arg-type]
     raise ValueError(
-        f"skips {value!r} is unknown: give a positive number, {DEPTH_SCALE!r}, {LEARNED!r}, "
+        f"skips {quoted(value)} is unknown: give a positive number, {DEPTH_SCALE!r}, {LEARNED!r}, "
         "or None for off."
     )
 
@@ -73,13 +75,18 @@ def _checked_orthogonality(value: object) -> float | str | None:
     if _is_positive(value):
         return float(value)  # type: ignore[arg-type]
     raise ValueError(
-        f"orthogonality {value!r} is unknown: give a positive number, {HARD!r}, or None for off."
+        f"orthogonality {quoted(value)} is unknown: give a positive number, {HARD!r}, "
+        "or None for off."
     )
 
 
+def _is_as_given(value: object) -> bool:
+    return isinstance(value, str) and value == AS_GIVEN
+
+
 def _is_positive(value: object) -> bool:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
+    number = as_float(value)
+    return math.isfinite(number) and number > 0
 
 
 _CHECKS: dict[str, Callable[[object], Any]] = {

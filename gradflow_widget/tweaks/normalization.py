@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..quoting import quoted
 from .computed import computed_as, register_norm, uncompute
 from .copying import copied, refuse_lazy
 from .errors import CannotTweak
@@ -102,7 +103,7 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
     """
     if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
         raise ValueError(
-            f"normalization {kind!r} is unknown: choose one of {', '.join(KINDS)}, or None."
+            f"normalization {quoted(kind)} is unknown: choose one of {', '.join(KINDS)}, or None."
         )
     refuse_lazy(model)
     twin = copied(model)

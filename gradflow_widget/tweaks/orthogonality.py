@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from ..checked_numbers import as_float
+from ..quoting import quoted
 from .computed import compute, computed_as, uncompute
 from .copying import copied, refuse_lazy
 from .errors import CannotTweak
@@ -70,14 +71,11 @@ def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Mod
         CannotTweak: there is no such weight, it is computed already, its dtype has no QR
             decomposition, it is zeros or a constant, or a linear one has not full rank.
     """
-    is_number = isinstance(strength, Real) and not isinstance(strength, bool)
-    if not (
-        strength is None
-        or strength == HARD
-        or (is_number and math.isfinite(strength) and strength >= 0)  # type: ignore[arg-type, operator]
-    ):
+    number = as_float(strength)
+    is_hard = isinstance(strength, str) and strength == HARD
+    if not (strength is None or is_hard or (math.isfinite(number) and number >= 0)):
         raise ValueError(
-            f"strength {strength!r} is unknown: give a number from 0, {HARD!r} or None."
+            f"strength {quoted(strength)} is unknown: give a number from 0, {HARD!r} or None."
         )
     refuse_lazy(model)
     twin = copied(model)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
-from numbers import Real
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 
+from ..checked_numbers import as_float
+from ..quoting import quoted
 from .blocks import Run, find_runs, shown_path
 from .copying import copied, refuse_lazy
 from .errors import CannotTweak
@@ -172,10 +173,11 @@ def check_skippable(model: nn.Module) -> None:
 
 
 def _checked_scale(scale: object) -> None:
-    is_number = isinstance(scale, Real) and not isinstance(scale, bool) and math.isfinite(scale)
-    if scale is not None and not is_number and scale not in (DEPTH_SCALE, LEARNED):
+    is_known = scale is None or (isinstance(scale, str) and scale in (DEPTH_SCALE, LEARNED))
+    if not is_known and not math.isfinite(as_float(scale)):
         raise ValueError(
-            f"scale {scale!r} is unknown: give a number, {DEPTH_SCALE!r}, {LEARNED!r} or None."
+            f"scale {quoted(scale)} is unknown: give a number, {DEPTH_SCALE!r}, {LEARNED!r} "
+            "or None."
         )
 
 

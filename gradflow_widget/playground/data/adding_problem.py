@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...checked_numbers import checked_whole
 from .holding_out import generator, held_out_rows, loaded
-from .numbers import checked_whole
 from .source import Kind, Loaded
 
 KINDS: tuple[Kind, ...] = ("sequence",)

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from ...checked_numbers import checked_seed
 from .holding_out import held_out_rows, loaded
 from .image_dataset import from_dataset
 from .next_token import NextTokenLoss
-from .numbers import checked_seed
 from .source import Loaded, kind_of
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...checked_numbers import checked_from_zero, checked_whole
 from .holding_out import held_out_rows, loaded
-from .numbers import checked_noise, checked_whole
 from .source import Kind, Loaded
 
 KINDS: tuple[Kind, ...] = ("vector",)
@@ -23,7 +23,7 @@ def load(kind: str, seed: int, *, noise: float = 0.1, samples: int = 1_000) -> L
     """
     from sklearn.datasets import make_moons
 
-    noise = checked_noise(noise)
+    noise = checked_from_zero("noise", noise)
     samples = checked_whole("samples", samples, 2, 50_000)
     # Its generator takes 32 bits.
     points, halves = make_moons(samples, noise=noise, random_state=seed % 2**32)

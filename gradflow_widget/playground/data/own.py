@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...checked_numbers import checked_seed
 from .holding_out import held_out_rows, loaded
-from .numbers import checked_seed
 from .source import Loaded
 
 if TYPE_CHECKING:

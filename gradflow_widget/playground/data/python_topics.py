@@ -7,9 +7,9 @@ from functools import cache
 
 import torch
 
+from ...checked_numbers import checked_whole
 from .holding_out import held_out_rows, loaded
 from .next_token import NextTokenLoss
-from .numbers import checked_whole
 from .source import Kind, Loaded
 
 KINDS: tuple[Kind, ...] = ("tokens",)

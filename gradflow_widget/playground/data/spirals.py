@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
+from ...checked_numbers import checked_from_zero, checked_whole
 from .holding_out import generator, held_out_rows, loaded
-from .numbers import checked_noise, checked_whole
 from .source import Kind, Loaded
 
 KINDS: tuple[Kind, ...] = ("vector",)
@@ -26,7 +26,7 @@ def load(kind: str, seed: int, *, noise: float = 0.02, samples: int = 1_000) -> 
     Raises:
         ValueError: noise is negative or samples no whole number from 2 to 50,000.
     """
-    noise = checked_noise(noise)
+    noise = checked_from_zero("noise", noise)
     samples = checked_whole("samples", samples, 2, 50_000)
     draw = generator(seed)
     targets = torch.arange(samples) % 2

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...checked_numbers import checked_whole
 from ...tweaks.activation import activation_module
 from ...tweaks.depth import checked_depth
-from .network import checked_whole
 from .skips import joined, skip_scale
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -70,16 +69,3 @@ def _sizes(data: Loaded) -> dict[str, int | None]:
 def momentum(parameters: Iterable[nn.Parameter], *, lr: float) -> torch.optim.SGD:
     """Return stochastic gradient descent with momentum 0.9."""
     return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-
-
-def checked_whole(name: str, value: Any, *, multiple_of: int = 1) -> int:
-    """Return ``value`` if it is a whole number of at least 1 that can be divided.
-
-    Raises:
-        ValueError: it is not.
-    """
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if is_whole and value >= 1 and value % multiple_of == 0:
-        return int(value)
-    divisible = f" that {multiple_of} divides" if multiple_of > 1 else ""
-    raise ValueError(f"{name} must be a whole number of at least 1{divisible}, not {value!r}.")

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...checked_numbers import checked_whole
+from ...quoting import quoted
 from ...tweaks.depth import checked_depth
-from .network import checked_whole
 
 
 class Recurrent(nn.Module):
@@ -80,7 +81,7 @@ def rnn(
     """
     if activation not in ("tanh", "relu"):
         raise ValueError(
-            f"activation {activation!r} is none that nn.RNN offers: choose tanh or relu."
+            f"activation {quoted(activation)} is none that nn.RNN offers: choose tanh or relu."
         )
     return _recurrent(nn.RNN, depth, features, width, outputs, vocabulary, nonlinearity=activation)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ...checked_numbers import as_float
+from ...quoting import quoted
 
 
 def skip_scale(skips: Any, blocks: int) -> float | nn.Parameter | None:
@@ -23,13 +25,15 @@ def skip_scale(skips: Any, blocks: int) -> float | nn.Parameter | None:
     """
     if skips is None:
         return None
-    if skips == "learned":
+    if isinstance(skips, str) and skips == "learned":
         return nn.Parameter(torch.zeros(()))
-    if skips == "1/sqrt(2L)":
+    if isinstance(skips, str) and skips == "1/sqrt(2L)":
         return 1 / math.sqrt(2 * blocks)
-    if isinstance(skips, Real) and not isinstance(skips, bool) and math.isfinite(skips):
-        return float(skips)
-    raise ValueError(f"skips must be a number, '1/sqrt(2L)', 'learned' or None, not {skips!r}.")
+    if math.isfinite(scale := as_float(skips)):
+        return scale
+    raise ValueError(
+        f"skips must be a number, '1/sqrt(2L)', 'learned' or None, not {quoted(skips)}."
+    )
 
 
 def joined(x: Tensor, f_x: Tensor, scale: float | Tensor | None) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from ...checked_numbers import checked_whole
+from ...quoting import quoted
 from ...tweaks.activation import activation_module
 from ...tweaks.depth import checked_depth
-from .network import checked_whole
 from .skips import joined, skip_scale
 
 NORMS = ("pre", "post")
@@ -128,7 +129,7 @@ def transformer(
     checked_depth(depth)
     checked_whole("width", width, multiple_of=checked_whole("heads", heads))
     if norm not in NORMS:
-        raise ValueError(f"norm {norm!r} is unknown: choose one of {', '.join(NORMS)}.")
+        raise ValueError(f"norm {quoted(norm)} is unknown: choose one of {', '.join(NORMS)}.")
     embedding: nn.Module
     if vocabulary is None:
         embedding = nn.Linear(features or 1, width)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ...quoting import quoted
 from .preset import Preset, preset_from
 
 FILE = Path(__file__).with_name("presets.json")
@@ -63,4 +64,4 @@ def preset_of(name: str) -> Preset:
     known = presets()
     if isinstance(name, str) and name in known:
         return known[name]
-    raise ValueError(f"preset {name!r} is unknown: choose one of {', '.join(known)}.")
+    raise ValueError(f"preset {quoted(name)} is unknown: choose one of {', '.join(known)}.")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ...checked_numbers import checked_seed, checked_whole
 from ...tweaks.knobs import COLD_KNOBS, checked_knob
 from ..assembly import HOT_KNOBS, Playground, assemble
 from ..data import DATA
-from ..data.numbers import checked_seed, checked_whole
 from ..networks import NETWORKS
 from .outcome import FLAGS, NUMBERS
 from .promise import Promise

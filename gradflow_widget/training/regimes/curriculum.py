@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...checked_numbers import checked_number, checked_whole
 from ...measurement.contents import modules_of
 from ...measurement.single import everything_kept
 from ..batches import (
@@ -22,7 +23,6 @@ from ..batches import (
     on_device,
 )
 from ..objective import Objective
-from .checked import checked_number, checked_whole
 
 FloatArray = NDArray[np.float64]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...checked_numbers import checked_share
 from ...tweaks.copying import copied
 from ...tweaks.errors import CannotTweak
 from ...tweaks.hidden import find_hidden
 from ...tweaks.lineage import descend
 from ...tweaks.record import forget, record
-from .checked import checked_share
 
 _ORIGINAL = "_gradflow_original_rate"
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...checked_numbers import checked_whole
 from ...measurement.contents import modules_of
 from ...measurement.layers import LayerParts, find_layers, in_forward_order
 from ...measurement.single import everything_kept
 from ..objective import Objective
-from .checked import checked_whole
 
 _WITH_STATISTICS = nn.modules.batchnorm._NormBase
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from ...checked_numbers import checked_share
 from ..batches import Batches, DatasetBatches, TensorBatches
-from .checked import checked_share
 
 
 def noisy_labels(labels: torch.Tensor, share: float, seed: int = 0) -> torch.Tensor:

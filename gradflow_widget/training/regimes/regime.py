@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .checked import checked_number, checked_share, checked_whole
+from ...checked_numbers import checked_number, checked_share, checked_whole
+from ...quoting import quoted
 
 METHODS = ("fgsm", "pgd")
 ORDERS = ("loss", "length")
@@ -41,7 +42,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"method {self.method!r} is unknown: choose one of fgsm, pgd.")
+            raise ValueError(f"method {quoted(self.method)} is unknown: choose one of fgsm, pgd.")
         epsilon = checked_number("epsilon", self.epsilon, above=0)
         steps, size, from_random = self.steps, self.step_size, self.random_start
         if self.method == "fgsm":
@@ -92,7 +93,7 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         if self.by not in ORDERS:
-            raise ValueError(f"by {self.by!r} is unknown: choose one of loss, length.")
+            raise ValueError(f"by {quoted(self.by)} is unknown: choose one of loss, length.")
         object.__setattr__(self, "start", checked_number("start", self.start, above=0, up_to=1))
         for name in ("steps", "first_model_steps"):
             object.__setattr__(self, name, checked_whole(name, getattr(self, name), least=1))
@@ -306,7 +307,7 @@ def regime_from(mapping: object) -> Regime:
 
 def _checked_mapping(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of names to values, not {value!r}.")
+        raise TypeError(f"{name} must be a mapping of names to values, not {quoted(value)}.")
     return value
 
 
@@ -315,7 +316,7 @@ def _part_from(kind: type[_Part], name: str, value: object) -> _Part:
     known = [field.name for field in fields(kind)]
     for key in values:
         if key not in known:
-            raise ValueError(f"{name} has no {key!r}: choose from {', '.join(known)}.")
+            raise ValueError(f"{name} has no {quoted(key)}: choose from {', '.join(known)}.")
     needed = [field.name for field in fields(kind) if field.default is MISSING]
     missing = [key for key in needed if key not in values]
     if missing:
@@ -357,4 +358,4 @@ def listed(switches: Sequence[str]) -> str:
 def _switch(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise ValueError(f"{name} must be True or False, not {value!r}.")
+    raise ValueError(f"{name} must be True or False, not {quoted(value)}.")
