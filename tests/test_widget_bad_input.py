@@ -88,6 +88,45 @@ class SameIterator:
         return self.batches
 
 
+class OneShot:
+    """It has a length, and gives its batches to the first iterator alone."""
+
+    def __init__(self) -> None:
+        self.batches = [(INPUTS, TARGETS)] * 2
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[Any]:
+        batches, self.batches = self.batches, []
+        return iter(batches)
+
+
+class Loader:
+    """A loader whose methods do what they are given."""
+
+    def __init__(
+        self, length: Callable[[], Any], batches: Callable[[], Any] = lambda: iter([])
+    ) -> None:
+        self.length, self.batches = length, batches
+
+    def __len__(self) -> int:
+        length: int = self.length()
+        return length
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator: Iterator[Any] = self.batches()
+        return iterator
+
+
+class MeasuredDataset(Loader, Dataset[Any]):
+    pass
+
+
+def failing() -> Any:
+    raise OSError("the disk is gone.\nAsk somebody.")
+
+
 class NoBatches:
     def __iter__(self) -> Iterator[Any]:
         return iter([])
@@ -263,6 +302,61 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: make(data=SameIterator()),
         ValueError,
         "data can be gone through only once",
+    ),
+    "one-shot iterable with a length": (
+        lambda: make(data=OneShot()),
+        ValueError,
+        "data can be gone through only once",
+    ),
+    "two numbers": (
+        lambda: make(data=(torch.tensor(1.0), torch.tensor(1))),
+        ValueError,
+        "data has inputs and targets of shape (), which are numbers and no samples: give both",
+    ),
+    "batch without a sample": (
+        lambda: make(data=[(INPUTS[:0], TARGETS[:0])]),
+        ValueError,
+        "data gave a batch without a sample",
+    ),
+    "failing length": (
+        lambda: make(data=Loader(failing)),
+        TypeError,
+        "data has a length that can't be told (OSError: the disk is gone): let its __len__",
+    ),
+    "length below zero": (
+        lambda: make(data=Loader(lambda: -1)),
+        TypeError,
+        "data has a length that can't be told (ValueError: __len__() should return >= 0)",
+    ),
+    "dataset with a failing length": (
+        lambda: make(data=MeasuredDataset(failing)),
+        TypeError,
+        "data has a length that can't be told (OSError",
+    ),
+    "dataset with a length that is none": (
+        lambda: make(data=MeasuredDataset(lambda: "a")),
+        TypeError,
+        "data is a Dataset without a length",
+    ),
+    "failing iterable": (
+        lambda: make(data=Loader(lambda: 2, failing)),
+        RuntimeError,
+        "data failed on the first batch with OSError: the disk is gone",
+    ),
+    "iterable of nothing": (
+        lambda: make(data=Loader(lambda: 2, lambda: 3)),
+        RuntimeError,
+        "data failed on the first batch with TypeError: iter() returned non-iterator",
+    ),
+    "failing validation": (
+        lambda: make(validation=Loader(lambda: 2, failing)),
+        RuntimeError,
+        "validation failed on the first batch with OSError: the disk is gone",
+    ),
+    "validation without targets": (
+        lambda: make(validation=(INPUTS,)),
+        ValueError,
+        "validation gave a batch that is no pair (inputs, targets): give pairs",
     ),
     "one tensor": (lambda: make(data=INPUTS), TypeError, "data must be"),
     "number": (lambda: make(data=5), TypeError, "data must be"),

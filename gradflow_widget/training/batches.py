@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from .data_generators import DataGenerators
+from .repeatable import check_repeatable, length_of
 
 DEFAULT_BATCH_SIZE = 64
 
 
 class NoBatchError(ValueError):
-    """A pass over the data gave no batch at all."""
+    """A pass over the data gave no batch at all, or a first one without a sample."""
 
 
 class PictureError(TypeError):
@@ -197,12 +198,25 @@ class IterableBatches:
             # It has only one iterator, which would lose its place.
             iterable = copy.copy(iterable)
             vars(iterable).update(_iterator=None, persistent_workers=False)
+        elif isinstance(iterable, Iterator):  # likewise, that begins anew when asked for itself
+            iterable = copy.copy(iterable)
         with self._generators.restarted(seed):
-            return _first_of(iter(iterable))
+            batch = _first_of(iter(iterable))
+        if _is_empty(batch):
+            raise NoBatchError(
+                "data gave a batch without a sample, which has no loss: leave such batches out."
+            )
+        return batch
 
 
 def _keeps_workers(iterable: object) -> TypeGuard[DataLoader[Any]]:
     return isinstance(iterable, DataLoader) and iterable.persistent_workers
+
+
+def _is_empty(batch: Any) -> bool:
+    """Whether a batch is a tensor, or a pair of tensors, without a sample."""
+    parts = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch,)
+    return all(isinstance(part, torch.Tensor) and part.shape[:1] == (0,) for part in parts)
 
 
 def _holds_picture(item: Any) -> bool:
@@ -268,10 +282,16 @@ def as_batches(data: Any, name: str = "data", floating: torch.dtype | None = Non
     Raises:
         TypeError: it is none of these.
         ValueError: lengths differ, there is no sample, or the iterable is one-shot.
+        FirstBatchError: the iterable raised something.
     """
     if isinstance(data, (tuple, list)) and len(data) == 2:
         inputs, targets = (_as_tensor(part, name, floating) for part in data)
         if inputs is not None and targets is not None:
+            if inputs.dim() == targets.dim() == 0:
+                raise ValueError(
+                    f"{name} has inputs and targets of shape (), which are numbers and no samples: "
+                    "give both a first dimension that goes through the samples."
+                )
             if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) != len(targets):
                 raise ValueError(
                     f"{name} has inputs of shape {tuple(inputs.shape)} but targets of shape "
@@ -289,38 +309,22 @@ def as_batches(data: Any, name: str = "data", floating: torch.dtype | None = Non
             "DataLoader, with batch_size=None where they are batches."
         )
     if isinstance(data, Dataset):
-        if not isinstance(data, Sized):
+        size = length_of(data, name)
+        if size is None:
             raise TypeError(f"{name} is a Dataset without a length: wrap it in a DataLoader.")
-        if len(data) == 0:
+        if size == 0:
             raise ValueError(f"{name} is empty: give at least one sample.")
-        return DatasetBatches(data, len(data))
+        return DatasetBatches(data, size)
     if isinstance(data, _NO_BATCHES) or not isinstance(data, Iterable):
         raise TypeError(
             f"{name} must be a pair of tensors, a Dataset or an iterable of batches, "
             f"not {type(data).__name__}."
         )
-    if isinstance(data, Iterator) or _gives_one_pass(data):
-        raise ValueError(
-            f"{name} can be gone through only once: pass a list of batches or a DataLoader."
-        )
-    if _length(data) == 0:
+    if length_of(data, name) == 0:
         raise ValueError(f"{name} is empty: give at least one batch.")
-    return IterableBatches(data)
-
-
-def _length(data: object) -> int | None:
-    """Return how many batches there are; None where that isn't known."""
-    try:
-        return len(data) if isinstance(data, Sized) else None
-    except TypeError:  # a DataLoader over a dataset that has no length
-        return None
-
-
-def _gives_one_pass(data: Iterable[Any]) -> bool:
-    """Whether ``iter`` hands out one and the same iterator again and again."""
-    if isinstance(data, (Sized, DataLoader, Dataset)):
-        return False  # a DataLoader's iterator may start processes
-    return iter(data) is iter(data)
+    batches = IterableBatches(data)
+    check_repeatable(data, name)
+    return batches
 
 
 def on_device(batch: Any, device: torch.device) -> Any:

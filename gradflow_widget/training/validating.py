@@ -6,6 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from torch import nn
+
+from .failure import FirstBatchError
+from .objective import NoPairError
 from .run import Run
 from .validation import Validation, ValidationCurve, Validator
 
@@ -41,10 +45,22 @@ class Validating:
         # Of the steps of a loop that is not ours only the end is seen.
         self._clock: Callable[[], float] = validator.clock
 
-    @property
-    def check(self) -> Callable[..., None]:
-        """See :meth:`Validator.check`."""
-        return self._validator.check
+    def check(self, model: nn.Module) -> None:
+        """Try ``model`` on the first samples.
+
+        Raises:
+            NoPairError: they come in batches that are no pairs.
+            FirstBatchError: the model, the objective or the data raised something.
+        """
+        try:
+            self._validator.check(model)
+        except FirstBatchError as error:
+            if isinstance(error.__cause__, NoPairError):
+                raise NoPairError(
+                    "validation gave a batch that is no pair (inputs, targets): give pairs like "
+                    "those of the training."
+                ) from error
+            raise
 
     def begin_run(self) -> None:
         """Forget the run before."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradflow_widget.training.batches import on_device
+from gradflow_widget.training.batches import as_batches, on_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -79,3 +79,56 @@ def test_an_objective_sees_its_own_kind_of_batch(make_flow: Any) -> None:
     )
     flow.step(4)
     assert flow.step_number == 4
+
+
+class Restarting:
+    """A loader that is its own iterator, and begins anew whenever it is asked for one."""
+
+    def __init__(self, *, shuffles: bool = False) -> None:
+        self.place, self.shuffles = 0, shuffles
+        self.order = list(range(3))
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Restarting:
+        self.place = 0
+        if self.shuffles:
+            self.order = torch.randperm(3).tolist()
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        if self.place == 3:
+            raise StopIteration
+        self.place += 1
+        return torch.full((2, 1), float(self.order[self.place - 1]))
+
+
+class GoneThrough(Restarting):
+    """One that does not begin anew."""
+
+    def __iter__(self) -> GoneThrough:
+        return self
+
+
+@pytest.mark.parametrize("shuffles", [False, True])
+def test_a_loader_that_begins_anew_when_asked_for_itself_is_gone_through_again(
+    shuffles: bool,
+) -> None:
+    state = torch.get_rng_state()
+    batches = as_batches(Restarting(shuffles=shuffles))
+    assert torch.equal(torch.get_rng_state(), state)
+    seen = [int(batches.next(None)[0]) for _ in range(6)]
+    assert sorted(seen[:3]) == sorted(seen[3:]) == [0, 1, 2]
+
+
+def test_a_look_at_its_first_batch_leaves_its_place() -> None:
+    batches = as_batches(Restarting())
+    assert int(batches.next(None)[0]) == 0
+    assert int(batches.first(0, None)[0]) == 0
+    assert [int(batches.next(None)[0]) for _ in range(3)] == [1, 2, 0]
+
+
+def test_a_loader_that_does_not_begin_anew_is_refused() -> None:
+    with pytest.raises(ValueError, match="data can be gone through only once"):
+        as_batches(GoneThrough())
