@@ -384,16 +384,6 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "seed": (lambda: make(seed=0.5), ValueError, "seed must be a whole number"),
     "negative seed": (lambda: make(seed=-1), ValueError, "seed must be a whole number"),
     "huge seed": (lambda: make(seed=2**63), ValueError, "seed must be a whole number"),
-    "depth by default": (
-        lambda: make(model=lambda depth=65: network()),
-        ValueError,
-        "depth must be a whole number from 1 to 64, not 65",
-    ),
-    "activation by default": (
-        lambda: make(model=lambda activation="Tanh": network()),
-        ValueError,
-        "activation 'Tanh' is unknown: choose one of identity, sigmoid, tanh, relu",
-    ),
     "playground network": (
         lambda: GradientFlow.playground("perceptron"),
         ValueError,

@@ -136,7 +136,8 @@ class Construction:
 
     def _deeper(self, model: nn.Module, settings: Settings) -> nn.Module:
         """Return the factory's product at a depth where it has all that it can have."""
-        if not self.knobs["depth"].is_named or (settings.depth or 0) >= _DEEP:
+        depth = self.knobs["depth"]
+        if not (depth.is_named and depth.offered) or (settings.depth or 0) >= _DEEP:
             return model
         factory: Any = self._model
         with RandomStream(settings.seed, every_source=True)():
@@ -272,7 +273,7 @@ class Construction:
         """Return what a factory is called with."""
         arguments = {}
         for name, knob in self.knobs.items():
-            if knob.is_named:
+            if knob.is_named and knob.offered:
                 value = getattr(settings, name)
                 arguments[name] = knob.argument if value == knob.value else value
         return arguments

@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,7 @@ from torch import nn
 from ..checked_numbers import as_float
 from ..quoting import quoted
 from .activation import ACTIVATIONS, activation_of, checked_activation, put_on_activation
-from .depth import DEEPEST, checked_depth, depth_of
+from .depth import DEEPEST, SHALLOWEST, checked_depth, depth_of
 from .errors import CannotTweak
 from .initialization import SCHEMES, check_initializable, checked_scheme
 from .normalization import KINDS, check_normalizable, has_normalization
@@ -117,7 +118,8 @@ class ColdKnob:
         value: what is there before anybody turns it.
         reason: a sentence where the knob is not offered; else "".
         argument: what a factory that names the knob gets for ``value``.
-        is_named: whether a factory gets it, where otherwise the model is tweaked.
+        is_named: whether a factory has it for a parameter, which it gets where the knob is
+            offered; otherwise the model is tweaked.
     """
 
     name: str
@@ -236,11 +238,10 @@ _FIRST_VALUES: dict[str, Callable[[nn.Module], Any]] = {
 
 
 def knobs_of_factory(factory: Callable[..., Any]) -> dict[str, ColdKnob]:
-    """Return the cold knobs, offered where the factory names them as parameters.
+    """Return the cold knobs, offered where the factory names them with defaults that they know.
 
     Raises:
         TypeError: the factory needs an argument that is no cold knob.
-        ValueError: a knob's default value is out of range or unknown.
     """
     try:
         parameters = dict(inspect.signature(factory).parameters)
@@ -268,9 +269,21 @@ def knobs_of_factory(factory: Callable[..., Any]) -> dict[str, ColdKnob]:
         if default is inspect.Parameter.empty:
             default = _WITHOUT_DEFAULT[name]
         is_nameless = default is None and name == "initialization"
-        value = AS_GIVEN if is_nameless else _CHECKS[name](default)
-        offered[name] = ColdKnob(name, value, argument=default, is_named=True)
+        try:
+            value = AS_GIVEN if is_nameless else _CHECKS[name](default)
+        except ValueError:
+            offered[name] = ColdKnob(name, reason=_unknown_default(name, default), is_named=True)
+        else:
+            offered[name] = ColdKnob(name, value, argument=default, is_named=True)
     return offered
+
+
+def _unknown_default(name: str, default: object) -> str:
+    shown = default.__name__ if isinstance(default, type | FunctionType) else quoted(default)
+    own = f"The factory's own default, {name}={shown}, is none of the known ones"
+    if name == "depth":
+        return f"{own}: give it a default from {SHALLOWEST} to {DEEPEST}."
+    return f"{own}: {', '.join(label for label, _ in _options(name))}."
 
 
 _WITHOUT_DEFAULT: Mapping[str, Any] = {

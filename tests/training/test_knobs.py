@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -370,3 +372,37 @@ def test_every_activation_at_every_depth_trains(name: str, depth: int) -> None:
         assert flow.status
     finally:
         flow.close()
+
+
+@pytest.mark.parametrize(
+    ("knob", "default", "reason"),
+    [
+        ("activation", nn.ReLU, "activation=ReLU, is none of the known ones: identity, sigmoid"),
+        ("activation", "ReLU", "activation='ReLU', is none of the known ones: identity, sigmoid"),
+        ("activation", None, "activation=None, is none of the known ones: identity, sigmoid"),
+        ("depth", None, "depth=None, is none of the known ones: give it a default from 1 to 64."),
+        ("depth", 100, "depth=100, is none of the known ones: give it a default from 1 to 64."),
+        ("skips", True, "skips=True, is none of the known ones: off, 1,"),
+    ],
+)
+def test_a_default_of_a_factory_that_a_knob_does_not_know_leaves_the_knob_alone(
+    make_flow: Any, knob: str, default: Any, reason: str
+) -> None:
+    seen: list[Any] = []
+
+    def build(depth: Any = 2, activation: Any = "tanh", skips: Any = None) -> nn.Module:
+        seen.append({"depth": depth, "activation": activation, "skips": skips}[knob])
+        return plain_network()
+
+    factory = functools.partial(build, **{knob: default})
+    flow: GradientFlow = make_flow(factory, sgd, CROSS_ENTROPY, samples())
+    flow.step(2)
+    flow.normalization = "layer"
+    flow.reset(seed=1)
+    flow.step(2)
+    assert np.isfinite(flow.history.loss).all()
+    assert all(given is default for given in seen)
+    assert getattr(flow, knob) is None
+    with pytest.raises(ValueError, match=f"{knob} can't be changed: The factory's own") as caught:
+        setattr(flow, knob, {"depth": 3, "activation": "tanh", "skips": 1.0}[knob])
+    assert reason in str(caught.value)

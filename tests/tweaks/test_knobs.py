@@ -90,8 +90,11 @@ def test_a_factory_s_defaults_are_the_first_values_of_every_knob() -> None:
 
     def wrong(skips: Any = -1) -> None: ...
 
-    with pytest.raises(ValueError, match="skips -1 is unknown"):
-        knobs_of_factory(wrong)
+    knob = knobs_of_factory(wrong)["skips"]
+    assert (knob.offered, knob.is_named) == (False, True)
+    assert knob.reason == (
+        "The factory's own default, skips=-1, is none of the known ones: off, 1, 1/√(2L), learned."
+    )
 
 
 def test_what_a_factory_does_not_name_is_found_in_its_product() -> None:
