@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
-from .checked_numbers import checked_whole
+from .checked import checked_whole
 from .display.stage import SPEEDS, Speed
 from .knob_traits import Knob
 from .quoting import quoted

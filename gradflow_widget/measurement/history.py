@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checked import checked_whole
+from ..quoting import quoted
 from .layers import Layer
 from .reading import Reading
 
@@ -87,7 +89,7 @@ class History:
     """
 
     def __init__(self, *, budget_bytes: int = _BUDGET_BYTES) -> None:
-        self._budget = budget_bytes
+        self._budget = checked_whole("budget_bytes", budget_bytes)
         # Not to be called with the lock held: it waits for whoever appends.
         self.catch_up: Callable[[], None] = nothing_is_missing
         self._lock = threading.RLock()
@@ -270,7 +272,9 @@ class History:
 
         Raises:
             KeyError: no column has that name.
+            ValueError: there is no such statistic.
         """
+        _check_statistic(statistic)
         self.catch_up()
         return self._column(name, statistic)
 
@@ -285,7 +289,12 @@ class History:
             return np.concatenate([self._blocks.rows(statistic)[:, place], recent])
 
     def columns(self, *names: str, statistic: Statistic = "mean") -> tuple[FloatArray, ...]:
-        """Return several columns with the same rows, though a step may end meanwhile."""
+        """Return several columns with the same rows, though a step may end meanwhile.
+
+        Raises:
+            KeyError, ValueError: see :meth:`column`.
+        """
+        _check_statistic(statistic)
         self.catch_up()
         return self._columns(names, statistic)
 
@@ -334,6 +343,14 @@ def nothing_is_missing() -> None:
 
 # Minimum, mean and maximum of rows, and how many numbers each mean is of.
 _Summary = tuple[FloatArray, FloatArray, FloatArray, NDArray[np.int64]]
+
+
+def _check_statistic(statistic: object) -> None:
+    known = get_args(Statistic)
+    if not isinstance(statistic, str) or statistic not in known:
+        raise ValueError(
+            f"statistic {quoted(statistic)} is unknown: choose one of {', '.join(known)}."
+        )
 
 
 class _Blocks:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ..checked import checked_switch
 from . import loss_watch
 from .capture import Capture
 from .delivery import Delivery
@@ -66,7 +67,8 @@ class GradientProbe:
         TypeError: ``model``, ``optimizer``, a learning rate of it or ``history`` is something
             else.
         ValueError: the model has no parameters, has lazy modules not initialised, the
-            optimizer holds none of its parameters, or the history is of another network.
+            optimizer holds none of its parameters, ``full`` is neither True nor False, or the
+            history is of another network.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class GradientProbe:
     ) -> None:
         parts = find_layers(model)
         check_watchable(optimizer)
+        full = checked_switch("full", full)
         own = {id(parameter) for parameter in model.parameters()}
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if own.isdisjoint(stepped):
@@ -100,7 +103,7 @@ class GradientProbe:
         self.optimizer = optimizer
         self.settings: object | None = None
         self.may_train_here: Callable[[], bool] | None = None
-        self._full = False
+        self._full = self._closed = False
         self._looks_away = False
         self._capture: Capture | None = None
         self._notes: NoteTaker | None = None
@@ -159,12 +162,16 @@ class GradientProbe:
 
     @property
     def full(self) -> bool:
-        """Whether the next steps are read in full."""
+        """Whether the next steps are read in full; a closed probe reads none.
+
+        Raises:
+            ValueError: it is set to something else than True or False.
+        """
         return self._full
 
     @full.setter
     def full(self, value: bool) -> None:
-        self._full = value
+        self._full = value = checked_switch("full", value) and not self._closed
         if value and self._capture is None:
             if self._instruments is None:
                 parts = self._watched.parts
@@ -227,6 +234,7 @@ class GradientProbe:
 
     def close(self) -> None:
         """Take every hook off; what was recorded stays."""
+        self._closed = True
         loss_watch.leave(self)
         for handle in (*self._handles, *self._order_handles):
             handle.remove()

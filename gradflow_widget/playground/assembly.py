@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checked_numbers import checked_positive
+from ..checked import checked_positive
 from ..quoting import quoted
 from ..tweaks.knobs import COLD_KNOBS, checked_knob
 from .data import DATA, KINDS, Kind, Loaded, Source, as_loaded

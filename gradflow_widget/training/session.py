@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..checked_numbers import checked_timeout, checked_whole
+from ..checked import checked_timeout, checked_whole
 from ..measurement.reading import Reading
 from .audience import Audience, Telling
 from .batches import Batches

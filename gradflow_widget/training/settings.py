@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..checked_numbers import checked_from_zero, checked_positive, checked_seed, checked_whole
+from ..checked import checked_from_zero, checked_positive, checked_seed, checked_whole
 from ..tweaks.knobs import AS_GIVEN, CAN_BE_OFF, COLD_KNOBS, checked_knob
 from .optimizers import checked_kind
 from .regimes.regime import NOTHING, Regime, regime_from

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..checked_numbers import checked_positive, checked_seed, checked_whole
+from ..checked import checked_positive, checked_seed, checked_whole
 from ..measurement.contents import modules_of
 from ..measurement.layers import first_tensor
 from ..measurement.single import everything_kept

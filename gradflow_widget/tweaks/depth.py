@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checked_numbers import checked_whole
+from ..checked import checked_whole
 from .activation import put_on_activation, take_off_activation
 from .blocks import (
     AsideBlock,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checked_numbers import as_float, as_whole
+from ..checked import as_float, as_whole
 from ..quoting import quoted
 from .computed import computed_as, frozen_behind
 from .copying import copied, refuse_lazy

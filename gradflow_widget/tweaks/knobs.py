@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checked_numbers import as_float
+from ..checked import as_float
 from ..quoting import quoted
 from .activation import ACTIVATIONS, activation_of, checked_activation, put_on_activation
 from .depth import DEEPEST, SHALLOWEST, checked_depth, depth_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from ..checked_numbers import as_float
+from ..checked import as_float
 from ..quoting import quoted
 from .computed import compute, computed_as, uncompute
 from .copying import copied, refuse_lazy

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from ..checked_numbers import as_float
+from ..checked import as_float
 from ..quoting import quoted
 from .blocks import Run, find_runs, shown_path
 from .copying import copied, refuse_lazy

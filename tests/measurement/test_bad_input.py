@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gradflow_widget import GradientProbe, take_reading
+from gradflow_widget import GradientProbe, History, take_reading
 
 from .networks import batch, small
 
@@ -72,6 +73,27 @@ class TestProbe:
             (model(inputs) - targets).square().mean().backward()
             optimizer.step()
         assert math.isnan(probe.history.latest.learning_rate)
+
+    def test_full_is_a_switch(self):
+        optimizer = optimizer_of(model := small())
+        with pytest.raises(ValueError, match="full must be True or False, not 'x'"):
+            GradientProbe(model, optimizer, full="x")
+        assert not optimizer._optimizer_step_pre_hooks
+        with GradientProbe(model, optimizer) as probe:
+            with pytest.raises(ValueError, match="full must be True or False, not 'x'"):
+                probe.full = "x"
+            probe.full = np.True_
+            assert probe.full is True
+
+    def test_a_closed_one_puts_no_hooks_on(self):
+        model = small()
+        probe = GradientProbe(model, optimizer_of(model))
+        probe.close()
+        probe.full = True
+        assert not probe.full
+        for module in model.modules():
+            assert not module._forward_hooks
+            assert not module._forward_pre_hooks
 
     def test_nothing_is_left_behind(self):
         original = torch.autograd.backward
@@ -138,3 +160,17 @@ def test_a_history_that_is_none_is_refused():
     with pytest.raises(TypeError, match="history must be a History, not str: leave it out"):
         GradientProbe(model, optimizer, history="x")
     assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize("budget", ["a", 0, 1.5, None])
+def test_a_history_s_budget_is_a_whole_number(budget):
+    with pytest.raises(ValueError, match="budget_bytes must be a whole number of at least 1"):
+        History(budget_bytes=budget)
+
+
+@pytest.mark.parametrize("statistic", ["median", None, ["min"]])
+def test_a_statistic_is_one_of_three(statistic):
+    history = History()
+    for ask in (history.column, history.columns):
+        with pytest.raises(ValueError, match=r"statistic .* is unknown: choose one of min, mean, "):
+            ask("loss", statistic=statistic)

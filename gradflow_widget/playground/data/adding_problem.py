@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...checked_numbers import checked_whole
+from ...checked import checked_whole
 from .holding_out import generator, held_out_rows, loaded
 from .source import Kind, Loaded
 

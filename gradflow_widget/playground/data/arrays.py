@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ...checked_numbers import checked_seed
+from ...checked import checked_seed
 from .holding_out import held_out_rows, loaded
 from .image_dataset import from_dataset
 from .next_token import NextTokenLoss

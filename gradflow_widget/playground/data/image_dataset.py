@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from ...checked_numbers import checked_seed, checked_whole
+from ...checked import checked_seed, checked_whole
 from .holding_out import generator, held_out_rows, loaded
 from .source import Loaded, kind_of
 

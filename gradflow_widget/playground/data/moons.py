@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...checked_numbers import checked_from_zero, checked_whole
+from ...checked import checked_from_zero, checked_whole
 from .holding_out import held_out_rows, loaded
 from .source import Kind, Loaded
 

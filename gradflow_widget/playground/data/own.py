@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...checked_numbers import checked_seed
+from ...checked import checked_seed
 from .holding_out import held_out_rows, loaded
 from .source import Loaded
 

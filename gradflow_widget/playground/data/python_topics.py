@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from ...checked_numbers import checked_whole
+from ...checked import checked_whole
 from .holding_out import held_out_rows, loaded
 from .next_token import NextTokenLoss
 from .source import Kind, Loaded

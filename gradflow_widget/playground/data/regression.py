@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from ...checked_numbers import checked_from_zero, checked_whole
+from ...checked import checked_from_zero, checked_whole
 from .holding_out import generator, held_out_rows, loaded
 from .source import Kind, Loaded
 

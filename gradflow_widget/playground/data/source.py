@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from ...checked_numbers import checked_seed
+from ...checked import checked_seed
 
 Kind = Literal["vector", "image", "sequence", "tokens"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

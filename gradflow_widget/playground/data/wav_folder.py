@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...checked_numbers import checked_seed, checked_whole
+from ...checked import checked_seed, checked_whole
 from .holding_out import generator, held_out_groups, loaded, standardized
 from .log_mel import SAMPLE_RATE, WINDOW, log_mel
 from .source import Loaded

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checked_numbers import checked_whole
+from ...checked import checked_whole
 from ...tweaks.activation import activation_module
 from ...tweaks.depth import checked_depth
 from .skips import joined, skip_scale

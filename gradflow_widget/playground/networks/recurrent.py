@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checked_numbers import checked_whole
+from ...checked import checked_whole
 from ...quoting import quoted
 from ...tweaks.depth import checked_depth
 

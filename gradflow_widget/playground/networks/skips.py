@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checked_numbers import as_float
+from ...checked import as_float
 from ...quoting import quoted
 
 

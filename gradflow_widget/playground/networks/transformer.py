@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ...checked_numbers import checked_whole
+from ...checked import checked_whole
 from ...quoting import quoted
 from ...tweaks.activation import activation_module
 from ...tweaks.depth import checked_depth

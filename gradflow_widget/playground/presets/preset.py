@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ...checked_numbers import checked_seed, checked_whole
+from ...checked import checked_seed, checked_whole
 from ...tweaks.knobs import COLD_KNOBS, checked_knob
 from ..assembly import HOT_KNOBS, Playground, assemble
 from ..data import DATA

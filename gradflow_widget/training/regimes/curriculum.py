@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...checked_numbers import checked_number, checked_whole
+from ...checked import checked_number, checked_whole
 from ...measurement.contents import modules_of
 from ...measurement.single import everything_kept
 from ..batches import (

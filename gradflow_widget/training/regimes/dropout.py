@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checked_numbers import checked_share
+from ...checked import checked_share
 from ...tweaks.copying import copied
 from ...tweaks.errors import CannotTweak
 from ...tweaks.hidden import find_hidden

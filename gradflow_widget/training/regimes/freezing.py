@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...checked_numbers import checked_whole
+from ...checked import checked_whole
 from ...measurement.contents import modules_of
 from ...measurement.layers import LayerParts, find_layers, in_forward_order
 from ...measurement.single import everything_kept

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from ...checked_numbers import checked_share
+from ...checked import checked_share
 from ..batches import Batches, DatasetBatches, TensorBatches
 
 

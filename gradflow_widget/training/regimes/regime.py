@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ...checked_numbers import checked_number, checked_share, checked_whole
+from ...checked import checked_number, checked_share, checked_switch, checked_whole
 from ...quoting import quoted
 
 METHODS = ("fgsm", "pgd")
@@ -55,7 +55,7 @@ class Attack:
         else:
             steps = checked_whole("steps", steps or _PGD_STEPS, least=1)
             size = checked_number("step_size", size or _REACH * epsilon / steps, above=0)
-            from_random = True if from_random is None else _switch("random_start", from_random)
+            from_random = from_random is None or checked_switch("random_start", from_random)
         object.__setattr__(self, "epsilon", epsilon)
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "step_size", size)
@@ -149,7 +149,7 @@ class Transfer:
             )
         object.__setattr__(self, "state", state)
         object.__setattr__(self, "freeze", checked_whole("freeze", self.freeze, least=0))
-        _switch("strict", self.strict)
+        checked_switch("strict", self.strict)
         if state is None and not self.freeze:
             raise ValueError("transfer does nothing: give a state, or freeze at least one layer.")
 
@@ -353,9 +353,3 @@ def listed(switches: Sequence[str]) -> str:
     """Return names out of ``Regime.of_our_steps`` in words: "a curriculum and label noise"."""
     *others, last = (_IN_WORDS[name] for name in switches)
     return f"{', '.join(others)} and {last}" if others else last
-
-
-def _switch(name: str, value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError(f"{name} must be True or False, not {quoted(value)}.")

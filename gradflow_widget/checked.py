@@ -1,10 +1,12 @@
-"""Checks of the numbers that users give, each with a sentence that names what was given."""
+"""Checks of what users give for a number or a switch, with a sentence that names it."""
 
 from __future__ import annotations
 
 import math
 import threading
 from numbers import Integral, Real
+
+import numpy as np
 
 from .quoting import quoted
 
@@ -91,6 +93,17 @@ def checked_whole(
     limits = f"of at least {least}" if most is None else f"from {least:,} to {most:,}"
     divisible = f" that {multiple_of} divides" if multiple_of > 1 else ""
     raise ValueError(f"{name} must be a whole number {limits}{divisible}, not {quoted(value)}.")
+
+
+def checked_switch(name: str, value: object) -> bool:
+    """Return ``value``, which may be NumPy's, as a bool.
+
+    Raises:
+        ValueError: it is neither True nor False.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ValueError(f"{name} must be True or False, not {quoted(value)}.")
 
 
 def checked_seed(seed: object) -> int:
