@@ -195,6 +195,8 @@ class _Object:
         return self._object
 
     def written_into(self, twin: Any) -> Any:
+        if twin is self._object:  # which no copy is to be had of
+            return twin
         now = attributes_of(twin)
         since = now.keys() - self._attributes.keys()
         kept = {name: (one, self._inside.get(name)) for name, one in self._attributes.items()}
@@ -221,6 +223,8 @@ class _Container:
 
     def written_into(self, twin: Any) -> Any:
         if isinstance(twin, set) or type(twin) is not type(self._container):
+            return twin
+        if twin is self._container and not isinstance(twin, tuple):
             return twin
         now = dict(_by_place(twin))
         kept = {place: (one, self._inside.get(place)) for place, one in _by_place(self._members)}
