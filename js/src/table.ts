@@ -54,7 +54,9 @@ function tablesIn(details: HTMLDetailsElement): [HTMLTableElement, HTMLTableElem
   scroll.setAttribute("role", "region");
   scroll.setAttribute("aria-label", "Layer table");
   const layers = document.createElement("table");
+  layers.className = "gradflow-layers";
   const times = document.createElement("table");
+  times.className = "gradflow-times";
   scroll.append(layers, times);
   details.append(summary, scroll);
   return [layers, times];

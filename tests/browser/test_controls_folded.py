@@ -213,6 +213,13 @@ def test_validation_accuracy_is_a_curve_on_an_axis_of_its_own(cell: FlowCell) ->
         assert not overlap(words, box), text
 
 
+_END_OF_TEXT = """cell => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return range.getBoundingClientRect().right;
+}"""
+
+
 def test_through_time_is_offered_where_there_are_time_steps(cell: FlowCell) -> None:
     page = show(cell)
     view = page.button("through time")
@@ -235,6 +242,14 @@ def test_through_time_is_offered_where_there_are_time_steps(cell: FlowCell) -> N
     tooltip = cell.notebook.page.locator(".gradflow-tooltip:visible")
     expect(tooltip).to_contain_text("time step 3 of 28")
     cell.notebook.page.mouse.move(2, 2)
+
+    # In the table each number stands under its heading.
+    page.table.locator("summary").click()
+    times = page.table.locator("table").nth(1)
+    heading = times.locator("thead th").all()
+    latest = times.locator("tbody tr").last.locator("th, td").all()
+    for title, number in zip(heading, latest, strict=True):
+        assert title.evaluate(_END_OF_TEXT) == pytest.approx(number.evaluate(_END_OF_TEXT), abs=1)
 
 
 def test_a_norm_s_own_numbers_stand_in_its_tooltip(cell: FlowCell) -> None:
