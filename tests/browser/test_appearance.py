@@ -297,6 +297,22 @@ def test_markers_of_many_turns_do_not_lie_on_each_other(cell: FlowCell) -> None:
     picture(page, "clipped")
 
 
+@pytest.mark.parametrize("width", [420, 480, 600, 720, 760, 900, 1280, 1500])
+def test_the_threshold_has_a_label_where_it_does_not_stand_beside_its_menu(
+    cell: FlowCell, width: int
+) -> None:
+    page = cell.playground(depth=3, clip_norm=0.5)
+    page.resize(width)
+    menu, slider, label = (
+        page.root.locator(f".gradflow-clipping {part}").evaluate(
+            "e => [e.getBoundingClientRect().top, parseFloat(getComputedStyle(e).fontSize)]"
+        )
+        for part in (".widget-dropdown", ".widget-slider", ".widget-slider .widget-label")
+    )
+    below = slider[0] > menu[0] + 10
+    assert (label[1] > 0) == below
+
+
 def test_the_previous_run_stays_as_a_dashed_ghost(cell: FlowCell) -> None:
     page = cell.playground(depth=8)
     page.play()
