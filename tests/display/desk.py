@@ -106,6 +106,7 @@ class Desk:
                 "depths": (1, 64),
                 "samples": 1000,
                 "can_train": True,
+                "layers": lambda: 64,
                 **given,
             },
         )

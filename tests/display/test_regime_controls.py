@@ -65,6 +65,36 @@ def test_a_menu_turns_its_switch_alone_and_follows_it(
     assert desk.errors == []
 
 
+def test_only_so_many_layers_are_offered_to_be_frozen_that_one_still_learns() -> None:
+    layers = 8
+    desk = Desk(UnderRegime(), regime=Offer(Regime()), layers=lambda: layers)
+    menu = desk.controls.regime_menus["freeze"]
+    assert menu.options[-1] == "first 6"
+    layers = 9
+    desk.owner.depth = 9
+    assert menu.options[-1] == "first 8"
+    menu.value = "first 3"
+    layers = 3
+    desk.owner.depth = 3
+    assert menu.options == ("off", "first 1", "first 2", "first 3")  # the present one stays
+    menu.value = "off"
+    assert menu.options == ("off", "first 1", "first 2")
+    assert desk.errors == []
+
+
+def test_a_playground_offers_no_more_layers_to_be_frozen_than_it_can_freeze() -> None:
+    flow = GradientFlow.playground(depth=8)
+    try:
+        menu = flow._controls.regime_menus["freeze"]
+        assert menu.options[-1] == "first 6"
+        flow.depth = 9
+        assert menu.options[-1] == "first 8"
+        menu.value = "first 8"
+        assert flow.regime.transfer.freeze == 8
+    finally:
+        flow.close()
+
+
 def test_switches_keep_what_the_others_and_their_own_other_numbers_say(desk: Desk) -> None:
     desk.owner.regime = {
         "curriculum": {"by": "loss", "steps": 77},
@@ -146,9 +176,9 @@ def test_they_turn_a_whole_widget_s_regime() -> None:
         menus = flow._controls.regime_menus
         menus["adversarial"].value = "PGD"
         assert flow.step_number == 2
-        menus["freeze"].value = "first 4"
-        assert "leave at least one that learns" in flow.status
-        assert menus["freeze"].value == "off"
+        menus["curriculum"].value = "by length"
+        assert "needs inputs that are sequences" in flow.status
+        assert menus["curriculum"].value == "off"
         assert flow.step_number == 2
         menus["freeze"].value = "first 2"
         assert flow.step_number == 0

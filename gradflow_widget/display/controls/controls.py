@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..folds import Folds
@@ -34,6 +34,7 @@ class Controls:
         depths: the ends of the depth slider.
         samples: how many the data has; None where it comes in batches of its own.
         can_train: whether play and step have something to train with.
+        layers: tells how many layers the network now has.
         regime: offer of ``regime``; None, and there is no such heading.
         presets: pairs of name and what to watch; none, and there is no such heading.
     """
@@ -48,6 +49,7 @@ class Controls:
         depths: tuple[int, int],
         samples: int | None,
         can_train: bool,
+        layers: Callable[[], int],
         regime: Offer | None = None,
         presets: Sequence[tuple[str, str]] = (),
     ) -> None:
@@ -70,7 +72,7 @@ class Controls:
         self._training = training = OptimizerAndData(binding, hot, samples)
         self.optimizer_menu, self.decay_slider = training.optimizer_menu, training.decay_slider
         self.batch_choice, self.batch_slider = training.batch_choice, training.batch_slider
-        self._regime = under = RegimeKnobs(binding, regime)
+        self._regime = under = RegimeKnobs(binding, regime, layers, cold)
         self.regime_menus, self.epsilon_slider = under.menus, under.epsilon_slider
         self._presets = told = Presets(binding, actions, presets)
         self.preset_buttons = told.buttons

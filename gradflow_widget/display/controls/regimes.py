@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ipywidgets as widgets
@@ -30,9 +30,17 @@ class RegimeKnobs:
     Args:
         binding: what binds them.
         offer: with a reason, all of them rest.
+        layers: tells how many layers the network now has.
+        network: the traits that may change that.
     """
 
-    def __init__(self, binding: Binding, offer: Offer | None) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        offer: Offer | None,
+        layers: Callable[[], int],
+        network: Iterable[str],
+    ) -> None:
         self._binding = binding
         self.menus: dict[str, Any] = {}
         self.epsilon_slider: Any = None
@@ -59,14 +67,18 @@ class RegimeKnobs:
             lambda regime: None if regime.curriculum is None else regime.curriculum.by,
             self._curriculum,
         )
-        self._menu(
+        show_frozen = self._menu(
             "freeze",
             "freeze",
             "The first layers keep their weights and are drawn as frozen; begins a new run",
             _LAYERS,
             lambda regime: 0 if regime.transfer is None else regime.transfer.freeze,
             self._transfer,
+            # One at least has to learn.
+            can_be=lambda frozen: frozen == 0 or frozen < layers(),
         )
+        for trait in network:
+            binding.bind(trait, lambda _: show_frozen(binding.owner.regime))
         self._menu(
             "accumulation",
             "accumulation",
@@ -137,8 +149,13 @@ class RegimeKnobs:
         listed: Mapping[str, Any],
         value_of: Callable[[Any], Any],
         changes_for: Callable[[Any], dict[str, Any]],
-    ) -> None:
-        """Add a menu over a part of the regime; a value not listed gets an entry of its own."""
+        can_be: Callable[[Any], bool] = lambda _: True,
+    ) -> Callable[[Any], None]:
+        """Add a menu over a part of the regime; a value not listed gets an entry of its own.
+
+        Returns:
+            What shows a regime, with what then can be chosen.
+        """
         values = dict(listed)
         menu = self.menus[name] = widgets.Dropdown(
             options=list(values), description=description, style=LABEL, tooltip=tooltip
@@ -146,7 +163,7 @@ class RegimeKnobs:
         self.children.append(menu)
         if self._offer.reason:
             rest(menu, self._offer.reason)
-            return
+            return lambda _: None
 
         def show(regime: Any) -> None:
             value = value_of(regime)
@@ -154,9 +171,10 @@ class RegimeKnobs:
             if label is None:
                 label = str(value)
                 values[label] = value
+            offered = tuple(name for name, one in values.items() if one == value or can_be(one))
             with self._binding.following():
-                if len(menu.options) != len(values):
-                    menu.options = tuple(values)
+                if menu.options != offered:
+                    menu.options = offered
                 menu.value = label
 
         def moved(label: str) -> None:
@@ -165,6 +183,7 @@ class RegimeKnobs:
 
         self._binding.on_move(menu, moved)
         self._binding.bind("regime", show)
+        return show
 
     def _epsilon(self) -> Any:
         slider = self.epsilon_slider = log_slider(
