@@ -5,14 +5,14 @@ from __future__ import annotations
 import reprlib
 
 _LONGEST = 60
-_ends = reprlib.Repr()
-_ends.maxstring = _ends.maxlong = _ends.maxother = _LONGEST
 
 
 def quoted(value: object) -> str:
     """Return what ``repr`` makes of a value, in one line of 60 characters at most."""
+    ends = reprlib.Repr()
+    ends.maxstring = ends.maxlong = ends.maxother = _LONGEST
     try:
-        text = " ".join(_ends.repr(value).split())
+        text = " ".join(ends.repr(value).split())
     except Exception:  # a value's own repr may fail, and one of too many digits has none
         return f"<{type(value).__name__}>"[:_LONGEST]
     if len(text) <= _LONGEST:

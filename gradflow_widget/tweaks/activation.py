@@ -45,12 +45,12 @@ def checked_activation(name: object) -> str:
 
 
 def activation_module(name: str) -> nn.Module:
-    """Return a new activation module.
+    """Return a new activation module; for a name that :func:`checked_activation` has passed.
 
     Raises:
-        ValueError: no activation has that name; the message lists the known ones.
+        KeyError: no activation has that name.
     """
-    return ACTIVATIONS[checked_activation(name)]()
+    return ACTIVATIONS[name]()
 
 
 _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...checked import checked_whole
-from ...tweaks.activation import activation_module
+from ...tweaks.activation import activation_module, checked_activation
 from ...tweaks.depth import checked_depth
 from .skips import joined, skip_scale
 
@@ -45,6 +45,7 @@ def cnn(
         ValueError: depth is out of range or the activation unknown.
     """
     checked_depth(depth)
+    checked_activation(activation)
     checked_whole("width", width)
     layers: list[nn.Module] = []
     for before, after in pairwise([channels, *[width] * depth]):
@@ -75,6 +76,7 @@ def vgg(
         ValueError: depth is out of range or the activation unknown.
     """
     checked_depth(depth)
+    checked_activation(activation)
     checked_whole("width", width)
     stages = min(depth, 3)
     layers: list[nn.Module] = []
@@ -137,6 +139,7 @@ def resnet(
         ValueError: depth is out of range, the activation or the scale unknown.
     """
     checked_depth(depth)
+    checked_activation(activation)
     checked_whole("width", width)
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...checked import checked_whole
-from ...tweaks.activation import activation_module
+from ...tweaks.activation import activation_module, checked_activation
 from ...tweaks.depth import checked_depth
 from .skips import joined, skip_scale
 
@@ -29,6 +29,7 @@ def mlp(
         ValueError: depth is out of range or the activation unknown.
     """
     checked_depth(depth)
+    checked_activation(activation)
     checked_whole("width", width)
     sizes = [inputs, *[width] * (depth - 1), outputs]
     modules: list[nn.Module] = []
@@ -98,6 +99,7 @@ def residual(
         ValueError: depth is out of range, the activation or the scale unknown.
     """
     checked_depth(depth)
+    checked_activation(activation)
     checked_whole("width", width)
     return nn.Sequential(
         nn.Linear(inputs, width),

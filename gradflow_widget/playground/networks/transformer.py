@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...checked import checked_whole
 from ...quoting import quoted
-from ...tweaks.activation import activation_module
+from ...tweaks.activation import activation_module, checked_activation
 from ...tweaks.depth import checked_depth
 from .skips import joined, skip_scale
 
@@ -127,6 +127,7 @@ def transformer(
             width can't be divided among the heads.
     """
     checked_depth(depth)
+    checked_activation(activation)
     checked_whole("width", width, multiple_of=checked_whole("heads", heads))
     if norm not in NORMS:
         raise ValueError(f"norm {quoted(norm)} is unknown: choose one of {', '.join(NORMS)}.")
