@@ -246,6 +246,7 @@ def test_through_time_is_offered_where_there_are_time_steps(cell: FlowCell) -> N
     # In the table each number stands under its heading.
     page.table.locator("summary").click()
     times = page.table.locator("table").nth(1)
+    expect(times.locator("tbody tr")).to_have_count(28)  # filled when it is opened
     heading = times.locator("thead th").all()
     latest = times.locator("tbody tr").last.locator("th, td").all()
     for title, number in zip(heading, latest, strict=True):
