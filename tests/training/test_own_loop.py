@@ -234,9 +234,8 @@ def test_there_is_nothing_to_play_without_data(nothing_is_left: None) -> None:
     flow.close()
 
 
-def test_a_reset_from_elsewhere_does_not_tear_at_a_plain_loop_under_way() -> None:
-    loop = Loop()
-    flow = watched(loop)
+def half_way_elsewhere(loop: Loop) -> tuple[threading.Thread, threading.Event]:
+    """Let another thread make two plain steps, the second when the event is set."""
     gate, at_gate = threading.Event(), threading.Event()
 
     def two_steps() -> None:
@@ -248,6 +247,13 @@ def test_a_reset_from_elsewhere_does_not_tear_at_a_plain_loop_under_way() -> Non
     thread = threading.Thread(target=two_steps, daemon=True)
     thread.start()
     assert at_gate.wait(PATIENCE)
+    return thread, gate
+
+
+def test_a_reset_from_elsewhere_does_not_tear_at_a_plain_loop_under_way() -> None:
+    loop = Loop()
+    flow = watched(loop)
+    thread, gate = half_way_elsewhere(loop)
     with pytest.raises(RuntimeError, match=r"your own loop .* run\(loop\)\.$"):
         flow.reset()
     gate.set()
@@ -264,17 +270,7 @@ def test_steps_from_elsewhere_do_not_stop_a_plain_loop_under_way(
 ) -> None:
     loop = Loop()
     flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, samples())
-    gate, at_gate = threading.Event(), threading.Event()
-
-    def two_steps() -> None:
-        step(loop)
-        at_gate.set()
-        assert gate.wait(PATIENCE)
-        step(loop)
-
-    thread = threading.Thread(target=two_steps, daemon=True)
-    thread.start()
-    assert at_gate.wait(PATIENCE)
+    thread, gate = half_way_elsewhere(loop)
     if call in ("press", "key"):
         flow._press({"press": "toggle", "key": "step"}[call])
         assert "your own loop is training this model in a cell" in flow.status
