@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .diagnosis.rules import UNDECIDED, Verdict, judge, layer_problems
+from .display.hearing import hear_here
+from .training.openmp import end_idle_threads
 from .tweaks.knobs import AS_GIVEN
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ class Backstage:
 
     stage: Stage
     session: TrainingSession | None = None
-    cell_runs = False
 
     def __init__(self, flow: GradientFlow) -> None:
         self._flow = weakref.ref(flow)
@@ -39,6 +40,9 @@ class Backstage:
         self._status_is_stale = False
         self._changes_told: tuple[str, ...] = ()
         self._following = threading.local()
+        self._cell_runs = False
+        # Whether the controls are heard though a cell runs.
+        self._heard_in_cell = False
 
     # -- what the session tells ------------------------------------------------------
 
@@ -124,8 +128,7 @@ class Backstage:
             return "Your loop runs under another widget: play and pause it there.", False
         if session.foreign_loop:
             return "Your loop is running in a cell: the controls apply when the cell ends.", False
-        # The kernel hears the controls as it hears the page.
-        if self.cell_runs and not self.stage.publisher.heard and self.is_playing():
+        if self._cell_runs and not self.stage.publisher.heard and self.is_playing():
             return "A cell is running: the controls apply when it ends.", False
         return "", False
 
@@ -148,6 +151,21 @@ class Backstage:
         session = self.session
         return session is not None and session.has_callers
 
+    def on_heard(self) -> None:
+        """Take in that the page is heard; beside a running cell it is on a thread of its own.
+
+        Then that thread hears the controls too, and no notice need say that they wait.
+        """
+        # A cell that computes while training goes on gets OpenMP threads of its own, which slow it.
+        end_idle_threads()
+        flow, session = self._flow(), self.session
+        if flow is None or session is None or session.at_rest:
+            return
+        beside = threading.current_thread() is not threading.main_thread()
+        if self._cell_runs and beside and not self._heard_in_cell:
+            self._heard_in_cell = True
+            hear_here(flow)
+
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""
         flow = self._flow()
@@ -160,7 +178,16 @@ class Backstage:
         if flow is not None:
             flow.set_trait("status", " · ".join([status, *self._changes()]))
 
-    # -- what the widget asks --------------------------------------------------------
+    # -- what the widget asks and tells ----------------------------------------------
+
+    def cell_begins(self) -> None:
+        """Take in that a cell runs, which keeps the main thread."""
+        self._heard_in_cell = False
+        self._cell_runs = True
+
+    def cell_ended(self) -> None:
+        """Take in that the cell is done."""
+        self._cell_runs = False
 
     def say(self) -> None:
         """Bring the status line, what was changed, and at rest the learning rate up to date."""

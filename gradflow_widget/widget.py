@@ -25,7 +25,6 @@ from .playground.assembly import Playground, PlaygroundNetwork, assemble
 from .playground.presets import preset_of, presets
 from .training.construction import ModelSource, OptimizerSource
 from .training.objective import Objective
-from .training.openmp import end_idle_threads
 from .training.preparation import Preparation, prepare
 from .training.run import check_unwatched
 from .training.session import TrainingSession
@@ -91,8 +90,6 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         check_unwatched(optimizer)
         self._backstage = Backstage(self)
         self._stage = self._backstage.stage = Stage(self._backstage)
-        # A cell that computes while training goes on gets OpenMP threads of its own, which slow it.
-        self._stage.panel.on_msg(lambda *_: end_idle_threads())
         self._session: TrainingSession | None = None
         self._controls: Controls | None = None
         # Of the controls before: the page may have sent a click before it saw the new ones.
@@ -327,10 +324,10 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self._backstage.refresh_status()
 
     def _cell_begins(self) -> None:
-        self._backstage.cell_runs = True
+        self._backstage.cell_begins()
 
     def _cell_ended(self) -> None:
-        self._backstage.cell_runs = False
+        self._backstage.cell_ended()
         if self._training.foreign_loop and not self._training.loop_of_another:
             self._training.loop_has_ended()
             self._backstage.say()

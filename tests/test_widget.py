@@ -453,6 +453,46 @@ def test_the_notice_about_a_plain_loop_goes_when_the_cell_has_ended(
     flow.reset()
 
 
+def test_where_the_page_is_heard_beside_a_cell_its_thread_hears_the_controls_too(
+    shell: FakeShell, make_flow: Any, monkeypatch: Any
+) -> None:
+    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    sent: list[tuple[Any, str]] = []
+    send = widgets.Widget.send
+
+    def note(widget: Any, content: Any, buffers: Any = None) -> None:
+        sent.append((widget, threading.current_thread().name))
+        send(widget, content, buffers)
+
+    monkeypatch.setattr(widgets.Widget, "send", note)
+
+    def hear(name: str) -> list[Any]:
+        """Say something to the panel on a thread; return the controls that were sent something."""
+        sent.clear()
+        view = {"type": "view", "page": "p", "visible": False}
+        thread = threading.Thread(
+            target=lambda: flow._stage.panel._handle_custom_msg(view, []), name=name
+        )
+        thread.start()
+        thread.join(30)
+        return [widget for widget, where in sent if where == name]
+
+    assert hear("at rest") == []
+    flow.play()
+    assert hear("between cells") == []
+
+    def cell() -> None:
+        controls = flow._controls
+        heard = hear("beside the cell")
+        for control in (controls.play_button, controls.rate_slider, controls.clip_menu):
+            assert control in heard
+        assert hear("once more") == []
+        flow.pause()
+        flow.wait(30)
+
+    shell.run("b", cell)
+
+
 # -- the page's controls -------------------------------------------------------------------
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection
 
 from ipywidgets import Widget
+
+from .reached import reached_from
 
 
 def close_tree(root: Widget, but: Collection[Widget] = ()) -> None:
@@ -15,26 +16,5 @@ def close_tree(root: Widget, but: Collection[Widget] = ()) -> None:
         root: the widget.
         but: those to leave open, with what they alone reach.
     """
-    kept = set(map(id, but))
-    reached: dict[int, Widget] = {}
-    queue: list[Widget] = [root]
-    while queue:
-        widget = queue.pop()
-        if id(widget) in reached or id(widget) in kept:
-            continue
-        reached[id(widget)] = widget
-        for name in widget.keys:
-            queue.extend(_widgets_in(getattr(widget, name, None)))
-    for widget in reached.values():
+    for widget in reached_from(root, but):
         Widget.close(widget)
-
-
-def _widgets_in(value: Any) -> Iterable[Widget]:
-    if isinstance(value, Widget):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _widgets_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _widgets_in(item)

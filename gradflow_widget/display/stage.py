@@ -58,6 +58,9 @@ class Director(Protocol):
     def is_stepping(self) -> bool:
         """Say whether somebody makes steps in a cell."""
 
+    def on_heard(self) -> None:
+        """Take in that the page is heard, on the calling thread."""
+
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""
 
@@ -300,6 +303,7 @@ class Stage:
         self.panel.send(message, buffers)
 
     def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
+        self._director.on_heard()
         if content.get("type") == "key":
             self._director.on_key(str(content["action"]))
             return

@@ -39,6 +39,8 @@ class Director:
     def is_stepping(self) -> bool:
         return False
 
+    def on_heard(self) -> None: ...
+
     def on_key(self, action: str) -> None:
         self.keys.append(action)
 
