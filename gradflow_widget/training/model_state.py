@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from ..measurement.attributes import PlainAttributes
+
+
+class _KeptBuffer(NamedTuple):
+    buffer: torch.Tensor
+    values: torch.Tensor
 
 
 class ModelState:
@@ -20,7 +28,10 @@ class ModelState:
         self._parameters = [p.detach().clone() for p in model.parameters()]
         self._asks = [p.requires_grad for p in model.parameters()]
         self._buffers = [
-            {name: None if b is None else (b, b.detach().clone()) for name, b in named.items()}
+            {
+                name: None if b is None else _KeptBuffer(b, b.detach().clone())
+                for name, b in named.items()
+            }
             for named in (module._buffers for module in model.modules())
         ]
         self._modes = [module.training for module in model.modules()]
@@ -39,6 +50,23 @@ class ModelState:
     def put(self, model: nn.Module) -> None:
         """Put it back into the same tensors; gradients stay as they are."""
         self._attributes.restore()
+        # A forward pass may have put other tensors, or none, in the places of buffers.
+        self._put(model, lambda _, kept: kept.buffer.copy_(kept.values))
+
+    def write_into(self, twin: nn.Module) -> None:
+        """Give a copy of the model, made since, what the model began with."""
+        self._attributes.write_into(twin)
+        self._put(twin, lambda present, kept: _set_to(present, kept.values))
+
+    def _put(
+        self,
+        model: nn.Module,
+        to_be: Callable[[torch.Tensor | None, _KeptBuffer], torch.Tensor],
+    ) -> None:
+        """Put all but attributes into ``model``.
+
+        ``to_be`` returns what stands in a buffer's place, of what stands there and was kept.
+        """
         with torch.no_grad():
             for parameter, saved in zip(model.parameters(), self._parameters, strict=True):
                 parameter.copy_(saved)
@@ -48,33 +76,10 @@ class ModelState:
                 model.modules(), self._modes, self._buffers, strict=True
             ):
                 module.training = mode
-                # A forward pass may have put other tensors, or none, in their places.
-                module._buffers.clear()
-                for name, kept in buffers.items():
-                    if kept is None:
-                        module._buffers[name] = None
-                        continue
-                    buffer, values = kept
-                    module._buffers[name] = buffer.copy_(values)
-
-    def write_into(self, twin: nn.Module) -> None:
-        """Give a copy of the model, made since, what the model began with."""
-        self._attributes.write_into(twin)
-        with torch.no_grad():
-            for parameter, saved in zip(twin.parameters(), self._parameters, strict=True):
-                parameter.copy_(saved)
-            for parameter, asks in zip(twin.parameters(), self._asks, strict=True):
-                parameter.requires_grad_(asks)
-            for module, mode, buffers in zip(
-                twin.modules(), self._modes, self._buffers, strict=True
-            ):
-                module.training = mode
                 present = dict(module._buffers)
                 module._buffers.clear()
                 for name, kept in buffers.items():
-                    module._buffers[name] = (
-                        None if kept is None else _set_to(present.get(name), kept[1])
-                    )
+                    module._buffers[name] = None if kept is None else to_be(present.get(name), kept)
 
 
 def _set_to(buffer: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor:
