@@ -52,7 +52,9 @@ class _Job:
             # A thread begins with as many cores as torch had at that moment.
             if torch.get_num_threads() == 1:
                 with torch.no_grad():
-                    self.norms = torch.stack(torch._foreach_norm(self.gradients)).tolist()
+                    # Float32 even of a layer that was cast to less since.
+                    norms = torch._foreach_norm(self.gradients, 2, torch.float32)
+                    self.norms = torch.stack(norms).tolist()
         except RuntimeError:  # whatever it is, it will show where they are read one by one
             self.norms = []
         finally:

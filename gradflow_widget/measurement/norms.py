@@ -102,7 +102,8 @@ class NormPlan:
     one shape are stacked and measured together. Float32 is summed in float32, which costs
     half of float64, and the few norms that came out where float32 squares can't be trusted
     are taken again in float64. On other devices a second look would stall the stream, and
-    float64 is used at once.
+    float64 is used at once. A tensor that was cast or moved alone ends the plan: what the norms
+    are written into takes none of another dtype or device, so that nobody has to look at each.
 
     Args:
         tensors: those to be measured, or others like them.
@@ -129,16 +130,19 @@ class NormPlan:
         self._stacks: list[_Stack] = []
         self._single: list[int] = []
         self._order: NDArray[np.intp] | None = None
-        groups = _groups(tensors) if self._fast else []
+        if not self._fast:
+            return
+        self._taken = torch.empty(len(tensors), dtype=torch.float32, device="cpu")
+        self._slots = self._taken.unbind()
+        groups = _groups(tensors)
         if not groups:
             return
         stacked_ones = [index for group in groups for index in group]
         self._single = sorted(set(range(len(tensors))).difference(stacked_ones))
         self._order = np.array(stacked_ones + self._single)
-        self._stacked = torch.empty(len(stacked_ones), dtype=torch.float32, device="cpu")
         starts = np.cumsum([0, *map(len, groups)]).tolist()
         self._stacks = [
-            _Stack(group, tensors[group[0]].shape, self._stacked[start : start + len(group)])
+            _Stack(group, tensors[group[0]].shape, self._taken[start : start + len(group)])
             for group, start in zip(groups, starts, strict=False)
         ]
 
@@ -154,7 +158,8 @@ class NormPlan:
             known: norms summed in float32 that were taken ahead, by place.
         """
         first = tensors[0]
-        if (first.dtype, first.device) != self._first:  # the model was moved or cast
+        # The model was moved or cast, or there are more gradients than when it was.
+        if (first.dtype, first.device) != self._first or len(tensors) > self._count:
             self._plan_for(tensors)
         norms: torch.Tensor | None = None
         if self._uniform:
@@ -179,7 +184,7 @@ class NormPlan:
 
     def norm(self, tensor: torch.Tensor) -> float:
         """Return the norm of one of the tensors, on the CPU."""
-        if self._fast:
+        if self._fast and tensor.dtype is torch.float32:
             value: float = torch.linalg.vector_norm(tensor).item()
             if trusted(value):
                 return value
@@ -203,22 +208,20 @@ class NormPlan:
         return in_line
 
     def _fast_norms(self, tensors: list[torch.Tensor], known: Mapping[int, float]) -> Norms:
-        norm, order = torch.linalg.vector_norm, None
+        norm, order, start = torch.linalg.vector_norm, None, 0
+        places: Sequence[int] = range(len(tensors))
         if self._stacks and len(tensors) == self._count:
-            order = self._order
+            order, places, start = self._order, self._single, self._count - len(self._single)
             for stack in self._stacks:
                 norm(stack.filled(tensors), dim=1, out=stack.norms)
-            values: list[float] = self._stacked.tolist()
-            values += [
-                known[index] if index in known else norm(tensors[index]).item()
-                for index in self._single
-            ]
-        else:
-            # Quicker than torch._foreach_norm, which makes a list of tensors first.
-            values = [
-                known[index] if index in known else norm(tensor).item()
-                for index, tensor in enumerate(tensors)
-            ]
+        for place, slot in zip(places, self._slots[start:], strict=False):
+            if place not in known:
+                norm(tensors[place], out=slot)
+        values: list[float] = self._taken.tolist()
+        del values[len(tensors) :]
+        if known:
+            pairs = zip(places, values[start:], strict=True)
+            values[start:] = [known.get(place, value) for place, value in pairs]
         # A NaN among them may hide here, and is one in float64 too.
         if not (min(values) >= _TRUSTED[0] and max(values) <= _TRUSTED[1]):
             for index, value in enumerate(values):

@@ -160,6 +160,12 @@ def test_norms_that_float32_can_not_sum_are_right(scale: float) -> None:
         np.testing.assert_allclose(probe.history.weight_grad_norm[-1], expected, rtol=1e-5)
 
 
+def test_a_layer_cast_to_bf16_is_not_rounded_to_it() -> None:
+    job = _Job([torch.ones(100, 101), torch.ones(100, 101, dtype=torch.bfloat16)])
+    job.run()
+    assert job.norms == pytest.approx([10100**0.5] * 2, rel=1e-6)
+
+
 def test_frozen_and_unused_layers_leave_the_others_right() -> None:
     model = network()
     model[4].weight.requires_grad_(False)
