@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checked import checked_whole
 from ..quoting import quoted
+from .blocks import Blocks, Statistic, widened
 from .layers import Layer
 from .reading import Reading
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = NDArray[np.float64]
-Statistic = Literal["min", "mean", "max"]
 
 STEP_COLUMNS = (
     "step",
@@ -57,12 +57,13 @@ class Rows(NamedTuple):
     """Steps of which nothing was clipped and only the gradients were measured, as columns.
 
     Attributes:
-        loss, learning_rate, total_norm: shape (steps,).
+        loss, total_norm: shape (steps,).
+        learning_rates: shape (steps, parameter groups); NaN where a step had no such group.
         weight_grad_norm: shape (steps, layers).
     """
 
     loss: FloatArray
-    learning_rate: FloatArray
+    learning_rates: FloatArray
     total_norm: FloatArray
     weight_grad_norm: FloatArray
 
@@ -77,9 +78,13 @@ class History:
     stands (the mean of a block's steps), ``steps_per_row`` how many steps it holds.
 
     Columns are attributes: ``history.loss``, ``history.weight_grad_norm`` …; see
-    ``STEP_COLUMNS`` and ``LAYER_COLUMNS``. Quantities of full readings are NaN where a
-    step was not read in full. ``missing`` is 1 where a layer's weights had no gradient: their
-    norm is NaN then and no part of a block's mean, while a gradient that holds NaN is.
+    ``STEP_COLUMNS`` and ``LAYER_COLUMNS``. Where the optimizer has several parameter groups,
+    ``learning_rate`` is the first one's, and ``learning_rate_1``, ``learning_rate_2`` …, of
+    shape (steps,), are those of ``optimizer.param_groups[1]`` and so on: NaN, and no part of a
+    block's mean, where a group was not there yet or has no rate of its own. Quantities of full
+    readings are NaN where a step was not read in full. ``missing`` is 1 where a layer's weights
+    had no gradient: their norm is NaN then and no part of a block's mean, while a gradient that
+    holds NaN is.
 
     One thread may append while others read; :meth:`columns` reads several columns of the
     same moment.
@@ -106,9 +111,11 @@ class History:
             self._most = 0
             # The oldest single step stands here; the rows are a ring once they are full.
             self._start = 0
-            # One row a step: the step columns, then each layer column.
+            # One row a step: the step columns, each layer column, then the learning rates of
+            # parameter groups beyond the first.
             self._rows = np.empty((0, 0))
-            self._blocks: _Blocks | None = None
+            self._further_rates: tuple[str, ...] = ()
+            self._blocks: Blocks | None = None
 
     def __len__(self) -> int:
         """Return the number of rows: recent steps and blocks of older ones."""
@@ -148,7 +155,8 @@ class History:
             ValueError: its layers are others than those recorded so far.
         """
         with self._lock:
-            self._take_layers(reading.described)
+            rates = reading.learning_rates
+            self._take_layers(reading.described, len(rates))
             self._make_room()
             row = self._rows[(self._start + self._length) % len(self._rows)]
             count = len(self._described)
@@ -165,9 +173,11 @@ class History:
             row[third:fourth] = reading.missing
             row[_EVERY_STEP[0] : first] = np.nan
             row[fourth:] = np.nan
+            if len(rates) > 1:
+                row[self._end : self._end + len(rates) - 1] = rates[1:]
             if reading.is_full:
                 row[_EVERY_STEP[0] : first] = (reading.decades, reading.slope)
-                by_layer = row[first:].reshape(len(LAYER_COLUMNS), count)
+                by_layer = row[first : self._end].reshape(len(LAYER_COLUMNS), count)
                 for index in range(_EVERY_STEP[1], len(LAYER_COLUMNS)):
                     values = getattr(reading, LAYER_COLUMNS[index])
                     if values is not None:
@@ -183,7 +193,8 @@ class History:
             ValueError: their layers are others than those recorded so far.
         """
         with self._lock:
-            self._take_layers(described)
+            groups = steps.learning_rates.shape[1]
+            self._take_layers(described, groups)
             count, done = len(described), 0
             first, second, third, fourth = (_FIRST + place * count for place in range(4))
             while done < len(steps.loss):
@@ -195,13 +206,14 @@ class History:
                 rows = self._rows[start : start + len(norms)]
                 rows[:, 0] = np.arange(len(norms)) + first_step + done
                 rows[:, 1] = steps.loss[now]
-                rows[:, 2] = steps.learning_rate[now]
+                rows[:, 2] = steps.learning_rates[now, 0]
                 rows[:, 3] = steps.total_norm[now]
                 rows[:, 4] = 1.0
                 rows[:, _EVERY_STEP[0] : first] = np.nan
                 rows[:, first:second] = rows[:, second:third] = norms
                 rows[:, third:fourth] = 0.0
                 rows[:, fourth:] = np.nan
+                rows[:, self._end : self._end + groups - 1] = steps.learning_rates[now, 1:]
                 self._length += len(norms)
                 done += len(norms)
             self._steps_recorded += done
@@ -213,21 +225,39 @@ class History:
             else:
                 self._thin()
 
-    def _take_layers(self, described: tuple[Layer, ...]) -> None:
-        if described is self._described:
-            return
-        if self._most:
-            if tuple(layer.name for layer in described) != self._names():
-                raise ValueError("a History holds one network: the reading's layers are others.")
-            self._described = described
-            return
+    def _take_layers(self, described: tuple[Layer, ...], groups: int) -> None:
+        """Make columns for the layers, and for the learning rates of so many groups."""
+        if described is not self._described:
+            if self._most:
+                if tuple(layer.name for layer in described) != self._names():
+                    raise ValueError(
+                        "a History holds one network: the reading's layers are others."
+                    )
+                self._described = described
+            else:
+                self._lay_out(described, groups)
+        if groups > len(self._further_rates) + 1:
+            # A group that is added later takes a little more than the budget.
+            further = self._name_rates(groups)
+            self._rows = widened(self._rows, further)
+            if self._blocks is not None:
+                self._blocks.widen(further)
+
+    def _lay_out(self, described: tuple[Layer, ...], groups: int) -> None:
         self._described = described
-        width = _FIRST + len(LAYER_COLUMNS) * len(self._described)
+        self._end = _FIRST + len(LAYER_COLUMNS) * len(described)
+        width = self._end + self._name_rates(groups)
         rows = np.clip(self._budget / (_ROWS_PER_STEP * 8 * width), 2 * _PARTS, 100_000)
         self._part = 2 ** int(np.log2(rows / _PARTS))  # a power of two, as blocks are
         self._most = _PARTS * self._part
         self._rows = np.empty((0, width))
         self._grow(min(256, self._most))
+
+    def _name_rates(self, groups: int) -> int:
+        """Name the rates of so many groups; return how many have got a name now."""
+        before = len(self._further_rates)
+        self._further_rates = tuple(f"learning_rate_{group}" for group in range(1, groups))
+        return len(self._further_rates) - before
 
     def _grow(self, capacity: int) -> None:
         rows = np.empty((capacity, self._rows.shape[1]))
@@ -240,7 +270,17 @@ class History:
         Part by part, so that no step waits for long.
         """
         if self._blocks is None:
-            self._blocks = _Blocks(len(self._described), self._most // 4)
+            count = len(self._described)
+            every_step = np.zeros(self._rows.shape[1], dtype=np.bool_)
+            every_step[: _EVERY_STEP[0]] = True
+            every_step[_FIRST : _FIRST + _EVERY_STEP[1] * count] = True
+            norms, missing = _FIRST + 2 * count, _FIRST + 3 * count
+            self._blocks = Blocks(
+                self._most // 4,
+                every_step,
+                norms=slice(_FIRST, norms),
+                missing=slice(norms, missing),
+            )
         self._blocks.extend(self._rows[self._start : self._start + self._part])
         self._start = (self._start + self._part) % self._most
         self._length -= self._part
@@ -251,15 +291,20 @@ class History:
         first = self._rows[self._start : end, place]
         return np.concatenate([first, self._rows[: max(0, end - len(self._rows)), place]])
 
+    def _step_columns(self) -> tuple[str, ...]:
+        """Return the names of the columns of shape (rows,), all learning rates together."""
+        after = STEP_COLUMNS.index("learning_rate") + 1
+        return (*STEP_COLUMNS[:after], *self._further_rates, *STEP_COLUMNS[after:])
+
     def _place(self, name: str) -> int | slice:
         """Return where a column stands in a row."""
         if name in STEP_COLUMNS:
             return STEP_COLUMNS.index(name)
+        if name in self._further_rates:
+            return self._end + self._further_rates.index(name)
         if name not in LAYER_COLUMNS:
-            raise KeyError(
-                f"no column {name!r}; there are {', '.join(STEP_COLUMNS)} and "
-                f"{', '.join(LAYER_COLUMNS)}."
-            )
+            there = ", ".join(self._step_columns())
+            raise KeyError(f"no column {name!r}; there are {there} and {', '.join(LAYER_COLUMNS)}.")
         count = len(self._described)
         start = _FIRST + LAYER_COLUMNS.index(name) * count
         return slice(start, start + count)
@@ -303,7 +348,12 @@ class History:
             return tuple(self._column(name, statistic) for name in names)
 
     def __getattr__(self, name: str) -> FloatArray:
-        if name in STEP_COLUMNS or name in LAYER_COLUMNS:
+        if name.startswith("learning_rate_"):
+            self.catch_up()  # a step that is not here yet may have brought the group with it
+            is_column = name in self._further_rates
+        else:
+            is_column = name in STEP_COLUMNS or name in LAYER_COLUMNS
+        if is_column:
             return self.column(name)
         raise AttributeError(f"History has no column {name!r}.")
 
@@ -321,15 +371,16 @@ class History:
         """Return a pandas DataFrame with a row for each row of the columns.
 
         ``frame["loss"]`` is a Series, ``frame["weight_grad_norm"]`` a frame with a column
-        for each layer; one without a name, the model itself, is called "(model)". Needs pandas.
+        for each layer; one without a name, the model itself, is called "(model)". The learning
+        rates of further parameter groups stand behind the first one's. Needs pandas.
         """
         import pandas as pd
 
-        names = (*STEP_COLUMNS, *LAYER_COLUMNS)
         self.catch_up()
         with self._lock:
-            layers, columns = self._names(), self._columns(names, "mean")
-        keys = [(name, "") for name in STEP_COLUMNS]
+            layers, of_steps = self._names(), self._step_columns()
+            columns = self._columns((*of_steps, *LAYER_COLUMNS), "mean")
+        keys = [(name, "") for name in of_steps]
         # Under an empty name pandas would give a Series.
         keys += [(name, layer or "(model)") for name in LAYER_COLUMNS for layer in layers]
         values = np.concatenate([c[:, None] if c.ndim == 1 else c for c in columns], axis=1)
@@ -341,98 +392,9 @@ def nothing_is_missing() -> None:
     """Catch up with nobody."""
 
 
-# Minimum, mean and maximum of rows, and how many numbers each mean is of.
-_Summary = tuple[FloatArray, FloatArray, FloatArray, NDArray[np.int64]]
-
-
 def _check_statistic(statistic: object) -> None:
     known = get_args(Statistic)
     if not isinstance(statistic, str) or statistic not in known:
         raise ValueError(
             f"statistic {quoted(statistic)} is unknown: choose one of {', '.join(known)}."
         )
-
-
-class _Blocks:
-    """Blocks of older steps: minimum, mean and maximum of every number of a row."""
-
-    def __init__(self, layers: int, capacity: int) -> None:
-        width = _FIRST + len(LAYER_COLUMNS) * layers
-        self.length = 0
-        self._capacity = capacity
-        self._size = 2  # steps of a block; the last may still be filling
-        self._low, self._mean, self._high = (np.empty((capacity, width)) for _ in range(3))
-        # How many numbers a mean is of: full readings come only now and then.
-        self._count = np.empty((capacity, width), dtype=np.int64)
-        self._steps = np.zeros(capacity, dtype=np.int64)
-        self._every_step = np.zeros(width, dtype=np.bool_)
-        self._every_step[: _EVERY_STEP[0]] = True
-        self._every_step[_FIRST : _FIRST + _EVERY_STEP[1] * layers] = True
-        self._norms = slice(_FIRST, _FIRST + 2 * layers)
-        self._missing = slice(_FIRST + 2 * layers, _FIRST + 3 * layers)
-
-    @property
-    def nbytes(self) -> int:
-        arrays = (self._low, self._mean, self._high, self._count, self._steps)
-        return sum(array.nbytes for array in arrays)
-
-    @property
-    def steps_per_row(self) -> NDArray[np.int64]:
-        return self._steps[: self.length].copy()
-
-    def rows(self, statistic: Statistic) -> FloatArray:
-        array = {"min": self._low, "mean": self._mean, "max": self._high}[statistic]
-        return array[: self.length]
-
-    def extend(self, rows: FloatArray) -> None:
-        """Append single steps, a power of two of them."""
-        count = np.where(self._every_step | ~np.isnan(rows), 1, 0)
-        count[:, self._norms] -= np.tile(rows[:, self._missing] == 1, 2)
-        self._append((rows, rows, rows, count), 1)
-
-    def _append(self, summary: _Summary, steps: int) -> None:
-        """Append rows that stand for ``steps`` steps each, joined to blocks of full size."""
-        while len(summary[0]) > 1 and steps < self._size:
-            summary, steps = _joined(summary), 2 * steps
-        last = slice(self.length - 1, self.length)
-        if self.length and steps < self._size and self._steps[last] < self._size:
-            pairs = zip(self._arrays(), summary, strict=True)
-            both = tuple([np.concatenate([array[last], row]) for array, row in pairs])
-            self._put(last, _joined(cast(_Summary, both)), self._steps[last] + steps)
-        elif self.length + len(summary[0]) > self._capacity:
-            self._halve()
-            self._append(summary, steps)
-        else:
-            into = slice(self.length, self.length + len(summary[0]))
-            self._put(into, summary, steps)
-            self.length = into.stop
-
-    def _halve(self) -> None:
-        """Join the blocks, all of them full, in pairs: half the rows are free again."""
-        joined = _joined((self._low, self._mean, self._high, self._count))
-        self.length //= 2
-        self._put(slice(0, self.length), joined, 2 * self._size)
-        self._size *= 2
-
-    def _arrays(self) -> _Summary:
-        return self._low, self._mean, self._high, self._count
-
-    def _put(self, into: slice, summary: _Summary, steps: int | NDArray[np.int64]) -> None:
-        for array, values in zip(self._arrays(), summary, strict=True):
-            array[into] = values
-        self._steps[into] = steps
-
-
-def _joined(summary: _Summary) -> _Summary:
-    """Join rows in pairs."""
-    low, mean, high, count = summary
-    n, m = count[0::2], count[1::2]
-    with np.errstate(invalid="ignore", over="ignore"):
-        # Weights first: the sum of two numbers near the largest float overflows.
-        total = np.maximum(n + m, 1)
-        first, second = (
-            np.where(weight > 0, part * (weight / total), 0.0)
-            for part, weight in ((mean[0::2], n), (mean[1::2], m))
-        )
-        means = np.where(n + m > 0, first + second, np.nan)
-    return np.fmin(low[0::2], low[1::2]), means, np.fmax(high[0::2], high[1::2]), n + m

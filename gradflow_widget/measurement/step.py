@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -190,9 +191,12 @@ class Watched:
     def rows(self, steps: Sequence[Step]) -> Rows:
         """Return plain steps as columns: what :meth:`reading` says of each, all at once."""
         norms = in_line([step.used for step in steps if step.used is not None])
+        by_step = [step.learning_rates or (math.nan,) for step in steps]
+        # By group: one that was added between them is missing in the first.
+        rates = np.array(list(zip_longest(*by_step, fillvalue=math.nan)))
         return Rows(
             np.array([step.loss for step in steps]),
-            np.array([(step.learning_rates or (math.nan,))[0] for step in steps]),
+            rates.T,
             np.sqrt((norms[:, None] @ norms[:, :, None]).ravel()),
             self._per_layer(norms[:, self._weight_index]),
         )

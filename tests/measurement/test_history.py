@@ -275,7 +275,8 @@ def test_rows_are_thinned_as_readings_are():
         alone.append(replace(reading(step + 1, described, norm=norms[step]), **numbers))
     for first in range(0, 1000, 300):
         now = slice(first, first + 300)
-        rows = Rows(-np.arange(1000.0)[now], np.full(1000, 0.1)[now], totals[now], norms[now])
+        rates = np.full((1000, 1), 0.1)
+        rows = Rows(-np.arange(1000.0)[now], rates[now], totals[now], norms[now])
         together.append_rows(described, first + 1, rows)
     assert len(alone) == len(together) < 1000
     for name in (*STEP_COLUMNS, *LAYER_COLUMNS):
@@ -308,3 +309,85 @@ def test_a_missing_gradient_is_told_from_one_that_holds_nan_and_has_no_part_in_m
     history.append(reading(2001, described, norm=np.array([np.nan, 1.0])))
     assert np.isnan(history.weight_grad_norm[-1, 0])
     assert history.missing[-1, 0] == 0.0
+
+
+class TestSeveralParameterGroups:
+    def test_one_group_has_the_columns_that_it_always_had(self):
+        history = History()
+        history.append(reading(1, layers(2)))
+        frame = history.to_dataframe()
+        assert list(frame.columns.get_level_values("quantity").unique()) == [
+            *STEP_COLUMNS,
+            *LAYER_COLUMNS,
+        ]
+        with pytest.raises(AttributeError, match="learning_rate_1"):
+            _ = history.learning_rate_1
+        with pytest.raises(KeyError, match="no column 'learning_rate_1'; there are step, loss, "):
+            history.column("learning_rate_1")
+
+    def test_every_group_has_a_column_from_the_step_that_it_was_added_at(self):
+        history, described = History(), layers(2)
+        history.append(replace(reading(1, described), learning_rates=(0.1, 0.2)))
+        history.append(replace(reading(2, described, full=True), learning_rates=(0.1, 0.3, 5.0)))
+        history.append(replace(reading(3, described), learning_rates=(0.1,)))
+        np.testing.assert_array_equal(history.learning_rate, [0.1, 0.1, 0.1])
+        np.testing.assert_array_equal(history.learning_rate_1, [0.2, 0.3, math.nan])
+        np.testing.assert_array_equal(history.learning_rate_2, [math.nan, 5.0, math.nan])
+        np.testing.assert_array_equal(
+            history.update_ratio[1], reading(2, described, full=True).update_ratio
+        )
+        frame = history.to_dataframe()
+        np.testing.assert_array_equal(frame["learning_rate_1"].squeeze(), history.learning_rate_1)
+        quantities = list(frame.columns.get_level_values("quantity").unique())
+        first = quantities.index("learning_rate")
+        assert quantities[first + 1 : first + 3] == ["learning_rate_1", "learning_rate_2"]
+        history.clear()
+        history.append(reading(1, described))
+        with pytest.raises(KeyError, match="learning_rate_1"):
+            history.column("learning_rate_1")
+
+    def test_rates_are_thinned_to_minimum_mean_and_maximum(self):
+        history, described = History(budget_bytes=1), layers(2)
+        late = 201  # in the midst of a block, the second
+        for step in range(1, 2001):
+            rates = (0.1, step / 10, -1.0 * step) if step >= late else (0.1, step / 10)
+            history.append(replace(reading(step, described), learning_rates=rates))
+        assert history.steps_per_row[0] > 1
+        ends = np.cumsum(history.steps_per_row)
+        rows = [slice(end - n, end) for end, n in zip(ends, history.steps_per_row, strict=True)]
+        steps = np.arange(1.0, 2001)
+        second, third = steps / 10, np.where(steps >= late, -steps, np.nan)
+        for name, expected in (("learning_rate_1", second), ("learning_rate_2", third)):
+            for statistic, of in (("min", np.min), ("mean", np.mean), ("max", np.max)):
+                parts = [expected[row][~np.isnan(expected[row])] for row in rows]
+                wanted = [of(part) if len(part) else math.nan for part in parts]
+                np.testing.assert_allclose(history.column(name, statistic), wanted)
+        assert np.isnan(history.learning_rate_2[0])
+        assert (history.missing == 0).all()
+
+    def test_many_groups_keep_to_the_memory(self):
+        history, described = History(budget_bytes=1_000_000), layers(1)
+        for step in range(1, 5001):
+            history.append(replace(reading(step, described), learning_rates=(0.1,) * 100))
+        assert history.nbytes <= 1.05e6
+        np.testing.assert_allclose(history.learning_rate_99, 0.1)
+
+    @pytest.mark.parametrize("one_by_one", [False, True])
+    def test_a_group_added_while_the_optimizer_is_watched_has_a_column(self, one_by_one):
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+        with GradientProbe(model, optimizer) as probe:
+            if one_by_one:
+                probe.on_reading = lambda reading: None
+            for step in range(40):
+                if step == 20:
+                    optimizer.add_param_group({"params": model[2].parameters(), "lr": 0.5})
+                if step == 30:
+                    optimizer.param_groups[1]["lr"] = 0.25
+                optimizer.zero_grad()
+                model(torch.ones(3, 4)).square().mean().backward()
+                optimizer.step()
+        np.testing.assert_array_equal(
+            probe.history.learning_rate_1, [math.nan] * 20 + [0.5] * 10 + [0.25] * 10
+        )
+        np.testing.assert_array_equal(probe.history.learning_rate, np.full(40, 0.1))
