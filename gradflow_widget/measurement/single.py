@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -220,19 +220,22 @@ def _read(
         capture.close()
         notes.close()
 
-    gradient_of = {id(p): g for p, g in zip(asking, gradients, strict=True)}
+    gradient_of = {id(p): g for p, g in zip(asking, gradients, strict=True) if g is not None}
+    every = list(gradient_of.values())
+    norm_of = dict(zip(gradient_of, map(float, exact_norms(every)), strict=True))
     count = len(ordered)
     norms, largest, weight_norms = np.full((3, count), np.nan)
-    missing, frozen = np.zeros((2, count), dtype=np.bool_)
+    missing, frozen, spoilt = np.zeros((3, count), dtype=np.bool_)
     for index, part in enumerate(ordered):
-        here = [g for w in part.weights if (g := gradient_of.get(id(w))) is not None]
-        weight_norms[index] = _joined(exact_norms([w.detach() for w in part.weights]))
+        here = [id(w) for w in part.weights if id(w) in gradient_of]
+        weight_norms[index] = _joined(map(float, exact_norms([w.detach() for w in part.weights])))
         missing[index] = not here
         frozen[index] = not here and not any(w.requires_grad for w in part.weights)
+        spoilt[index] = not all(math.isfinite(norm_of.get(id(p), 0.0)) for p in part.parameters)
         if here:
-            norms[index] = _joined(exact_norms(here))
-            largest[index] = max((float(m) for m in largest_magnitudes(here)), key=_nan_first)
-    every = [g for g in gradients if g is not None]
+            norms[index] = _joined(norm_of[w] for w in here)
+            magnitudes = largest_magnitudes([gradient_of[w] for w in here])
+            largest[index] = max(map(float, magnitudes), key=_nan_first)
     columns = collected.columns(_on_cpu(collected.norms), _on_cpu(collected.counts))
     through_time = [norm for norms in collected.through_time.vectors for norm in norms]
     return Reading(
@@ -242,11 +245,12 @@ def _read(
         learning_rates=(),
         described=with_ways([part.layer for part in ordered], collected.ways),
         weight_grad_norm=norms,
-        total_norm=_joined(exact_norms(every)),
+        total_norm=_joined(norm_of.values()),
         clip_scale=1.0,
         unclipped_grad_norm=norms,
         missing=missing,
         frozen=frozen,
+        spoilt=spoilt if spoilt.any() else None,
         weight_grad_max=largest,
         weight_norm=weight_norms,
         signal_grad_norm=columns[0],
@@ -267,8 +271,8 @@ def _notes_on_cpu(plan: NotePlan) -> FloatArray:
     return np.zeros(0) if vector is None else vector.cpu().numpy().astype(np.float64)
 
 
-def _joined(norms: list[torch.Tensor]) -> float:
-    return math.sqrt(sum(float(norm) ** 2 for norm in norms))
+def _joined(norms: Iterable[float]) -> float:
+    return math.sqrt(sum(norm**2 for norm in norms))
 
 
 def _nan_first(value: float) -> float:

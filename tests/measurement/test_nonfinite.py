@@ -91,3 +91,19 @@ def test_a_look_at_a_network_of_nan_names_its_layer():
     assert first_nonfinite(reading) == (0, "2", "output")
     sentence = judge([reading]).sentence
     assert sentence == "Not finite: the output of layer '2' was first, before the first step."
+
+
+def test_a_look_names_the_layer_of_which_only_a_bias_has_a_gradient_of_nan():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 2))
+    model[2].bias.register_hook(lambda gradient: gradient * math.nan)
+    reading = take_reading(model, lambda o, _: o.sum(), torch.randn(5, 4), None)
+    assert reading.spoilt.tolist() == [False, True, False]
+    assert first_nonfinite(reading) == (0, "2", "gradient")
+    assert judge([reading]).sentence == (
+        "Not finite: the gradient of layer '2' was first, before the first step."
+    )
+
+
+def test_a_look_at_finite_gradients_has_no_layer_that_is_spoilt():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    assert take_reading(model, lambda o, _: o.sum(), torch.randn(5, 4), None).spoilt is None
