@@ -463,6 +463,27 @@ def test_a_refused_model_keeps_no_hooks(nothing_is_left: None) -> None:
     flow.close()
 
 
+def test_an_interrupt_while_the_knobs_are_found_leaves_no_hooks(nothing_is_left: None) -> None:
+    made: list[nn.Module] = []
+    optimizers: list[torch.optim.Optimizer] = []
+
+    def build(depth: int = 1) -> nn.Module:
+        if depth > 1:  # how deep it gets is tried out, where a shallow one lacks a knob
+            raise KeyboardInterrupt
+        made.append(nn.Linear(4, 3))
+        return made[-1]
+
+    def optimizer_for(parameters: Any) -> torch.optim.Optimizer:
+        optimizers.append(sgd(parameters))
+        return optimizers[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        make(model=build, optimizer=optimizer_for)
+    assert made
+    assert not any(model._forward_hooks or model._forward_pre_hooks for model in made)
+    assert not any(optimizer._optimizer_step_pre_hooks for optimizer in optimizers)
+
+
 @pytest.mark.parametrize("also", [(Controls, "close"), (Stage, "close"), (TrainingSession, "stop")])
 def test_nothing_stays_of_a_widget_that_fails_at_last_and_in_going(
     also: tuple[type, str], monkeypatch: pytest.MonkeyPatch, nothing_is_left: None

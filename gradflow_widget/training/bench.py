@@ -116,12 +116,13 @@ class Bench:
         made = self._completed(built, self.settings)
         if self._validating is not None:
             self._validating.check(built.model)
-        self.run, self._built = self._watch(built, self.settings), built
         self.settings = self._settings_of_step = self._construction.look_at(
             built.model, self.settings, trains=self._trainer is not None
         )
         self._take_batches(made)
         self._first_look = made.preview
+        # The last of all: nobody takes the hooks off again where something fails after it.
+        self.run, self._built = self._watch(built, self.settings), built
 
     def begin(self) -> None:
         """Begin the first run."""
