@@ -133,13 +133,19 @@ class Backstage:
         return "", False
 
     def _changes(self) -> tuple[str, ...]:
-        """Return a sentence for each change in the model, and for each switch of the regime."""
+        """Return what there is to say of the model and its optimizer, and of the regime.
+
+        A sentence for each change in the model, for hooks that its optimizer has not, and for
+        each switch of the regime.
+        """
         session = self.session
         if session is None:
             return ()
         regime = session.settings.regime.sentences
-        tweaks = (tweak.sentence for tweak in session.tweaks)
-        return (*(sentence for sentence in tweaks if sentence not in regime), *regime)
+        changes = [tweak.sentence for tweak in session.tweaks]
+        if session.hooks_left_behind:
+            changes.append(session.hooks_left_behind)
+        return (*(sentence for sentence in changes if sentence not in regime), *regime)
 
     def is_playing(self) -> bool:
         """Say whether steps follow one another now."""

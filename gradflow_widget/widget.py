@@ -43,7 +43,9 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
     Args:
         model: a ``torch.nn.Module``, or a factory called with the cold knobs that it names
             as parameters: ``def build(depth=8, activation="tanh")``.
-        optimizer: an optimizer over the model's parameters, or a factory called with them.
+        optimizer: an optimizer over the model's parameters, or a factory called with them. Step
+            hooks, such as a scheduler's, are on every new network's optimizer where a factory
+            puts them there; else they stay with the one that was given.
         loss_fn: ``loss_fn(model(inputs), targets)`` returns the loss.
         data: a pair of tensors, a Dataset, or an iterable of batches such as a DataLoader.
             ``loss_fn`` and ``data`` may be absent: then your own loop trains, in a cell or

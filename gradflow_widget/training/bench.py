@@ -22,6 +22,7 @@ from .batches import Batches
 from .construction import Built, Construction, Looks
 from .cores import is_small, on_one_core
 from .openmp import end_idle_threads
+from .optimizers import has_step_hooks
 from .pace import Pace
 from .run import Run, check_rates, check_unwatched
 from .settings import Settings
@@ -30,6 +31,10 @@ from .trainer import Trainer
 from .validating import Validating
 
 _CLOSED = "this GradientFlow is closed: make a new one."
+_LEFT_BEHIND = (
+    "Optimizer: the step hooks of the given one, such as a scheduler's, do not act on the one in "
+    "its place"
+)
 Hook = Callable[..., None]
 _UNTIMED = nullcontext()
 
@@ -359,6 +364,20 @@ class Bench:
             raise RuntimeError(_CLOSED)
 
     # -- a step ------------------------------------------------------------------------
+
+    @property
+    def hooks_left_behind(self) -> str:
+        """A sentence where step hooks of the user's are on another optimizer than the present.
+
+        A hook may be about the very optimizer that it is on, as a scheduler's is, so none is
+        handed on.
+        """
+        run, given = self.run, self._construction.given_optimizer
+        if given is not None and given is not run.given_optimizer and has_step_hooks(given):
+            return f"{_LEFT_BEHIND}: give a function that makes it, hooks and all, to have them."
+        if run.optimizer is not run.given_optimizer and has_step_hooks(run.given_optimizer):
+            return f"{_LEFT_BEHIND}."
+        return ""
 
     @property
     def history(self) -> History:

@@ -113,6 +113,11 @@ class Construction:
             {} if isinstance(model, nn.Module) else knobs_of_factory(model)
         )
 
+    @property
+    def given_optimizer(self) -> Optimizer | None:
+        """The optimizer that was given; None where a factory makes each."""
+        return self._optimizer if isinstance(self._optimizer, Optimizer) else None
+
     # -- what the knobs may say ------------------------------------------------------
 
     def first_settings(self, settings: Settings) -> Settings:

@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from ..measurement.optimizers import number_in, rate_of
 from ..quoting import quoted
+from ..tweaks.copying import is_ours
 from ..tweaks.knobs import AS_GIVEN
 
 KINDS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
@@ -97,3 +98,9 @@ def set_weight_decay(optimizer: Optimizer, decay: float, own: list[float | None]
     for group, one in zip(optimizer.param_groups, own, strict=False):
         if one is not None:
             group["weight_decay"] = decay * (one / most) if most else decay
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether the user has put hooks on an optimizer's steps, as for a scheduler."""
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return any(not is_ours(hook) for here in hooks for hook in here.values())

@@ -70,6 +70,11 @@ class PresentRun:
         return tweaks_of(self.model)
 
     @property
+    def hooks_left_behind(self) -> str:
+        """A sentence where the user's step hooks do not act on the present optimizer, else ""."""
+        return self._bench.hooks_left_behind
+
+    @property
     def history(self) -> History:
         """The readings of the present run; waits for those still on the device."""
         return self._bench.history

@@ -108,8 +108,8 @@ def copied(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for name in HOOKS:
             hooks = module.__dict__.get(name)
-            if isinstance(hooks, OrderedDict) and any(map(_is_ours, hooks.values())):
-                kept = ((k, v) for k, v in hooks.items() if not _is_ours(v))
+            if isinstance(hooks, OrderedDict) and any(map(is_ours, hooks.values())):
+                kept = ((k, v) for k, v in hooks.items() if not is_ours(v))
                 memo[id(hooks)] = OrderedDict((k, copy.deepcopy(v, memo)) for k, v in kept)
     leave_gradients_out(model.parameters(), memo)
     try:
@@ -154,5 +154,6 @@ def refuse_lazy(model: nn.Module) -> None:
         )
 
 
-def _is_ours(hook: object) -> bool:
+def is_ours(hook: object) -> bool:
+    """Whether a hook is this package's own."""
     return str(getattr(hook, "__module__", "")).startswith("gradflow_widget.")

@@ -329,3 +329,62 @@ def test_options_that_mean_something_else_are_not_handed_on(make_flow: Any, kind
     flow.optimizer_kind = kind
     flow.step(2)
     assert type(flow.optimizer) is {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}.get(kind, RMSprop)
+
+
+class TestStepHooksOfTheUser:
+    def hooked(self, make_flow: Any, source: str) -> tuple[GradientFlow, Any, list[Optimizer]]:
+        """A widget whose optimizer notes, in hooks of the user's, each step that it makes."""
+        stepped: list[Optimizer] = []
+
+        def optimizer_for(parameters: Any) -> Optimizer:
+            optimizer = SGD(parameters, lr=0.1)
+            optimizer.register_step_post_hook(lambda one, *_: stepped.append(one))
+            return optimizer
+
+        model = plain_network()
+        source_of = optimizer_for(model.parameters()) if source == "given" else optimizer_for
+        flow: GradientFlow = make_flow(model, source_of, CROSS_ENTROPY, samples())
+        return flow, source_of, stepped
+
+    def test_they_stay_with_the_given_optimizer_and_that_is_said(self, make_flow: Any) -> None:
+        flow, given, stepped = self.hooked(make_flow, "given")
+        flow.step(2)
+        assert "step hooks" not in flow.status
+        flow.activation = "relu"
+        assert (
+            "Optimizer: the step hooks of the given one, such as a scheduler's, do not act on the "
+            "one in its place: give a function that makes it, hooks and all, to have them."
+        ) in flow.status
+        flow.step(2)
+        assert stepped == [given] * 2
+        flow.activation = "tanh"
+        assert "step hooks" not in flow.status
+        flow.step(2)
+        assert stepped == [given] * 4
+
+    def test_another_kind_is_without_them_too(self, make_flow: Any) -> None:
+        flow, _, stepped = self.hooked(make_flow, "factory")
+        flow.step()
+        flow.optimizer_kind = "Adam"
+        flow.step()
+        assert "do not act on the one in its place." in flow.status
+        assert len(stepped) == 1
+        flow.optimizer_kind = "as given"
+        flow.step()
+        assert "step hooks" not in flow.status
+        assert len(stepped) == 2
+
+    def test_a_factory_puts_them_on_every_new_one(self, make_flow: Any) -> None:
+        flow, _, stepped = self.hooked(make_flow, "factory")
+        flow.activation = "relu"
+        assert "step hooks" not in flow.status
+        flow.step()
+        assert stepped == [flow.optimizer]
+
+    def test_without_any_there_is_nothing_to_say(self, make_flow: Any) -> None:
+        model = plain_network()
+        flow = make_flow(model, SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, samples())
+        flow.activation = "relu"
+        flow.optimizer_kind = "Adam"
+        flow.step()
+        assert "step hooks" not in flow.status
