@@ -28,7 +28,8 @@ _EVERY_MODULE_HAS = frozenset(nn.Module().__dict__)
 # A container is looked into so deep, where it has no more members than this, and an array copied
 # where it has no more bytes: what is larger is data, which no pass changes.
 _DEEPEST, _MOST_MEMBERS, _MOST_BYTES = 6, 100, 64_000_000
-_WRITTEN_AS_THEY_ARE = (type(None), str, bytes, numbers.Number, torch.Size)
+VALUES = (type(None), str, bytes, numbers.Number, torch.Size)
+"""What has no content of its own: another value takes its place."""
 
 
 class PlainAttributes:
@@ -47,7 +48,7 @@ class PlainAttributes:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         known: set[int] = set()
         self._kept = [
-            (module, {name: (one, _content(one, 0, known)) for name, one in _plain(module).items()})
+            (module, {name: (one, content_of(one, known)) for name, one in _plain(module).items()})
             for module in modules
         ]
 
@@ -83,10 +84,13 @@ class Content(Protocol):
         """Write it into a copy as far as that goes, and return what is to stand there."""
 
 
-def _content(value: Any, depth: int, known: set[int]) -> Content | None:
+def content_of(value: Any, known: set[int], depth: int = 0) -> Content | None:
     """Return the content of ``value``; None where it has none of its own.
 
-    ``known``: the containers and objects whose content is kept already; these are added.
+    Args:
+        value: some attribute.
+        known: the containers and objects whose content is kept already; these are added.
+        depth: how many containers deep it lies.
     """
     if type(value) is torch.Tensor:
         is_apart = value.grad_fn is None and value.layout is torch.strided
@@ -108,7 +112,7 @@ def _inside(members: Any, depth: int, known: set[int]) -> dict[Any, Content]:
     """Return the contents of those members, by place, that have any and are looked into."""
     if depth == _DEEPEST or len(members) > _MOST_MEMBERS:
         return {}
-    contents = {place: _content(one, depth + 1, known) for place, one in _by_place(members)}
+    contents = {place: content_of(one, known, depth + 1) for place, one in _by_place(members)}
     return {place: content for place, content in contents.items() if content is not None}
 
 
@@ -123,7 +127,7 @@ def _write(
     for name in since:
         del into[name]
     for name, (value, content) in kept.items():
-        if isinstance(value, _WRITTEN_AS_THEY_ARE):
+        if isinstance(value, VALUES):
             into[name] = value
         elif content is not None and name in into:
             into[name] = content.written_into(into[name])

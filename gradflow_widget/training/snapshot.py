@@ -12,14 +12,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .model_state import ModelState
+from .optimizer_attributes import OptimizerAttributes
 from .strangers import Strangers
 
 
 class Snapshot:
-    """A copy of a model's parameters, buffers and plain attributes and of its optimizer's state.
+    """A copy of what a model and its optimizer hold.
 
-    Restoring writes into the same tensors, so that every reference to the model and the
-    optimizer stays valid, and drops the gradients.
+    Of the model parameters, buffers and plain attributes; of the optimizer options, state and
+    plain attributes. Restoring writes into the same tensors, so that every reference to the
+    model and the optimizer stays valid, and drops the gradients.
 
     Args:
         model: the model.
@@ -38,6 +40,7 @@ class Snapshot:
         self.strangers = strangers
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._optimizer: dict[str, Any] = copy.deepcopy(optimizer.state_dict())
+        self._attributes = OptimizerAttributes(optimizer)
 
     def with_optimizer(self, optimizer: Optimizer, strangers: Strangers) -> Snapshot:
         """Return the same of the model, with another optimizer as it now is."""
@@ -69,6 +72,7 @@ class Snapshot:
         optimizer.load_state_dict(copy.deepcopy(self._optimizer))
         for group, others in zip(optimizer.param_groups, since, strict=True):
             group.update(others)
+        self._attributes.restore()
 
     @contextmanager
     def as_at_first(self, model: nn.Module) -> Iterator[None]:
@@ -96,7 +100,7 @@ class Snapshot:
         It is there to be read, and holds the same parameters.
         """
         stand_in: Optimizer = type(optimizer).__new__(type(optimizer))
-        stand_in.__dict__.update(optimizer.__dict__)
+        stand_in.__dict__.update(optimizer.__dict__ | self._attributes.values())
         saved = self._optimizer
         stand_in.param_groups = [
             {**then, "params": list(members)}

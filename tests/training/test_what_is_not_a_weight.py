@@ -175,6 +175,67 @@ def test_a_generator_of_the_model_s_own_draws_the_same(make_flow: Any, kind: str
     assert losses_of(flow, 3) == losses
 
 
+class Warming(torch.optim.SGD):
+    """Counts its steps, and what they are made with, outside its state."""
+
+    def __init__(self, parameters: Any, **options: Any) -> None:
+        super().__init__(parameters, **options)
+        self.steps, self.sum = 0, torch.zeros(())
+        self.generator = torch.Generator().manual_seed(1)
+        self.seen: dict[str, list[int]] = {"steps": []}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        self.steps += 1
+        self.sum += self.steps
+        self.seen["steps"].append(self.steps)
+        noise = torch.rand((), generator=self.generator)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(min(1.0, self.steps / 10) + 0.1 * noise)
+        return super().step(closure)
+
+    def as_it_is(self) -> Any:
+        return self.steps, self.sum.item(), self.seen, self.generator.get_state().tolist()
+
+
+class WithoutOptions(Warming):
+    """Can't be made anew from its options alone."""
+
+    def __init__(self, parameters: Any, name: str) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.name = name
+
+
+def test_what_an_optimizer_counts_outside_its_state_begins_anew_with_a_reset(
+    make_flow: Any,
+) -> None:
+    model = plain_network()
+    optimizer = Warming(model.parameters(), lr=0.1)
+    beginning = repr(optimizer.as_it_is())
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    first = losses_of(flow, 5)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    flow.reset()
+    assert repr(optimizer.as_it_is()) == beginning
+    assert same_bits(losses_of(flow, 5), first)
+    flow.activation = "relu"
+    flow.activation = "tanh"
+    assert repr(optimizer.as_it_is()) == beginning
+    assert same_bits(losses_of(flow, 5), first)
+    scheduler.step()
+
+
+def test_a_changed_copy_has_an_optimizer_that_counts_from_the_beginning(make_flow: Any) -> None:
+    model = plain_network()
+    optimizer = WithoutOptions(model.parameters(), "mine")
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.step(5)
+    flow.activation = "relu"
+    assert (flow.optimizer.name, flow.optimizer.steps) == ("mine", 0)
+    assert optimizer.steps == 5
+
+
 def test_layers_that_a_loop_lets_learn_are_frozen_again_after_a_reset(make_flow: Any) -> None:
     model, (inputs, targets) = plain_network(), samples()
     model[0].requires_grad_(False)
