@@ -43,12 +43,13 @@ class Made(NamedTuple):
     """A run in waiting: what it is made of, its batches, and a look at it before any step.
 
     Batches are None where those in use stay, or the user's own loop trains; then there is no
-    look either.
+    look either. The batch size is that with which both were drawn.
     """
 
     built: Built
     batches: Batches | None
     preview: Reading | None
+    batch_size: int | None = None
 
 
 class Bench:
@@ -74,6 +75,7 @@ class Bench:
     _make_way: MakeWay
     _built: Built | None = None
     _first_look: Reading | None = None
+    _drawn_with: int | None = None
 
     def __init__(
         self,
@@ -158,7 +160,7 @@ class Bench:
             preview = trainer.preview(built.model, settings, batches)
             if built is self._built:
                 built = self._construction.renewed(built, settings)
-            return Made(built, batches, preview)
+            return Made(built, batches, preview, settings.batch_size)
 
     def _again(self, built: Built, settings: Settings, *, keeps_optimizer: bool) -> Made:
         """Return the present run as it began, on the batches in use."""
@@ -179,6 +181,7 @@ class Bench:
     def _take_batches(self, made: Made) -> None:
         if self._trainer is not None and made.batches is not None:
             self._trainer.use(made.batches)
+            self._drawn_with = made.batch_size
 
     def _watch(self, built: Built, settings: Settings) -> Run:
         assert self._hooks is not None
@@ -310,7 +313,8 @@ class Bench:
     ) -> None:
         """Go back to the first step while :meth:`changing`; a new seed may make a new model.
 
-        An optimizer that a factory makes is made anew, unless a loop of the user's holds it.
+        An optimizer that a factory makes is made anew, unless a loop of the user's holds it. So
+        is what was drawn with another batch size than the present one.
 
         Raises:
             ValueError: the model has got other modules or parameters since.
@@ -319,7 +323,12 @@ class Bench:
         changes = {} if seed is None else {"seed": seed}
         settings, built = self.checked(changes), self._built
         assert built is not None
-        if seed is not None and self._construction.depends_on_seed(settings):
+        is_stale = (
+            settings.batch_size != self._drawn_with
+            and self._construction.depends_on_batch_size(settings)
+            and not keeps_optimizer
+        )
+        if is_stale or (seed is not None and self._construction.depends_on_seed(settings)):
             made = self._made(settings)
         else:
             made = self._again(built, settings, keeps_optimizer=keeps_optimizer)

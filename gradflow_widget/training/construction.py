@@ -28,7 +28,7 @@ from .regimes.applied import model_under
 from .settings import Settings
 from .snapshot import Snapshot
 from .strangers import Strangers
-from .tweaking import InputsOf, changed_copy
+from .tweaking import NEEDS_INPUTS, InputsOf, changed_copy
 
 ModelSource = nn.Module | Callable[..., nn.Module]
 OptimizerSource = Optimizer | Callable[..., Optimizer]
@@ -171,10 +171,12 @@ class Construction:
 
     def depends_on_seed(self, settings: Settings) -> bool:
         """Whether another seed makes another model."""
-        curriculum = settings.regime.curriculum
         # The order of a curriculum by loss is that of a first model, which is drawn from it.
-        is_by_loss = curriculum is not None and curriculum.by == "loss"
-        return self.is_factory or is_by_loss or bool(self.turned(settings))
+        return self.is_factory or _is_by_loss(settings) or bool(self.turned(settings))
+
+    def depends_on_batch_size(self, settings: Settings) -> bool:
+        """Whether another batch size makes another model, or another order of the data."""
+        return _is_by_loss(settings) or self.turned(settings).get("initialization") == NEEDS_INPUTS
 
     # -- building --------------------------------------------------------------------
 
@@ -301,6 +303,11 @@ class Construction:
 def _with_first_values(settings: Settings, knobs: Mapping[str, ColdKnob]) -> Settings:
     offered = {name: knob.value for name, knob in knobs.items() if knob.offered}
     return settings.replaced(**offered)
+
+
+def _is_by_loss(settings: Settings) -> bool:
+    curriculum = settings.regime.curriculum
+    return curriculum is not None and curriculum.by == "loss"
 
 
 def _unknown(_: nn.Module) -> Sequence[nn.Module]:

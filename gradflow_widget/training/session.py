@@ -226,9 +226,10 @@ class TrainingSession(PresentRun):
 
         A model from a factory is made anew from a new seed; a model given ready made keeps
         its first weights and sees other batches, but what knobs have drawn in a changed copy
-        of it is drawn anew. An optimizer from a factory is made anew. A loop of the user's starts
-        again, with the same optimizer and the random state that it first began with, or one of
-        the new seed.
+        of it is drawn anew. What depends on the batch size, the weights of "lsuv" and the order
+        of a curriculum by loss, is that of the present one. An optimizer from a factory is made
+        anew. A loop of the user's starts again, with the same optimizer and the random state that
+        it first began with, or one of the new seed.
 
         Raises:
             ValueError: ``seed`` can't be used.

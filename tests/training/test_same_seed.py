@@ -375,3 +375,50 @@ def test_a_factory_of_optimizers_that_fails_at_a_reset_leaves_the_run(make_flow:
         flow.reset()
     assert same_bits(flow.history.loss, first)
     assert flow.optimizer is made[0]
+
+
+@pytest.mark.parametrize("given", ["module", "factory"])
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        {"initialization": "lsuv"},
+        {"regime": {"curriculum": {"by": "loss", "first_model_steps": 5, "steps": 20}}},
+    ],
+    ids=["lsuv", "curriculum"],
+)
+def test_both_ways_of_resetting_draw_with_the_present_batch_size(
+    make_flow: Any, given: str, drawn: dict[str, Any]
+) -> None:
+    model: Any = small_network() if given == "module" else lambda depth=3: small_network(depth)
+    flow = make_flow(
+        model, lambda parameters: torch.optim.SGD(parameters, lr=0.1), CROSS_ENTROPY, samples()
+    )
+    for name, value in drawn.items():
+        setattr(flow, name, value)
+    first, size = losses_of(flow, 4), flow.batch_size
+    flow.batch_size = 8
+    losses_of(flow, 2)
+    flow.reset()
+    with_small_batches = losses_of(flow, 4)
+    for seed in (0, None):
+        flow.reset(seed)
+        assert same_bits(losses_of(flow, 4), with_small_batches)
+    flow.batch_size = size
+    flow.reset()
+    assert same_bits(losses_of(flow, 4), first)
+
+
+def test_a_reset_that_draws_nothing_keeps_the_model_whatever_the_batch_size(
+    make_flow: Any,
+) -> None:
+    flow = make_flow(
+        lambda depth=3: small_network(depth),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        CROSS_ENTROPY,
+        samples(),
+    )
+    flow.initialization = "he"
+    model = flow.model
+    flow.batch_size = 8
+    flow.reset()
+    assert flow.model is model
