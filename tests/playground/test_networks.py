@@ -278,8 +278,8 @@ class TestTransformer:
         ("arguments", "says"),
         [
             ({"norm": "middle"}, "norm 'middle' is unknown: choose one of pre, post"),
-            ({"width": 33}, "width must be a whole number of at least 1 that 2 divides, not 33"),
-            ({"heads": 0}, "heads must be a whole number of at least 1, not 0"),
+            ({"width": 33}, "width must be a whole number from 1 to 10,000 that 2 divides, not 33"),
+            ({"heads": 0}, "heads must be a whole number from 1 to 10,000, not 0"),
         ],
     )
     def test_what_can_t_be_is_refused(self, arguments, says):

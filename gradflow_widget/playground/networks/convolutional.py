@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checked import checked_whole
 from ...tweaks.activation import activation_module, checked_activation
 from ...tweaks.depth import checked_depth
 from .skips import joined, skip_scale
+from .widths import checked_width
 
 
 def _as_he(network: nn.Sequential) -> nn.Sequential:
@@ -46,7 +46,7 @@ def cnn(
     """
     checked_depth(depth)
     checked_activation(activation)
-    checked_whole("width", width)
+    checked_width(width)
     layers: list[nn.Module] = []
     for before, after in pairwise([channels, *[width] * depth]):
         stride = 1 if layers else 2
@@ -77,7 +77,7 @@ def vgg(
     """
     checked_depth(depth)
     checked_activation(activation)
-    checked_whole("width", width)
+    checked_width(width)
     stages = min(depth, 3)
     layers: list[nn.Module] = []
     for stage in range(stages):
@@ -140,7 +140,7 @@ def resnet(
     """
     checked_depth(depth)
     checked_activation(activation)
-    checked_whole("width", width)
+    checked_width(width)
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(width),

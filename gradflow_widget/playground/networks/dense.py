@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checked import checked_whole
 from ...tweaks.activation import activation_module, checked_activation
 from ...tweaks.depth import checked_depth
 from .skips import joined, skip_scale
+from .widths import checked_width
 
 
 def mlp(
@@ -30,7 +30,7 @@ def mlp(
     """
     checked_depth(depth)
     checked_activation(activation)
-    checked_whole("width", width)
+    checked_width(width)
     sizes = [inputs, *[width] * (depth - 1), outputs]
     modules: list[nn.Module] = []
     for before, after in pairwise(sizes):
@@ -51,7 +51,7 @@ def linear(
         ValueError: depth is out of range.
     """
     checked_depth(depth)
-    checked_whole("width", width)
+    checked_width(width)
     layers = [
         nn.Linear(before, after)
         for before, after in pairwise([inputs, *[width] * (depth - 1), outputs])
@@ -100,7 +100,7 @@ def residual(
     """
     checked_depth(depth)
     checked_activation(activation)
-    checked_whole("width", width)
+    checked_width(width)
     return nn.Sequential(
         nn.Linear(inputs, width),
         *(ResidualBlock(width, activation, skip_scale(skips, depth)) for _ in range(depth)),

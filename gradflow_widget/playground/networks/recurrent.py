@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checked import checked_whole
 from ...quoting import quoted
 from ...tweaks.depth import checked_depth
+from .widths import checked_width
 
 
 class Recurrent(nn.Module):
@@ -56,7 +56,7 @@ def _recurrent(
     **options: Any,
 ) -> Recurrent:
     checked_depth(depth)
-    checked_whole("width", width)
+    checked_width(width)
     first = width if features is None else features
     # Layers of their own, so that each has its bar.
     layers = [

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ...checked import checked_whole
 from ...quoting import quoted
 from ...tweaks.activation import activation_module, checked_activation
 from ...tweaks.depth import checked_depth
 from .skips import joined, skip_scale
+from .widths import checked_width
 
 NORMS = ("pre", "post")
 
@@ -128,7 +128,7 @@ def transformer(
     """
     checked_depth(depth)
     checked_activation(activation)
-    checked_whole("width", width, multiple_of=checked_whole("heads", heads))
+    checked_width(width, heads=heads)
     if norm not in NORMS:
         raise ValueError(f"norm {quoted(norm)} is unknown: choose one of {', '.join(NORMS)}.")
     embedding: nn.Module
