@@ -358,6 +358,30 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "validation gave a batch that is no pair (inputs, targets): give pairs",
     ),
+    "validation without batches": (
+        lambda: make(validation=NoBatches()),
+        ValueError,
+        "validation gave no batch: it is empty or can be gone through only once",
+    ),
+    "validation of empty batches": (
+        lambda: make(validation=[(INPUTS[:0], TARGETS[:0])]),
+        ValueError,
+        "validation gave a batch without a sample",
+    ),
+    "validation with an empty batch": (
+        lambda: make(validation=[(INPUTS, TARGETS), (INPUTS[:0], TARGETS[:0])]),
+        ValueError,
+        "validation gave a batch without a sample",
+    ),
+    "empty batches in a mapping": (
+        lambda: make(
+            loss_fn=None,
+            objective=lambda model, batch: model(batch["x"]).sum(),
+            data=[{"x": INPUTS[:0]}],
+        ),
+        ValueError,
+        "data gave a batch without a sample",
+    ),
     "one tensor": (lambda: make(data=INPUTS), TypeError, "data must be"),
     "number": (lambda: make(data=5), TypeError, "data must be"),
     "mapping": (lambda: make(data={"x": INPUTS}), TypeError, "data must be"),
@@ -400,6 +424,16 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "knob 'lr' is unknown: choose among depth, activation, initialization",
     ),
     "playground depth": (lambda: GradientFlow.playground(depth=0), ValueError, "depth must"),
+    "playground width": (
+        lambda: GradientFlow.playground(width=10**400),
+        ValueError,
+        "width must be a whole number from 1 to 10,000, not 1000",
+    ),
+    "playground heads": (
+        lambda: GradientFlow.playground("transformer", heads=10**5000),
+        ValueError,
+        "heads must be a whole number from 1 to 10,000, not <int>",
+    ),
     "playground activation": (
         lambda: GradientFlow.playground(activation="swish"),
         ValueError,

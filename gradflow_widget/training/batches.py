@@ -202,10 +202,7 @@ class IterableBatches:
             iterable = copy.copy(iterable)
         with self._generators.restarted(seed):
             batch = _first_of(iter(iterable))
-        if _is_empty(batch):
-            raise NoBatchError(
-                "data gave a batch without a sample, which has no loss: leave such batches out."
-            )
+        check_filled(batch)
         return batch
 
 
@@ -213,17 +210,26 @@ def _keeps_workers(iterable: object) -> TypeGuard[DataLoader[Any]]:
     return isinstance(iterable, DataLoader) and iterable.persistent_workers
 
 
-def _is_empty(batch: Any) -> bool:
-    """Whether a batch is a tensor, or a pair of tensors, without a sample."""
-    parts = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch,)
-    return all(isinstance(part, torch.Tensor) and part.shape[:1] == (0,) for part in parts)
+def check_filled(batch: Any, name: str = "data") -> None:
+    """Raise NoBatchError where the tensors that a batch is, or is made of, have no sample."""
+    tensors = [part for part in _parts_of(batch) if isinstance(part, torch.Tensor)]
+    if tensors and all(tensor.shape[:1] == (0,) for tensor in tensors):
+        raise NoBatchError(
+            f"{name} gave a batch without a sample, which has no loss: leave such batches out."
+        )
 
 
 def _holds_picture(item: Any) -> bool:
     """Whether an item is, or has among its parts, one of Pillow's images."""
-    parts = item.values() if isinstance(item, Mapping) else item
-    parts = parts if isinstance(item, (Mapping, tuple, list)) else (item,)
-    return any(parent.__module__ == "PIL.Image" for part in parts for parent in type(part).__mro__)
+    kinds = [parent for part in _parts_of(item) for parent in type(part).__mro__]
+    return any(kind.__module__ == "PIL.Image" for kind in kinds)
+
+
+def _parts_of(item: Any) -> Iterable[Any]:
+    """Return what a mapping, a tuple or a list holds; of anything else that itself."""
+    if isinstance(item, Mapping):
+        return item.values()
+    return item if isinstance(item, (tuple, list)) else (item,)
 
 
 _END = object()
@@ -236,11 +242,16 @@ _NO_BATCHES = (torch.Tensor, np.ndarray, str, bytes, Mapping)
 def _first_of(iterator: Iterator[Any]) -> Any:
     batch = next(iterator, _END)
     if batch is _END:
-        raise NoBatchError(
-            "data gave no batch: it is empty or can be gone through only once; "
-            "pass a list of batches or a DataLoader."
-        )
+        raise no_batch_of("data")
     return batch
+
+
+def no_batch_of(name: str) -> NoBatchError:
+    """Return the error that the argument ``name`` gave no batch at all."""
+    return NoBatchError(
+        f"{name} gave no batch: it is empty or can be gone through only once; "
+        "pass a list of batches or a DataLoader."
+    )
 
 
 def as_new(batches: Batches) -> Batches:

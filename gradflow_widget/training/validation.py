@@ -25,7 +25,15 @@ from ..checked import checked_positive, checked_seed, checked_whole
 from ..measurement.contents import modules_of
 from ..measurement.layers import first_tensor
 from ..measurement.single import everything_kept
-from .batches import Batches, DatasetBatches, TensorBatches, as_batches, on_device
+from .batches import (
+    Batches,
+    DatasetBatches,
+    TensorBatches,
+    as_batches,
+    check_filled,
+    no_batch_of,
+    on_device,
+)
 from .failure import FirstBatchError, described
 from .objective import Objective
 from .randomness import RandomStream
@@ -302,12 +310,13 @@ def _some_batches(batches: Batches, data: Any, most: int, seed: int) -> Iterator
     taken = 0
     # Whole batches, at least one: what is in them is not known here.
     for batch in data:
+        check_filled(batch, "validation")
         taken += _length(batch)
         if taken > most and taken > _length(batch):
             return
         yield batch
     if not taken:
-        raise ValueError("validation gave no batch: give at least one.")
+        raise no_batch_of("validation")
 
 
 class ValidationCurve:
