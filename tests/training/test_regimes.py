@@ -494,6 +494,16 @@ def test_the_playground_begins_under_a_regime() -> None:
         GradientFlow.playground(regime={"dropuot": 0.5})
 
 
-def test_dropout_that_is_none_is_not_said_to_do_anything() -> None:
-    (sentence,) = Regime(dropout=0.0).sentences
-    assert sentence == "Dropout: none, wherever the model had some."
+@pytest.mark.parametrize("layers", [0, 2])
+def test_dropout_at_rate_0_is_told_once_and_only_where_the_model_had_some(
+    make_flow: Make, layers: int
+) -> None:
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.Tanh(), *[nn.Dropout(0.3) for _ in range(layers)], nn.Linear(8, 3)
+    )
+    flow = own(make_flow, model)
+    flow.regime = {"dropout": 0.0}
+    assert [type(module) for module in flow.model] == [type(module) for module in model]
+    told = [text for text in flow.status.split(" · ") if text.startswith("Dropout")]
+    assert told == ["Dropout: the model's 2 dropout layers, at rate 0."] * (layers > 0)
+    assert len(flow.tweaks) == len(told)

@@ -36,8 +36,8 @@ def with_dropout(model: nn.Module, rate: float | None) -> nn.Module:
 
     In a model that has dropout (nn.Dropout and its kin, ``dropout`` of a recurrent layer of
     several levels), its rates are set and none is put in; attention weights keep theirs. Else a
-    dropout goes behind every hidden activation that is a module. Masks are drawn from torch's
-    random state: the same seed gives the same ones.
+    dropout goes behind every hidden activation that is a module; at a rate of 0 nothing does.
+    Masks are drawn from torch's random state: the same seed gives the same ones.
 
     Args:
         model: the model, which is left as it is.
@@ -46,7 +46,8 @@ def with_dropout(model: nn.Module, rate: float | None) -> nn.Module:
 
     Raises:
         ValueError: the rate is out of range.
-        CannotTweak: there is neither dropout nor a hidden activation that is a module.
+        CannotTweak: the rate is not 0, and there is neither dropout nor a hidden activation that
+            is a module.
     """
     if rate is not None:
         rate = checked_share("dropout", rate, below_one=True)
@@ -62,6 +63,8 @@ def with_dropout(model: nn.Module, rate: float | None) -> nn.Module:
     if own:
         sentence = f"Dropout: the model's {_counted(len(own), 'dropout layer')}, at rate {rate:g}."
         return record(twin, "dropout", sentence, rate)
+    if rate == 0:
+        return forget(twin, "dropout")
     count, unreachable = _put_in(twin, rate)
     also = f"; not behind {unreachable} that forward calls as functions" if unreachable else ""
     sentence = f"Dropout: behind {_counted(count, 'activation')}, at rate {rate:g}{also}."

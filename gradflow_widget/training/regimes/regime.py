@@ -237,7 +237,10 @@ class Regime:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """One sentence for each switch that is on: what it does and what the bars show of it."""
+        """One sentence for each switch that is on: what it does and what the bars show of it.
+
+        None for dropout at a rate of 0.
+        """
         return tuple(self._sentences())
 
     def _sentences(self) -> Iterator[str]:
@@ -256,9 +259,7 @@ class Regime:
                 "are another class, so the loss does not come near 0 and the gradients stay large "
                 "where they would fade."
             )
-        if self.dropout == 0:
-            yield "Dropout: none, wherever the model had some."
-        elif self.dropout is not None:
+        if self.dropout:  # whether a rate of 0 does anything is for the model to say
             yield (
                 f"Dropout: every hidden unit is silent with probability {self.dropout:g} in each "
                 "step and the others are louder for it, so the gradients are larger and fade less."

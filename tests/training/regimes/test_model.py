@@ -244,6 +244,13 @@ def test_dropout_that_is_there_gets_the_rate_and_then_its_own_back() -> None:
     assert [back.a[3].p, back.a[7].p, back.b.p, back.c.dropout] == [0.3, 0.3, 0.1, 0.2]
 
 
+@pytest.mark.parametrize("model", [plain(), with_dropout(plain(), 0.5), nn.Linear(6, 3)])
+def test_a_rate_of_0_leaves_a_model_without_dropout_as_it_is(model: nn.Module) -> None:
+    same = with_dropout(model, 0)
+    assert tweaks_of(same) == ()
+    assert not any(isinstance(module, nn.Dropout) for module in same.modules())
+
+
 def test_a_swapped_activation_stays_when_the_dropout_goes() -> None:
     model, (inputs, _) = plain(), samples()
     both = with_activation(with_dropout(model, 0.5), "relu")
