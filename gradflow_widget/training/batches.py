@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol, TypeGuard
+from contextlib import closing
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from .data_generators import DataGenerators
+from .loader_workers import begun, end_workers, keeps_workers
 from .repeatable import check_repeatable, length_of
 
 DEFAULT_BATCH_SIZE = 64
@@ -172,8 +174,9 @@ class IterableBatches:
 
     def restart(self, seed: int) -> None:
         """Begin a new pass; its order is the iterable's own, under the run's random state."""
+        end_workers(self._iterator)
         self._iterator = None
-        if _keeps_workers(self._iterable):
+        if keeps_workers(self._iterable):
             # Their random state would go on; a loader without an iterator starts them anew.
             self._iterable._iterator = None
         self._generators.restart(seed)
@@ -194,20 +197,12 @@ class IterableBatches:
     def first(self, seed: int, batch_size: int | None) -> Any:
         """Return what ``next`` gives after ``restart(seed)``; the present place is kept."""
         iterable = self._iterable
-        if _keeps_workers(iterable):
-            # It has only one iterator, which would lose its place.
+        if isinstance(iterable, Iterator):  # that begins anew when asked for itself
             iterable = copy.copy(iterable)
-            vars(iterable).update(_iterator=None, persistent_workers=False)
-        elif isinstance(iterable, Iterator):  # likewise, that begins anew when asked for itself
-            iterable = copy.copy(iterable)
-        with self._generators.restarted(seed):
-            batch = _first_of(iter(iterable))
+        with self._generators.restarted(seed), closing(begun(iterable)) as batches:
+            batch = _first_of(batches)
         check_filled(batch)
         return batch
-
-
-def _keeps_workers(iterable: object) -> TypeGuard[DataLoader[Any]]:
-    return isinstance(iterable, DataLoader) and iterable.persistent_workers
 
 
 def check_filled(batch: Any, name: str = "data") -> None:

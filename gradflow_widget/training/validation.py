@@ -35,6 +35,7 @@ from .batches import (
     on_device,
 )
 from .failure import FirstBatchError, described
+from .loader_workers import begun
 from .objective import Objective
 from .randomness import RandomStream
 
@@ -309,7 +310,7 @@ def _some_batches(batches: Batches, data: Any, most: int, seed: int) -> Iterator
         return
     taken = 0
     # Whole batches, at least one: what is in them is not known here.
-    for batch in data:
+    for batch in begun(data):
         check_filled(batch, "validation")
         taken += _length(batch)
         if taken > most and taken > _length(batch):

@@ -236,13 +236,23 @@ class BadSamples(Dataset[Any]):
         return samples()[0][index], samples()[1][index]
 
 
+def processes() -> set[Any]:
+    return set(multiprocessing.active_children())
+
+
+def loader_with_trouble(**options: Any) -> tuple[DataLoader[Any], Any]:
+    context = multiprocessing.get_context("fork")
+    trouble = context.Event()
+    data = BadSamples(trouble)
+    loader: DataLoader[Any] = DataLoader(
+        data, batch_size=16, num_workers=1, multiprocessing_context=context, **options
+    )
+    return loader, trouble
+
+
 @pytest.mark.parametrize("call", ["step", "steps", "play"])
 def test_close_ends_the_processes_of_a_loader_that_has_failed(make_flow: Any, call: str) -> None:
-    context = multiprocessing.get_context("fork")
-    trouble, before = context.Event(), set(multiprocessing.active_children())
-    loader = DataLoader(
-        BadSamples(trouble), batch_size=16, num_workers=1, multiprocessing_context=context
-    )
+    before, (loader, trouble) = processes(), loader_with_trouble()
     model = plain_network()
     flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, loader)
     trouble.set()
@@ -254,9 +264,51 @@ def test_close_ends_the_processes_of_a_loader_that_has_failed(make_flow: Any, ca
     with pytest.raises(LookupError) as caught:
         calls[call]()
     flow.close()
-    wait_for(lambda: set(multiprocessing.active_children()) <= before)
+    wait_for(lambda: processes() <= before)
     assert "no such sample" in "".join(traceback.format_exception(caught.value))
     with pytest.raises(LookupError):
         flow.wait()
     with pytest.raises(RuntimeError, match="closed"):
         flow.step()
+
+
+def test_close_ends_the_processes_of_a_loader_that_has_failed_more_than_once(
+    make_flow: Any,
+) -> None:
+    before, (loader, trouble) = processes(), loader_with_trouble(persistent_workers=True)
+    model = plain_network()
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, loader)
+    trouble.set()
+    with pytest.raises(LookupError) as first:
+        flow.step(9)
+    with pytest.raises(LookupError) as second:
+        flow.step(9)
+    flow.close()
+    assert processes() <= before
+    assert first.value is not second.value
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("argument", ["data", "validation"])
+def test_a_loader_that_fails_at_once_leaves_no_processes(argument: str, persistent: bool) -> None:
+    before, (loader, trouble) = processes(), loader_with_trouble(persistent_workers=persistent)
+    trouble.set()
+    model = plain_network()
+    data = {"data": samples(), argument: loader}
+    with pytest.raises((LookupError, RuntimeError)) as caught:
+        GradientFlow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, **data)
+    assert processes() <= before
+    assert "LookupError" in repr(caught.value)
+
+
+def test_validation_data_are_gone_through_once_and_leave_no_processes(make_flow: Any) -> None:
+    before, (loader, _) = processes(), loader_with_trouble(persistent_workers=True)
+    model = plain_network()
+    make_flow(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        CROSS_ENTROPY,
+        samples(),
+        validation=loader,
+    )
+    assert processes() <= before
