@@ -78,7 +78,7 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     if severed is not None:
         return severed
     if not math.isfinite(decades):
-        return _passed_by(latest, signal) or Verdict("", "", _why_no_number(latest))
+        return _passed_by(latest, signal) or Verdict("", "", _why_no_number(latest, signal))
     path = _path(latest, signal, decades)
     numbers = f"slope {slope:+.3f}, ×{math.exp(slope):.3g} a layer"
     if _is_vanishing(latest, decades, slope):
@@ -245,7 +245,7 @@ def _passed_by(reading: Reading, signal: FloatArray) -> Verdict | None:
     return Verdict("severed", "watch", sentence)
 
 
-def _why_no_number(reading: Reading) -> str:
+def _why_no_number(reading: Reading, signal: FloatArray) -> str:
     frozen = [
         f
         for layer, f in zip(reading.described, reading.frozen, strict=True)
@@ -259,6 +259,10 @@ def _why_no_number(reading: Reading) -> str:
         return "Only one weight layer learns, the others are frozen: nothing to compare it with."
     if sum(map(len, comparable_groups(reading.described))) == 1:
         return "Only one weight layer can be compared: the others lie around it."
+    infinite = np.flatnonzero(np.isinf(signal))
+    if len(infinite):
+        last = _named(reading, int(infinite[-1]))
+        return f"The signal gradient is infinite at {last}: nothing can be compared with that."
     return "The signal gradient could not be read at these layers."
 
 

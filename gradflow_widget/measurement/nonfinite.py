@@ -60,10 +60,8 @@ def first_nonfinite(reading: Reading) -> NonFinite | None:
     """
     if reading.is_finite:
         return None
-    if reading.activation_rms is not None:
-        bad = np.flatnonzero(~np.isfinite(reading.activation_rms) & ~_unseen(reading))
-        if len(bad):
-            return NonFinite(reading.step, reading.layers[int(bad[0])], "output")
+    if (output := nonfinite_output(reading)) is not None:
+        return output
     if reading.loss_seen and not np.isfinite(reading.loss):
         return NonFinite(reading.step, "", "loss")
     # One NaN makes all gradients NaN when they are clipped by their norm. Where the backward pass
@@ -76,6 +74,23 @@ def first_nonfinite(reading: Reading) -> NonFinite | None:
         if len(bad):
             return NonFinite(reading.step, reading.layers[int(bad[-1])], "gradient")
     return NonFinite(reading.step, "", "gradient")
+
+
+def nonfinite_output(reading: Reading) -> NonFinite | None:
+    """Find the first output, in forward order, that a full reading shows not finite.
+
+    Loss and gradients may be finite all the same, as where a class that is no target has a logit
+    of minus infinity.
+    """
+    if reading.activation_rms is None:
+        return None
+    bad = ~np.isfinite(reading.activation_rms)
+    if not bad.any():
+        return None
+    places = np.flatnonzero(bad & ~_unseen(reading))
+    if not len(places):
+        return None
+    return NonFinite(reading.step, reading.layers[int(places[0])], "output")
 
 
 def _unseen(reading: Reading) -> np.ndarray[Any, np.dtype[np.bool_]]:

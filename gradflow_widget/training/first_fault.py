@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 from ..measurement.hooks import Hook
-from ..measurement.nonfinite import NonFinite, first_nonfinite, first_nonfinite_output
+from ..measurement.nonfinite import (
+    NonFinite,
+    first_nonfinite,
+    first_nonfinite_output,
+    nonfinite_output,
+)
 from ..measurement.reading import Reading
 
 
@@ -19,7 +24,8 @@ class FirstFault:
     A step's numbers tell that the loss is not finite, and after the step every weight is
     spoilt. So a forward pass whose loss is not finite is run once more, before the weights
     change, and watched layer by layer. That asks for the loss's value, which would stall a
-    device: there only what the readings show is known.
+    device: there only what the readings show is known. An output that is not finite, with a loss
+    that is, is no fault, for it may be meant so; but it was there first where a fault comes of it.
 
     Attributes:
         found: the first non-finite tensor.
@@ -27,6 +33,8 @@ class FirstFault:
 
     def __init__(self, model: nn.Module) -> None:
         self.found: NonFinite | None = None
+        # By layer, the first output that a full reading has shown not finite.
+        self._outputs: dict[str, NonFinite] = {}
         self._model = model
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._handle = model.register_forward_pre_hook(Hook(self._note_inputs), with_kwargs=True)
@@ -55,7 +63,10 @@ class FirstFault:
                 return self._model(*args, **kwargs)
 
         layer = None if forward is None else first_nonfinite_output(self._model, forward)
-        self.found = NonFinite(step, layer, "output") if layer else NonFinite(step, "", "loss")
+        if layer is None:
+            self.found = NonFinite(step, "", "loss")
+        else:
+            self.found = self._outputs.get(layer, NonFinite(step, layer, "output"))
         self._inputs = None
 
     def step_is_over(self) -> None:
@@ -65,5 +76,12 @@ class FirstFault:
     def take(self, reading: Reading) -> None:
         """Look at a step's reading."""
         self.step_is_over()
-        if self.found is None:
-            self.found = first_nonfinite(reading)
+        if self.found is not None:
+            return
+        found, output = first_nonfinite(reading), nonfinite_output(reading)
+        if output is not None:
+            output = self._outputs.setdefault(output.layer, output)
+        elif not reading.is_full:  # nobody knows of its outputs, but of some before
+            output = next(iter(self._outputs.values()), None)
+        if found is not None:
+            self.found = found if output is None else output

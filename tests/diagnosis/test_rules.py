@@ -175,6 +175,17 @@ def test_the_thresholds_at_initialisation(decades: float, problem: str, severity
     assert (verdict.problem, verdict.severity) == (problem, severity)
 
 
+@pytest.mark.parametrize("signal", [[math.inf, 1.0, 2.0, 1.0], [math.inf] * 4])
+def test_an_infinite_signal_is_not_said_to_be_unread(signal: list[float]) -> None:
+    last = 4 if math.isinf(signal[-1]) else 1
+    verdict = judge([made_up(signal)])
+    assert (verdict.problem, verdict.sentence) == (
+        "",
+        f"The signal gradient is infinite at layer {last} ({last - 1}): nothing can be compared "
+        "with that.",
+    )
+
+
 def test_a_slope_that_finite_width_gives_by_chance_is_not_vanishing() -> None:
     # |g| = 1.5·ln(10)/19 = 0.18; the chance bound is 0.18 at N·L = 617.
     assert judge([decades_of(-1.5, width=20)]).problem == "healthy"

@@ -1,0 +1,130 @@
+"""Which tensor is named as the first that was not finite, and of which step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gradflow_widget import GradientProbe
+from gradflow_widget.measurement.nonfinite import NonFinite
+from gradflow_widget.training.first_fault import FirstFault
+
+from .parts import CROSS_ENTROPY, plain_network, samples
+
+INPUTS, TARGETS = samples()
+TWO_CLASSES = INPUTS, TARGETS % 2  # of the three that the network tells apart
+
+
+def the_logit_of_no_target(value: float) -> Callable[[nn.Module], None]:
+    """Spoil an output that no loss depends on, while it is -inf."""
+
+    def spoil(model: Any) -> None:
+        with torch.no_grad():
+            model[4].bias[2] = value
+
+    return spoil
+
+
+def the_first_layer(model: Any) -> None:
+    with torch.no_grad():
+        model[0].bias[0] = math.nan
+
+
+def a_gradient(model: Any) -> None:
+    model[0].weight.grad[0, 0] = math.nan
+
+
+def fault_of(
+    *, full: set[int], before: Mapping[int, Any], behind: Mapping[int, Any] | None = None
+) -> list[NonFinite | None]:
+    """Return what is known after each step of a loop that spoils things before some of them.
+
+    Args:
+        full: the steps that are read in full.
+        before: by step, what is done to the model before its forward pass.
+        behind: by step, what is done to it behind its backward pass.
+    """
+    model = plain_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fault, known = FirstFault(model), []
+    with GradientProbe(model, optimizer) as probe:
+        probe.on_reading = fault.take
+        for step in range(1, 7):
+            probe.full = step in full
+            before.get(step, lambda _: None)(model)
+            optimizer.zero_grad()
+            loss = CROSS_ENTROPY(model(INPUTS), TWO_CLASSES[1])
+            if not math.isfinite(loss.item()):
+                fault.look_again(step)
+            loss.backward()
+            (behind or {}).get(step, lambda _: None)(model)
+            optimizer.step()
+            known.append(fault.found)
+    fault.close()
+    return known
+
+
+def test_an_output_of_minus_infinity_with_a_finite_loss_is_no_fault() -> None:
+    known = fault_of(full={1, 2, 3, 4, 5, 6}, before={3: the_logit_of_no_target(-math.inf)})
+    assert known == [None] * 6
+
+
+def test_an_output_is_named_with_the_step_that_first_showed_it() -> None:
+    known = fault_of(
+        full={1, 2, 3, 4, 5, 6},
+        before={3: the_logit_of_no_target(-math.inf), 5: the_logit_of_no_target(math.nan)},
+    )
+    assert known == [None] * 4 + [NonFinite(3, "4", "output")] * 2
+
+
+def test_an_output_before_it_is_named_with_its_own_step() -> None:
+    known = fault_of(
+        full={1, 2, 3, 4, 5, 6},
+        before={3: the_logit_of_no_target(-math.inf), 5: the_first_layer},
+    )
+    assert known == [None] * 4 + [NonFinite(5, "0", "output")] * 2
+
+
+@pytest.mark.parametrize(
+    ("full", "found"),
+    [
+        (set(), NonFinite(5, "0", "gradient")),
+        ({4}, NonFinite(4, "4", "output")),
+        ({3, 4}, NonFinite(3, "4", "output")),
+    ],
+)
+def test_where_a_step_tells_of_no_output_those_before_are_named(
+    full: set[int], found: NonFinite
+) -> None:
+    known = fault_of(
+        full=full, before={3: the_logit_of_no_target(-math.inf)}, behind={5: a_gradient}
+    )
+    assert known == [None] * 4 + [found] * 2
+
+
+def test_the_widget_says_so(make_flow: Any) -> None:
+    model = plain_network()
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, TWO_CLASSES)
+    flow.step(2)
+    the_logit_of_no_target(-math.inf)(model)
+    flow.step()  # the last of those asked for is read in full
+    flow.step()
+    assert "Not finite" not in flow.status
+    the_logit_of_no_target(math.nan)(model)
+    flow.step()
+    assert "Not finite: the output of layer '4' was first, at step 3." in flow.status
+
+
+def test_a_model_that_is_one_layer_is_named_too(make_flow: Any) -> None:
+    model = nn.Linear(6, 3)
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, samples())
+    flow.step()
+    with torch.no_grad():
+        model.bias[0] = math.nan
+    flow.step()
+    assert "Not finite: the output of the model itself was first, at step 2." in flow.status
