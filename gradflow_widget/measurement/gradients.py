@@ -133,10 +133,13 @@ class Gradients:
             self._left = gradients
         return touched
 
-    def measure_what_it_left(self) -> None:
-        """Measure the gradients that a backward pass has given, if anybody may change them."""
+    def measure_what_it_left(self, *, within_step: bool) -> None:
+        """Measure the gradients that a backward pass has given, if anybody may change them.
+
+        ``within_step``: a closure has made the pass, at the end of which they may be clipped.
+        """
         gradients, self._left = self._left, None
-        if self.nothing_comes_between:
+        if self.nothing_comes_between and not within_step:
             self._after = None
             return
         if gradients is None:  # the parameters have been put in order since

@@ -22,6 +22,7 @@ from .delivery import Delivery
 from .gradients import Gradients
 from .history import History
 from .hooks import Hook
+from .last_hooks import LastHooks
 from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
 from .losses import Losses
@@ -50,7 +51,8 @@ class GradientProbe:
     a reading arrives a little later, at the latest when ``history`` is asked for.
 
     The loss is seen where the loop's backward pass starts, summed where several backward
-    passes add up to one gradient. Watching changes no number of the training.
+    passes add up to one gradient. Of a step with a closure, such as L-BFGS's, loss and gradients
+    are those of the closure's last call. Watching changes no number of the training.
 
     Args:
         model: the module to watch; it is not changed.
@@ -121,9 +123,11 @@ class GradientProbe:
         self._order_handles: list[RemovableHandle] = [
             part.module.register_forward_pre_hook(Hook(self._note_call)) for part in parts
         ]
+        self._last_hooks = LastHooks.of(optimizer)
+        self._moves_before = 0
         self._handles = [
             model.register_forward_pre_hook(Hook(self._note_forward)),
-            optimizer.register_step_pre_hook(self._before_step),
+            self._last_hooks.register(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
         loss_watch.listen(self)
@@ -364,7 +368,7 @@ class GradientProbe:
         if self._called is not None:
             self._settle_order()
         self._losses.add(root)
-        self._gradients.measure_what_it_left()
+        self._gradients.measure_what_it_left(within_step=self._step is not None)
 
     @property
     def loss_so_far(self) -> float | None:
@@ -376,6 +380,7 @@ class GradientProbe:
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._called is not None:
             self._settle_order()
+        self._moves_before = self._last_hooks.moves
         # The optimizer itself is the first of args.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         rates = [_rate_in(group) for group in self.optimizer.param_groups]
@@ -409,12 +414,24 @@ class GradientProbe:
             if isinstance(value, torch.Tensor):
                 step.add(name, value.detach().clone().reshape(1))
 
+    def _read_after_others(self, step: Step) -> None:
+        """Read the gradients that hooks have changed which came behind ours for this one step."""
+        # A fused optimizer unscales them as it steps.
+        if step.present and not isinstance(
+            getattr(self.optimizer, "grad_scale", None), torch.Tensor
+        ):
+            step.clip_norm = None
+            self._gradients.read_again(step)
+
     def _after_step(self, *_: Any) -> None:
         step, self._step = self._step, None
         if step is None:
             return
+        self._last_hooks.go_last()
         if step.has_closure:
             self._read_gradients(step)
+        elif self._last_hooks.moves != self._moves_before:
+            self._read_after_others(step)
         if step.full:
             if self._weight_change is not None:
                 self._weight_change.read(step)

@@ -11,6 +11,7 @@ from .audience import Audience, Telling
 from .bench import Bench
 from .own_loop import OwnLoop
 from .pace import Pace
+from .randomness import RandomState
 from .resting import Resting
 from .validating import Validating
 from .worker import TrainingThread, Worker
@@ -44,6 +45,8 @@ class UserLoops:
         self._worker, self._resting = worker, resting
         self._validating = validating
         self._loop: OwnLoop | None = None
+        # Where the latest loop, which is over, began to draw random numbers.
+        self._began_at: RandomState | None = None
         self._foreign: threading.Thread | None = None
 
     # -- one that was handed over ----------------------------------------------------
@@ -81,7 +84,7 @@ class UserLoops:
         self._bench.run.probe.full = self._audience.next_is_drawn(may_wait=False)
         failure = loop.run()
         if loop.is_over:
-            self._loop = None
+            self._loop, self._began_at = None, loop.begins_at
             if failure is None and not loop.has_stepped:
                 failure = RuntimeError(
                     "your own loop has ended without a step() of the optimizer that the widget "
@@ -107,11 +110,18 @@ class UserLoops:
     def unwind(self, seed: int | None = None) -> bool:
         """Unwind it, to be repeated; False where none is under way, or it has just ended.
 
+        Of one that is over the random state comes back that it began with: handed over again, it
+        repeats itself. With a ``seed``, what follows draws from that.
+
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.
         """
         loop = self._loop_of_another()
         if loop is None:
+            if self._began_at is not None:
+                if seed is not None:
+                    self._began_at = RandomState.seeded(seed)
+                self._began_at.put()
             return False
         loop.unwind(seed)
         return not loop.is_over
@@ -125,6 +135,8 @@ class UserLoops:
         """Unwind it for good."""
         if self.unwind() and self._loop is not None:
             self._loop.call_off()
+            self._began_at = self._loop.begins_at
+            self._began_at.put()
             self._loop = None
             self._pace.pause()
 

@@ -45,11 +45,14 @@ class OwnLoop:
     """A training function and whether it runs; guarded by the pace's lock.
 
     A repeated loop begins with the random state that it first began with.
+
+    Attributes:
+        begins_at: that state.
     """
 
     def __init__(self, function: Callable[[], object], pace: Pace) -> None:
         self._function, self._pace = function, pace
-        self._begins_at = RandomState()
+        self.begins_at = RandomState()
         self._is_repeated = False
         self._must_end = False
         self.is_running = False
@@ -72,7 +75,7 @@ class OwnLoop:
         failure: BaseException | None = None
         try:
             if self._is_repeated:
-                self._begins_at.put()
+                self.begins_at.put()
             self._function()
         except LoopStopped:
             pass
@@ -125,7 +128,7 @@ class OwnLoop:
             raise RuntimeError(_NO_STEP.format(PATIENCE))
         self._is_repeated = True
         if seed is not None:
-            self._begins_at = RandomState.seeded(seed)
+            self.begins_at = RandomState.seeded(seed)
 
     def _set_must_end(self, value: bool) -> None:
         self._must_end = value

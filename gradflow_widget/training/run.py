@@ -111,7 +111,7 @@ class Run:
 
     def _watch(self, earlier: GradientProbe | None) -> None:
         """Put the hooks on; where there is an ``earlier`` probe, its history goes on."""
-        self._has_hooks_before_ours = bool(self.optimizer._optimizer_step_pre_hooks)
+        hooks_of_others = len(self.optimizer._optimizer_step_pre_hooks)
         stepped = {id(one) for one in _held_by(self.optimizer)}
         self._not_stepped = [one for one in self.model.parameters() if id(one) not in stepped]
         with ExitStack() as undone:
@@ -134,6 +134,7 @@ class Run:
         self.probe, self.steering = probe, steering
         if earlier is None:
             self.fault = FirstFault(self.model)
+        self._hooks_of_ours = len(self.optimizer._optimizer_step_pre_hooks) - hooks_of_others
         self._handles = [before_step, self.optimizer.register_step_post_hook(self._after_step)]
         # The given one is ours too while another kind is in its place.
         _watched[self.given_optimizer] = _watched[self.optimizer] = weakref.ref(self)
@@ -151,12 +152,12 @@ class Run:
 
     @property
     def steps_as_torch_does(self) -> bool:
-        """Whether a call of ``optimizer.step()`` comes to our hooks before to anybody else.
+        """Whether a call of ``optimizer.step()`` comes to our hooks, and to nobody else's.
 
         A scheduler, or somebody who clips, may have put another function in the place of it.
         """
         return not (
-            self._has_hooks_before_ours
+            len(self.optimizer._optimizer_step_pre_hooks) > self._hooks_of_ours
             or _global_optimizer_pre_hooks
             or "step" in vars(self.optimizer)
             or not type(self.optimizer).__module__.startswith("torch.optim.")

@@ -317,6 +317,8 @@ class TrainingSession(PresentRun):
     def step(self, count: int = 1) -> None:
         """Run ``count`` steps and return when they are done, or called off by a pause.
 
+        What has stopped the steps before is raised first, where nobody has heard of it yet.
+
         Raises:
             ValueError: ``count`` is no whole number of at least 1.
             RuntimeError: nothing to train with, closed, or called on the training thread or by
@@ -326,6 +328,8 @@ class TrainingSession(PresentRun):
         """
         self._worker.check_not_current("step()")
         self._own_steps.check_not_within("step()")
+        count = checked_whole("n", count)
+        self._failure.raise_once()
         ticket = self.request_steps(count)
         try:
             self._pace.wait_for_ticket(ticket)
@@ -366,6 +370,8 @@ class TrainingSession(PresentRun):
     def steps(self, count: int) -> Iterator[Reading]:
         """Train in the calling thread and yield each step's reading.
 
+        What has stopped the steps before is raised first, where nobody has heard of it yet.
+
         Raises:
             ValueError: ``count`` is no whole number of at least 1.
             RuntimeError: nothing to train with, closed, or a loop of the user's is under way.
@@ -377,6 +383,7 @@ class TrainingSession(PresentRun):
         return self._steps_in_this_thread(count)
 
     def _steps_in_this_thread(self, count: int) -> Iterator[Reading]:
+        self._failure.raise_once()
         self._failure.clear()
         self.pause()
         yield from self._own_steps.here(count)

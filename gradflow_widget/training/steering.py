@@ -12,6 +12,7 @@ import torch
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from ..measurement.last_hooks import LastHooks
 from ..measurement.norms import dense
 from ..measurement.optimizers import number_in, rate_of
 from ..measurement.probe import GradientProbe
@@ -46,7 +47,8 @@ class Steering:
     def follow(self, probe: GradientProbe) -> None:
         """Put the clipping hook behind the hooks of ``probe``."""
         self._probe = probe
-        self._handles.append(self._optimizer.register_step_pre_hook(self._clip_before_step))
+        hooks = LastHooks.of(self._optimizer)
+        self._handles.append(hooks.register(self._clip_before_step))
 
     @property
     def own_weight_decay(self) -> float | None:

@@ -110,6 +110,29 @@ def test_an_exception_stops_training_and_is_raised(make_flow: Any, where: str, w
     assert flow.wait()
 
 
+@pytest.mark.parametrize("way", ["step", "steps"])
+def test_a_failure_that_nobody_has_heard_of_is_raised_by_the_next_steps(
+    make_flow: Any, way: str
+) -> None:
+    flow, trouble = flow_with_trouble(make_flow, "model")
+    trouble.left = 2
+    flow.play()
+    wait_for(lambda: not flow.playing)
+
+    def go_on() -> None:
+        if way == "step":
+            flow.step(2)
+        else:
+            list(flow.steps(2))
+
+    with pytest.raises(LookupError) as caught:
+        go_on()
+    assert caught.value is trouble.error
+    assert flow.step_number == 2
+    go_on()  # it has been heard
+    assert flow.step_number == 4
+
+
 def test_a_reset_clears_the_failure(make_flow: Any) -> None:
     flow, trouble = flow_with_trouble(make_flow, "model")
     trouble.left = 1

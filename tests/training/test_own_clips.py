@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradflow_widget import GradientFlow
+from gradflow_widget import GradientFlow, GradientProbe
 
 from .parts import CROSS_ENTROPY, samples, small_network
 
@@ -135,3 +135,75 @@ def test_complex_gradients_are_clipped_by_value_in_both_their_parts(make_flow: A
     flow.step(1)
     parts = torch.view_as_real(model.weight.grad)
     assert parts.abs().max().item() == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("by", ["clip_norm", "clip_value"])
+def test_clipping_within_a_closure_is_told_as_before_any_other_step(
+    make_flow: Make, by: str
+) -> None:
+    first = []
+    for kind in (torch.optim.SGD, torch.optim.LBFGS):
+        model = small_network()
+        options = {"max_iter": 1} if kind is torch.optim.LBFGS else {}
+        optimizer = kind(model.parameters(), lr=0.1, **options)
+        flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+        setattr(flow, by, 1e-3)
+        first.append(next(flow.steps(1)))
+    plain, closed = first
+    assert plain.clip_scale < 0.5
+    assert closed.clip_scale == pytest.approx(plain.clip_scale)
+    assert closed.total_norm == pytest.approx(plain.total_norm)
+    np.testing.assert_allclose(closed.unclipped_grad_norm, plain.unclipped_grad_norm, rtol=1e-6)
+    np.testing.assert_allclose(closed.weight_grad_norm, plain.weight_grad_norm, rtol=1e-6)
+
+
+def weight_gradients(model: nn.Module) -> list[Any]:
+    return [layer.weight.grad for layer in model.modules() if hasattr(layer, "weight")]
+
+
+def used_norms(model: nn.Module) -> list[float]:
+    return [float(torch.linalg.vector_norm(one)) for one in weight_gradients(model)]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1e-3], ids=["alone", "and the widget's clip"])
+def test_a_hook_that_comes_late_is_seen_from_its_first_step_on(
+    make_flow: Make, clip_norm: float | None
+) -> None:
+    model = small_network()
+    optimizer = plain(model.parameters())
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.clip_norm = clip_norm
+    flow.step()
+    optimizer.register_step_pre_hook(lambda optimizer, *_: halve(optimizer))
+    for speed in (1, 20, 20):
+        flow.speed = speed
+        flow.step()
+        reading = flow.history.latest
+        np.testing.assert_allclose(reading.weight_grad_norm, used_norms(model), rtol=1e-5)
+        before = reading.unclipped_grad_norm * reading.clip_scale
+        np.testing.assert_allclose(before, reading.weight_grad_norm, rtol=1e-5)
+        assert reading.clip_scale <= HALF * 1.001
+        if reading.is_full:
+            largest = [float(one.abs().max()) for one in weight_gradients(model)]
+            np.testing.assert_allclose(reading.weight_grad_max, largest, rtol=1e-5)
+    if clip_norm is not None:  # from the second step on ours acts behind the late one
+        gradients = [one.grad for one in model.parameters()]
+        assert torch.nn.utils.get_total_norm(gradients) == pytest.approx(clip_norm, rel=1e-3)
+
+
+def test_two_probes_of_one_optimizer_see_a_late_hook_and_leave_each_other_alone() -> None:
+    model = small_network()
+    optimizer = plain(model.parameters())
+    with GradientProbe(model, optimizer) as one, GradientProbe(model, optimizer) as other:
+        optimizer.register_step_pre_hook(lambda optimizer, *_: halve(optimizer))
+        places = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            CROSS_ENTROPY(model(samples()[0]), samples()[1]).backward()
+            optimizer.step()
+            places.append(list(optimizer._optimizer_step_pre_hooks))
+            for probe in (one, other):
+                reading = probe.history.latest
+                assert reading.clip_scale == pytest.approx(HALF)
+                np.testing.assert_allclose(reading.weight_grad_norm, used_norms(model), rtol=1e-5)
+    assert places[0] == places[1] == places[2]

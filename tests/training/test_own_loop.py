@@ -412,6 +412,42 @@ def test_reset_restarts_the_loop_with_the_first_weights_and_the_same_random_numb
     assert not same_bits(loop.losses, first)
 
 
+def test_a_loop_that_has_ended_repeats_itself_after_a_reset(nothing_is_left: None) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = GradientFlow(model, optimizer)
+
+    def loop() -> None:
+        for _ in range(4):
+            optimizer.zero_grad()
+            picked = torch.randperm(len(INPUTS))[:8]
+            CROSS_ENTROPY(model(INPUTS[picked]), TARGETS[picked]).backward()
+            optimizer.step()
+
+    def losses() -> Any:
+        flow.run(loop)
+        flow.wait()
+        return flow.history.loss
+
+    first = losses()
+    flow.reset()
+    assert same_bits(losses(), first)
+    flow.reset(seed=5)
+    other = losses()
+    assert not same_bits(other, first)
+    flow.reset()
+    assert same_bits(losses(), other)
+    flow.reset(seed=5)
+    assert same_bits(losses(), other)
+    flow.reset()
+    torch.manual_seed(0)  # who seeds by himself has his own numbers
+    seeded = losses()
+    flow.reset()
+    torch.manual_seed(0)
+    assert same_bits(losses(), seeded)
+    flow.close()
+
+
 def test_reset_while_the_loop_plays_goes_on_playing(running: Any) -> None:
     flow = running(Loop())
     flow.wait(5)
