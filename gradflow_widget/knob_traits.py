@@ -50,8 +50,8 @@ class KnobTraits(traitlets.HasTraits):
     """
 
     learning_rate = _RateKnob(
-        help="Of the first parameter group whose rate is not 0; others keep their ratio. Where a scheduler of "
-        "yours has set another, the knob shows that as soon as training rests."
+        help="Of the first parameter group whose rate is not 0; others keep their ratio. Where a "
+        "scheduler of yours has set another, the knob shows that as soon as training rests."
     )
     clip_norm = Knob(None, help="Global L2 norm to clip to; None is off.")
     clip_value = Knob(None, help="Magnitude to clip every element to; None is off.")
