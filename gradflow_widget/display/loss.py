@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,15 +11,10 @@ from .chart import DEAF, Axis, Label, LinearScale, Lines, chart
 from .frame import FrameWriter
 from .held_range import HeldRange, linear_labels, linear_ticks, log_ticks, step_labels
 from .loss_curve import LossCurve
+from .marker_labels import LABEL_ROOM, label_place, label_step, labels, span_between
 from .validation import AccuracyCurve
 
 _MOST_MARKERS = 60
-# Shares of the axis: labels of markers that stand closer would lie on each other, on a chart
-# of the least width.
-_LABEL_ROOM = 0.055
-_LABEL_LENGTH = 38
-# Shares of the height: between a label and the axis, and a letter of a label that stands upright.
-_LABEL_GAP, _LETTER = 0.03, 0.028
 # A line of one point, as a share of the axis.
 _SHORTEST = 0.01
 # Of losses, as a share of the largest.
@@ -75,7 +69,7 @@ class LossChart:
             visible=False,
             **DEAF,
         )
-        labels = Label(
+        turns = Label(
             x=[0.0],
             y=[0.0],
             text=[""],
@@ -104,9 +98,9 @@ class LossChart:
         )
         x_axis = Axis(scale=x, label="step", label_offset="2.4em", grid_lines="none")
         y_axis = Axis(scale=y, side="left", grid_lines="solid", label="")
-        # The line lies over the labels, whose halo would hide it.
         self.validation = validation = AccuracyCurve(x)
-        marks = [ghost, rules, labels, line, wrong, *validation.marks]
+        # Labels lie over the curves, which are seen through their halo.
+        marks = [ghost, rules, line, *validation.marks, turns, wrong]
         self.figure = chart("Loss", "loss", marks, [x_axis, y_axis, validation.axis])
         self._margin = dict(self.figure.fig_margin)
         # As in the other chart: axes first, then scales, then marks.
@@ -119,7 +113,7 @@ class LossChart:
             "loss": line,
             "loss_ghost": ghost,
             "loss_rules": rules,
-            "loss_labels": labels,
+            "loss_labels": turns,
             "loss_wrong": wrong,
             **validation.targets,
             "loss_figure": self.figure,
@@ -232,21 +226,21 @@ class LossChart:
             x=[[float(step)] * 2 for step, _ in markers],
             y=[[bottom, top]] * len(markers),
         )
-        room = _LABEL_ROOM * self._x_end
-        labels = _labels(markers, room)
-        at = [_label_step(step, room) for step, _ in labels]
+        room = LABEL_ROOM * self._x_end
+        labelled = labels(markers, room)
+        at = [label_step(step, room) for step, _ in labelled]
+        curves = ((steps, shares), self.validation.places())
         places = [
-            _label_place(
-                len(text),
-                [shares[np.abs(steps - step) <= room], self.validation.between(step - room, step)],
+            label_place(
+                len(text), [span for curve in curves for span in span_between(x - room, x, *curve)]
             )
-            for step, (_, text) in zip(at, labels, strict=True)
+            for x, (_, text) in zip(at, labelled, strict=True)
         ]
         writer.set(
             "loss_labels",
             x=np.array(at),
             y=bottom + np.array(places) * (top - bottom),
-            text=[text for _, text in labels],
+            text=[text for _, text in labelled],
         )
 
     def _draw_wrong(self, writer: FrameWriter, top: float) -> None:
@@ -297,49 +291,6 @@ def _loss_ticks(
         values = linear_ticks(bottom, top)
         names = linear_labels(values)
     return np.array(values), names
-
-
-def _labels(markers: list[tuple[int, str]], room: float) -> list[tuple[int, str]]:
-    """Return one label for markers that stand close together: the last turn of each knob."""
-    groups: list[tuple[int, dict[str, str]]] = []
-    for step, text in markers:
-        if not groups or _label_step(step, room) - _label_step(groups[-1][0], room) > room:
-            groups.append((step, {}))
-        turns = groups[-1][1]
-        for turn in text.split(", "):
-            knob = turn.split(" ", 1)[0]
-            turns.pop(knob, None)
-            turns[knob] = turn
-    return [(step, _joined(list(turns.values()))) for step, turns in groups]
-
-
-def _label_step(step: int, room: float) -> float:
-    """Return where a label stands: left of its rule, but right of one that is next to the axis."""
-    return float(step) if step >= room else step + room
-
-
-def _label_place(length: int, curves: Sequence[NDArray[np.float64]]) -> float:
-    """Return where on the axis, from 0 to 1, a label of so many letters begins.
-
-    It stands at the bottom, at the top or in the middle: the first of these where the curves,
-    given as they stand beside it, run through it least.
-    """
-    height = _LETTER * length
-    at_top = max(_LABEL_GAP, 1 - _LABEL_GAP - height)
-
-    def covered(begin: float) -> float:
-        end = begin + height
-        return sum(
-            float(np.mean((curve >= begin) & (curve <= end))) for curve in curves if len(curve)
-        )
-
-    return min((_LABEL_GAP, at_top, (_LABEL_GAP + at_top) / 2), key=covered)
-
-
-def _joined(turns: list[str]) -> str:
-    while len(turns) > 1 and len(", ".join(turns)) > _LABEL_LENGTH:
-        turns = ["…", *turns[2 if turns[0] == "…" else 1 :]]
-    return ", ".join(turns)
 
 
 def _draw_line(

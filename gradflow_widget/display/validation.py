@@ -14,8 +14,6 @@ _MOST_POINTS = 500
 _TICKS = (0, 20, 40, 60, 80, 100)
 # What the labels of the axis on the right need, in px.
 _ROOM = {False: 14, True: 62}
-# Of a stretch of the curve, so many points are looked at.
-_ASKED = 9
 
 
 class AccuracyCurve:
@@ -88,15 +86,10 @@ class AccuracyCurve:
             # Every second one, and always the latest.
             self._points = [*self._points[:-1:2], self._points[-1]]
 
-    def between(self, first: float, last: float) -> NDArray[np.float64]:
-        """Return how high the curve stands on the axis, from 0 to 1, between two steps."""
-        points = self._points
-        first, last = (max(first, points[0][0]), min(last, points[-1][0])) if points else (1.0, 0.0)
-        if first > last:
-            return np.empty(0)
-        steps, percents = np.array(points, dtype=np.float64).T
-        here: NDArray[np.float64] = np.interp(np.linspace(first, last, _ASKED), steps, percents)
-        return here / 100.0
+    def places(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return steps and how high the curve stands on the axis there, from 0 to 1."""
+        steps, percents = np.array(self._points, dtype=np.float64).reshape(-1, 2).T
+        return steps, percents / 100.0
 
     def margin(self) -> dict[str, int]:
         """Return what the axis on the right needs, to be merged into the figure's margins."""

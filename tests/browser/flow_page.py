@@ -21,7 +21,7 @@ _DRAWN = """root => {
     const nothing = document.createElement("g");
     const marks = chart => [...root.querySelectorAll(
         `.gradflow-chart-${chart} .svg-figure g[clip-path]`
-    ), ...Array(5).fill(nothing)].map(mark => mark.style.display === "none" ? nothing : mark);
+    ), ...Array(6).fill(nothing)].map(mark => mark.style.display === "none" ? nothing : mark);
     const heights = mark => [...mark.querySelectorAll(".bar")]
         .map(bar => Number(bar.getAttribute("height")));
     const fills = mark => [...mark.querySelectorAll(".bar")]
@@ -34,7 +34,7 @@ _DRAWN = """root => {
     )].map(text => text.textContent).filter(text => text !== "");
     const text = selector => root.querySelector(selector)?.textContent ?? "";
     const [bars, outline, ghost, glyphs] = marks("bars");
-    const [lossGhost, rules, labels, line, wrong] = marks("loss");
+    const [lossGhost, rules, line, , labels, wrong] = marks("loss");
     return {
         bars: heights(bars),
         colours: fills(bars),

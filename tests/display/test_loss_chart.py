@@ -213,6 +213,41 @@ def test_a_label_stands_where_neither_curve_runs_through_it() -> None:
     assert place(0.5, 0.1) > 0.7
 
 
+def test_a_label_stands_at_any_height_that_the_curves_leave_free() -> None:
+    drawn = DrawnChart([1.0] * 100)
+    drawn.chart.logarithmic = False
+    drawn.train([0.65] * 100)
+    for step in (1, 180):
+        drawn.chart.validation.append(step, 0.1)
+    drawn.chart.mark(150, "lr 0.1 → 0.2")
+    drawn.draw()
+
+    low, high = drawn["loss_y"].min, drawn["loss_y"].max
+    begin = (drawn["loss_labels"].y[0] - low) / (high - low)
+    assert 0.12 < begin < 0.3  # it ends 0.3 above that, under 0.65
+
+
+def test_a_curve_of_few_points_is_avoided_between_them_too() -> None:
+    drawn = DrawnChart([1.0] * 10)
+    drawn.chart.logarithmic = False
+    drawn.chart.validation.append(1, 0.01)
+    drawn.chart.validation.append(10, 0.01)
+    drawn.chart.validation.append(200, 0.3)
+    drawn.train([1.0] * 190)
+    drawn.chart.mark(100, "lr 0.1")
+    drawn.draw()
+
+    assert drawn["loss_labels"].y[0] > 0.2 * drawn["loss_y"].max  # at the bottom it runs through
+
+
+def test_where_a_curve_runs_over_a_label_the_words_are_on_top() -> None:
+    drawn = DrawnChart([1.0, 2.0])
+
+    marks = drawn.chart.figure.marks
+    words = marks.index(drawn["loss_labels"])
+    assert all(marks.index(drawn[curve]) < words for curve in ("loss", "loss_ghost", "validation"))
+
+
 @pytest.mark.parametrize("loss", [-5.2, -8193.0, -1_234_567.0, -1e12, 0.0, 1e-30, 1e30, 2.5])
 @pytest.mark.parametrize("count", [1, 30])
 def test_the_axis_of_a_loss_that_stands_still_can_be_read(loss: float, count: int) -> None:
