@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from gradflow_widget.diagnosis.rules import UNDECIDED, Verdict
+from gradflow_widget.diagnosis.rules import UNDECIDED, Problem, Severity, Verdict
 from gradflow_widget.display.closing import close_tree
 from gradflow_widget.display.controls import Controls, Offer, legend
 from gradflow_widget.display.stage import Stage
@@ -38,10 +38,13 @@ PRESETS = (
 
 
 class _Director:
-    """Says nothing, and never plays."""
+    """Says what a test wants to hear, and never plays."""
+
+    def __init__(self) -> None:
+        self.says = UNDECIDED
 
     def verdict(self, readings: Sequence[Reading]) -> Verdict:
-        return UNDECIDED
+        return self.says
 
     def layer_problems(self, reading: Reading) -> list[str]:
         return ["healthy"] * len(reading.layers)
@@ -72,7 +75,8 @@ class StandIn(widgets.VBox):
         if rests:
             cold |= {name: Offer(None, REASON) for name in ("skips", "normalization")}
             hot["weight_decay"] = Offer(None, "LBFGS has no weight decay.")
-        self.stage = Stage(_Director())
+        self.director = _Director()
+        self.stage = Stage(self.director)
         self.desk = Desk(
             Owner(),
             **{"cold": cold, "hot": hot, "presets": presets, **given},
@@ -102,6 +106,11 @@ class StandIn(widgets.VBox):
 
     def _look(self, change: Any) -> None:
         self.stage.look_at(measure=change["new"])
+
+    def say(self, problem: Problem, severity: Severity, sentence: str) -> None:
+        """Show this verdict."""
+        self.director.says = Verdict(problem, severity, sentence)
+        self.stage.state_changed()
 
     def step(self, count: int = 1, **full: Any) -> None:
         """Record steps of eight layers whose numbers move a little."""

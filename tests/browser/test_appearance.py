@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -168,6 +169,54 @@ def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None
         ".map(e => e.className + ': ' + e.textContent)"
     )
     assert overflowing == []
+
+
+STAND_IN = """\
+from tests.browser.stand_in import StandIn
+flow = StandIn()
+flow"""
+
+VERDICT = """root => {
+    const badge = root.querySelector(".gradflow-verdict");
+    const [[symbol], lines] = [...badge.children].map(part => {
+        const words = document.createRange();
+        words.selectNodeContents(part);
+        return [...words.getClientRects()];
+    });
+    const frame = badge.getBoundingClientRect();
+    return {
+        line_heights: lines.slice(1).map((line, i) => line.top - lines[i].top),
+        font_size: parseFloat(getComputedStyle(badge).fontSize),
+        above: lines[0].top - frame.top - badge.clientTop,
+        below: frame.bottom - lines.at(-1).bottom - badge.clientTop,
+        beside: lines[0].left - symbol.right,
+        charts: root.querySelector(".gradflow-charts").getBoundingClientRect().top,
+    };
+}"""
+
+
+@pytest.mark.parametrize("severity", ["watch", "fault"])
+@pytest.mark.parametrize("width", [600, 1500])
+def test_a_verdict_of_several_lines_has_room_in_its_frame(
+    cell: FlowCell, width: int, severity: str
+) -> None:
+    page = cell.show(STAND_IN)
+    page.resize(width)
+
+    def say(sentence: str) -> dict[str, Any]:
+        cell.kernel.execute(f"flow.say('vanishing', {severity!r}, {sentence!r})")
+        page.wait_for(lambda drawn: drawn.verdict == sentence)
+        return dict(page.root.evaluate(VERDICT))
+
+    several = say("Vanishing: the signal falls from layer 'blocks.7.attention.projection'. " * 3)
+    assert several["line_heights"]
+    assert min(several["line_heights"]) >= 1.25 * several["font_size"]
+    assert min(several["above"], several["below"]) >= 2
+    assert several["beside"] >= 5
+    cell.notebook.screenshot(f"verdict-{severity}-{width}", page.root)
+
+    # What stands below stays where it is when the words are few again.
+    assert say("Vanishing.")["charts"] == several["charts"]
 
 
 # -- what a bar and a line can be --------------------------------------------------------
