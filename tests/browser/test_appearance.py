@@ -267,6 +267,18 @@ def test_nan_leaves_the_page_alive_and_is_told_by_layer_and_step(cell: FlowCell)
     assert later.wrong == drawn.wrong
 
 
+# What is clipped away is at none of the points of its box.
+CUT_SIGNS = """root => {
+    const signs = [...root.querySelectorAll(".gradflow-chart-bars text.label")];
+    return signs.filter(sign => {
+        sign.scrollIntoView({block: "center"});
+        const {left, right, top, bottom} = sign.getBoundingClientRect();
+        return [left + 1, right - 1].some(
+            x => !document.elementsFromPoint(x, (top + bottom) / 2).includes(sign));
+    }).map(sign => sign.textContent);
+}"""
+
+
 def test_two_hundred_layers_stay_readable(cell: FlowCell) -> None:
     page = cell.show(GIVEN.format(body=DEEP))
     page.button("Step").click()
@@ -284,6 +296,7 @@ def test_two_hundred_layers_stay_readable(cell: FlowCell) -> None:
             )
         ]
         assert not any(overlap(*pair) for pair in combinations(labels, 2))
+        assert page.root.evaluate(CUT_SIGNS) == []
     picture(page, "two-hundred-layers")
 
 
