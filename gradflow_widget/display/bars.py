@@ -302,8 +302,10 @@ class FlowChart:
         # Not at the bars' ends: where one label moves, bqplot draws all of them anew, in
         # transitions that have the page compute styles and lay out text at every frame.
         on_floor = [state not in ("", "inf") for state in states]
-        heights = np.where(on_floor, floor, top - 0.06 * (top - floor))
         small = len(texts) > 24
+        # Over a narrow bar a word reaches beyond the axis, above the number that stands there.
+        low, high = (0.03 if small else 0.0), 0.94
+        heights = floor + np.where(on_floor, low, high) * (top - floor)
         writer.set(
             "bars_glyphs",
             visible=True,

@@ -192,6 +192,18 @@ def test_among_many_layers_only_the_ends_of_a_run_are_marked(drawn: DrawnChart) 
     assert drawn.glyphs() == {1: "▼", 150: "▼"}
 
 
+def test_a_word_that_is_wider_than_its_bar_stands_above_the_axis_lowest_number(
+    drawn: DrawnChart,
+) -> None:
+    floor = []
+    for count in (8, 200):
+        drawn.draw(reading([np.nan] + [1.0] * (count - 1)), [""] * count)
+        low, high = drawn["bars_y"].min, drawn["bars_y"].max
+        floor.append((drawn["bars_glyphs"].y[0] - low) / (high - low))
+
+    assert floor == [0, pytest.approx(0.03)]
+
+
 def test_the_outline_stands_only_where_the_clip_bound(drawn: DrawnChart) -> None:
     drawn.draw(reading([1e-2, 1e-2]))
     assert not drawn["bars_outline"].visible
