@@ -201,38 +201,46 @@ class Publisher:
     # -- told by the page ------------------------------------------------------------
 
     def receive(self, message: dict[str, Any]) -> None:
-        """Take in what the page says about frames, views and pings."""
-        kind = message.get("type")
+        """Take in what the page says about frames, views and pings (js/src/messages.ts)."""
+        take = {
+            "confirm": self._take_confirmation,
+            "view": self._take_view,
+            "pong": self._take_pong,
+        }
         with self._condition:
-            page = str(message.get("page", ""))
-            if kind == "confirm":
-                if message.get("dropped") and self.visible and not self._pages.get(page, True):
-                    return  # a page that shows nothing speaks for itself alone
-                self._unheard = False
-                frames = [*message.get("earlier", ()), message["frame"]]
-                for number in frames:
-                    sent = self._in_flight.pop(int(number), None)
-                    dropped = message.get("dropped") and number == message["frame"]
-                    if sent is not None and not dropped:
-                        self.steps_drawn += sent[1]
-                self._keep_pace(float(message.get("waited", 0.0)), len(frames))
-                self.animation_frames = int(message.get("animation_frame", self.animation_frames))
-                if not message.get("dropped"):
-                    self._has_shown(page)
-            elif kind == "view":
-                appeared = bool(message["visible"]) and not self._looks(page)
-                self._pages[page] = bool(message["visible"])
-                self._silent_since.pop(page, None)
-                self._gone.discard(page)
-                self.visible = any(map(self._looks, self._pages))
-                self._unheard = False
-                if appeared or (message["visible"] and message.get("asks")):
-                    self._show_everything()
-            elif kind == "pong":
-                sent_at = self._pings.pop(int(message["id"]), None)
-                if sent_at is not None:
-                    self._round_trips.append(time.monotonic() - sent_at)
+            take[message["type"]](message)
             self._condition.notify_all()
+
+    def _take_confirmation(self, message: dict[str, Any]) -> None:
+        page, dropped = str(message["page"]), bool(message.get("dropped"))
+        if dropped and self.visible and not self._pages.get(page, True):
+            return  # a page that shows nothing speaks for itself alone
+        self._unheard = False
+        frames = [*message.get("earlier", ()), message["frame"]]
+        for number in frames:
+            sent = self._in_flight.pop(int(number), None)
+            if sent is not None and not (dropped and number == message["frame"]):
+                self.steps_drawn += sent[1]
+        self._keep_pace(float(message.get("waited", 0.0)), len(frames))
+        self.animation_frames = int(message.get("animation_frame", self.animation_frames))
+        if not dropped:
+            self._has_shown(page)
+
+    def _take_view(self, message: dict[str, Any]) -> None:
+        page, visible, asks = str(message["page"]), bool(message["visible"]), message.get("asks")
+        appeared = visible and not self._looks(page)
+        self._pages[page] = visible
+        self._silent_since.pop(page, None)
+        self._gone.discard(page)
+        self.visible = any(map(self._looks, self._pages))
+        self._unheard = False
+        if appeared or (visible and asks):
+            self._show_everything()
+
+    def _take_pong(self, message: dict[str, Any]) -> None:
+        sent_at = self._pings.pop(int(message["id"]), None)
+        if sent_at is not None:
+            self._round_trips.append(time.monotonic() - sent_at)
 
     def _keep_pace(self, waited: float, frames: int) -> None:
         """Slow down at once where frames queue in the page, and recover little by little."""

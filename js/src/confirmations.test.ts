@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { Confirmations, type Joint } from "./confirmations";
-import type { Painted } from "./frames";
+import type { Painted } from "./messages";
 
 let sent: Joint[];
 let confirmations: Confirmations;

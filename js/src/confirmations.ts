@@ -1,7 +1,8 @@
 import type { Confirmation } from "./frames";
+import type { DroppedMessage, ShownMessage } from "./messages";
 
 /** A frame confirmed together with those before it that could wait for it. */
-export type Joint = Confirmation & { earlier: number[] };
+export type Joint = Omit<ShownMessage, "page"> | Omit<DroppedMessage, "page">;
 
 type Shown = Exclude<Confirmation, { dropped: true }>;
 

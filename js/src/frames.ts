@@ -1,23 +1,10 @@
+import type { DroppedMessage, Painted, ShownMessage } from "./messages";
 import type { Stage } from "./stage";
 import type { Targets } from "./targets";
 import type { Frame } from "./wire";
 
-/** A frame's number and the time, in ms since the epoch, by which its pixels were on the screen. */
-export type Painted = [frame: number, at: number];
-
-export type Confirmation =
-  | {
-      type: "confirm";
-      frame: number;
-      /** How many animation frames had a frame applied in them, this one included. */
-      animation_frame: number;
-      applied_at: number;
-      /** For how many ms it has waited for frames before it. */
-      waited: number;
-      /** The frames painted and not reported before. */
-      painted: Painted[];
-    }
-  | { type: "confirm"; frame: number; dropped: true };
+/** What is to be said of one frame, before it is joined with what is said of others. */
+export type Confirmation = Omit<ShownMessage, "page" | "earlier"> | Omit<DroppedMessage, "page" | "earlier">;
 
 /** A frame and when it came, in ms since the epoch. */
 type Arrived = Frame & { at: number };

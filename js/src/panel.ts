@@ -19,12 +19,13 @@ import { Confirmations } from "./confirmations";
 import { FrameQueue } from "./frames";
 import { takeKeys } from "./keys";
 import { removeLeftovers } from "./leftovers";
+import type { FromKernel, FromPage } from "./messages";
 import { insideRoot } from "./root";
 import { browserStage } from "./stage";
 import { StatusRow } from "./status";
 import { type Target, Targets } from "./targets";
 import { Visibility } from "./visibility";
-import { type Frame, type Update, decodeFrame } from "./wire";
+import { type Update, decodeFrame } from "./wire";
 
 /** The synced traits; the kernel writes them all. */
 export interface PanelState {
@@ -38,10 +39,13 @@ export interface PanelState {
   changes: string[];
 }
 
-/** What the kernel sends. */
-type Message =
-  | ({ type: "frame"; at_once?: boolean; whole?: boolean } & Frame)
-  | { type: "ping"; id: number | string };
+function tell(model: AnyModel<PanelState>, content: FromPage): void {
+  try {
+    model.send(content);
+  } catch {
+    // The kernel has gone, or begins again: nobody is there to be told.
+  }
+}
 
 function stateOf(model: AnyModel<PanelState>): PanelState {
   return {
@@ -65,16 +69,9 @@ export default () => {
     let visible = false;
     // Several pages may show one kernel's widgets: each speaks for itself.
     const page = Math.random().toString(36).slice(2);
-    const tell = (content: object) => {
-      try {
-        model.send(content);
-      } catch {
-        // The kernel has gone, or begins again: nobody is there to be told.
-      }
-    };
-    const view = () => ({ type: "view", page, visible, applies: !targets.failing });
-    const announce = () => tell(view());
-    const asking = new Asking(() => tell({ ...view(), asks: true }));
+    const view = (asks: boolean) => tell(model, { type: "view", page, visible, applies: !targets.failing, asks });
+    const announce = () => view(false);
+    const asking = new Asking(() => view(true));
     const targets = new Targets(
       async (id) => (await model.widget_manager.get_model(id)) as unknown as Target,
       announce,
@@ -88,7 +85,7 @@ export default () => {
         for (const root of roots) removeLeftovers(root);
       },
     };
-    const confirmations = new Confirmations((joint) => tell({ ...joint, page }));
+    const confirmations = new Confirmations((joint) => tell(model, { ...joint, page }));
     const queue = new FrameQueue(drawing, stage, (confirmation) => confirmations.take(confirmation));
     const watched = new Visibility((now) => {
       visible = now;
@@ -99,8 +96,8 @@ export default () => {
     });
 
     const onTargets = () => targets.assign(model.get("frame_targets"));
-    const onMessage = (message: Message, buffers: DataView[]) => {
-      if (message.type === "ping") tell({ type: "pong", id: message.id });
+    const onMessage = (message: FromKernel, buffers: DataView[]) => {
+      if (message.type === "ping") tell(model, { type: "pong", id: message.id });
       if (message.type === "frame") {
         if (message.whole) asking.end();
         if (message.at_once === false) confirmations.mayWait(message.number);
@@ -129,7 +126,7 @@ export default () => {
     update();
     model.on("change", update);
     const leaveRoot = insideRoot(el, (root) => {
-      const releaseKeys = takeKeys(root, (action) => model.send({ type: "key", action }));
+      const releaseKeys = takeKeys(root, (action) => tell(model, { type: "key", action }));
       roots.add(root);
       return () => {
         roots.delete(root);
