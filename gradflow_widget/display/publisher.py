@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 PATIENCE = 0.5
 FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
+# As many frames as go out in half an hour of a cell that keeps the kernel from hearing the page.
+_MOST_FORGOTTEN = 20_000
 # From one step that is to be drawn to the next; these come a little later, when a step is over.
 FASTEST_INTERVAL = 1 / 28
 # Most screens show 60 pictures a second. A little below that, frames don't queue in the page.
@@ -69,6 +71,8 @@ class Publisher:
         self._whole = True
         self._number = 0
         self._in_flight: dict[int, tuple[float, bool]] = {}
+        # Frames that show a step, and whose confirmation is no longer waited for.
+        self._forgotten: OrderedDict[int, bool] = OrderedDict()
         self._last_sent = 0.0
         self._granted = 0.0
         self._pace = SHORTEST_PACE
@@ -164,11 +168,21 @@ class Publisher:
             return False
 
     def _has_room_now(self) -> bool:
-        now = time.monotonic()
-        lost = [n for n, (t, _) in self._in_flight.items() if now - t > FORGOTTEN_AFTER]
-        for number in lost:
-            del self._in_flight[number]
+        self._forget_lost()
         return self.has_room()
+
+    def _forget_lost(self) -> None:
+        now = time.monotonic()
+        self._forget([n for n, (t, _) in self._in_flight.items() if now - t > FORGOTTEN_AFTER])
+
+    def _forget(self, frames: Iterable[int]) -> None:
+        """Wait no longer for these frames; should they be confirmed after all, they still count."""
+        for number in frames:
+            _, draws_step = self._in_flight.pop(number)
+            if draws_step:
+                self._forgotten[number] = draws_step
+        while len(self._forgotten) > _MOST_FORGOTTEN:
+            self._forgotten.popitem(last=False)
 
     def _may_draw_unheard(self) -> bool:
         return not self._wanted and time.monotonic() - self._last_sent >= UNHEARD_INTERVAL
@@ -218,13 +232,19 @@ class Publisher:
         self._unheard = False
         frames = [*message.get("earlier", ()), message["frame"]]
         for number in frames:
-            sent = self._in_flight.pop(int(number), None)
-            if sent is not None and not (dropped and number == message["frame"]):
-                self.steps_drawn += sent[1]
+            draws_step = self._draws_a_step(int(number))
+            if not (dropped and number == message["frame"]):
+                self.steps_drawn += draws_step
         self._keep_pace(float(message.get("waited", 0.0)), len(frames))
         self.animation_frames = int(message.get("animation_frame", self.animation_frames))
         if not dropped:
             self._has_shown(page)
+
+    def _draws_a_step(self, number: int) -> bool:
+        """Say whether this frame shows a step that was not yet confirmed; it is from now on."""
+        if number in self._in_flight:
+            return self._in_flight.pop(number)[1]
+        return self._forgotten.pop(number, False)
 
     def _take_view(self, message: dict[str, Any]) -> None:
         page, visible, asks = str(message["page"]), bool(message["visible"]), message.get("asks")
@@ -270,7 +290,7 @@ class Publisher:
     def _show_everything(self) -> None:
         """Send a page that has just appeared what it may have missed."""
         self._whole = self._wanted = True
-        self._in_flight.clear()
+        self._forget(list(self._in_flight))
         self._start()
 
     def begin_run(self) -> None:
@@ -278,6 +298,7 @@ class Publisher:
         with self._condition:
             self.steps_drawn = 0
             self._in_flight = {n: (t, False) for n, (t, _) in self._in_flight.items()}
+            self._forgotten.clear()
             self._draws_step = False
 
     # -- the thread ------------------------------------------------------------------
@@ -309,6 +330,7 @@ class Publisher:
                 self._number += 1
                 number = self._number
                 now = time.monotonic()
+                self._forget_lost()  # in a cell that runs for hours nobody else does
                 self._in_flight[number] = (now, draws_step)
                 for page in filter(self._looks, self._pages):
                     self._silent_since.setdefault(page, now)

@@ -370,6 +370,73 @@ def test_a_confirmation_of_the_run_before_does_not_count_in_the_new_run(page: Fa
     assert page.publisher.steps_drawn == 0
 
 
+def sent_while_not_heard(page: FakePage) -> None:
+    """Steps of a cell so long that most of their frames are waited for no longer."""
+    page.show()
+    page.wait_for_frames(1)
+    steps_until(page, lambda: len(page.frames) * module.UNHEARD_INTERVAL > 0.6)
+    page.confirm(page.frames[-1]["number"])
+    page.publisher._has_room_now()
+    assert 2 not in page.publisher._in_flight
+
+
+@pytest.mark.usefixtures("impatient")
+def test_steps_that_are_confirmed_only_when_a_long_cell_has_ended_were_drawn(
+    page: FakePage,
+) -> None:
+    sent_while_not_heard(page)
+    sent = [frame["number"] for frame in page.frames]
+
+    for number in [*sent, *sent]:  # by a second page, too
+        page.confirm(number)
+
+    assert page.publisher.steps_drawn == len(sent) - 1  # the first came before any step
+
+
+@pytest.mark.usefixtures("impatient")
+def test_those_of_the_run_before_are_not_counted(page: FakePage) -> None:
+    sent_while_not_heard(page)
+    page.publisher.begin_run()
+    page.confirm_all()
+
+    assert page.publisher.steps_drawn == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_those_that_the_page_dropped_are_not_counted(page: FakePage) -> None:
+    sent_while_not_heard(page)
+    for number in page.unconfirmed:
+        page.confirm(number, dropped=True)
+
+    assert page.publisher.steps_drawn == 1  # the one by which the page was heard again
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_is_kept_of_a_cell_that_never_ends_is_bounded(
+    page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_FORGOTTEN", 5)
+    page.show()
+    page.wait_for_frames(1)
+    steps_until(page, lambda: min(page.publisher._in_flight, default=0) > 20)
+
+    assert len(page.publisher._forgotten) == 5
+
+
+def test_a_step_in_flight_when_a_page_appears_is_counted_when_it_is_confirmed(
+    page: FakePage,
+) -> None:
+    page.show()
+    page.wait_for_frames(1)
+    page.publisher.draw(step=True)
+    page.wait_for_frames(2)
+    page.publisher.receive({"type": "view", "page": "other", "visible": True})
+    page.wait_for_frames(3)
+    page.confirm_all()
+
+    assert page.publisher.steps_drawn == 1
+
+
 def test_hidden_again_a_waiting_step_is_let_go(page: FakePage) -> None:
     page.show()
     page.wait_for_frames(1)
