@@ -12,9 +12,28 @@ import pytest
 import torch
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.training.pace import Pace
 
 # Tensors of a few numbers gain nothing from threads, and lose a lot on a busy machine.
 torch.set_num_threads(1)
+
+
+# In s. Longer than any test trains in one go.
+_LONGEST_WAIT = 120.0
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_steps_is_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail whose steps never come, where ``step`` and ``wait`` would wait for ever."""
+    wait_for = Pace._wait_for
+
+    def wait_boundedly(pace: Pace, met: Callable[[], bool], timeout: float | None = None) -> bool:
+        reached = wait_for(pace, met, _LONGEST_WAIT if timeout is None else timeout)
+        if not reached and timeout is None:
+            pytest.fail(f"The steps waited for have not come after {_LONGEST_WAIT:.0f} s.")
+        return reached
+
+    monkeypatch.setattr(Pace, "_wait_for", wait_boundedly)
 
 
 @pytest.fixture

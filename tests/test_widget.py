@@ -19,12 +19,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from gradflow_widget import GradientFlow, cells
 from tests.training.parts import (
     CROSS_ENTROPY,
-    PATIENCE,
     plain_network,
     same_bits,
     samples,
-    wait_for,
 )
+from tests.waiting import PATIENCE, join, started, wait_for
 
 INPUTS, TARGETS = samples()
 
@@ -565,13 +564,12 @@ def test_a_knob_turned_back_while_its_turn_waits_is_where_it_says(
     before = getattr(flow, knob)
     flow.play()
     assert at_step.wait(PATIENCE)
-    turning = threading.Thread(target=setattr, args=(flow, knob, there))
-    turning.start()
+    turning = started(lambda: setattr(flow, knob, there))
     wait_for(lambda: getattr(flow, knob) == there)
     setattr(flow, knob, before)
     flow_is_made = False
     go_on.set()
-    turning.join(PATIENCE)
+    join(turning)
     flow.pause()
     flow.wait()
     assert getattr(flow, knob) == before

@@ -229,11 +229,18 @@ class FlowPage:
         """Move the mouse onto bar ``number``, from 0, and return the tooltip."""
         bar = self.bar(number)
         bar.scroll_into_view_if_needed()
-        box = None
-        # While it trains, only the height moves.
-        while (place := bar.bounding_box()) is None or box is None or place["x"] != box["x"]:
-            box = place
+        boxes = [bar.bounding_box()]
+
+        def stands_still(_: Drawn) -> bool:
+            # While it trains, only the height moves.
             self.notebook.page.evaluate(_FIVE_FRAMES)
+            boxes.append(bar.bounding_box())
+            before, now = boxes[-2:]
+            return before is not None and now is not None and before["x"] == now["x"]
+
+        self.wait_for(stands_still)
+        box = boxes[-1]
+        assert box is not None
         mouse = self.notebook.page.mouse
         mouse.move(box["x"] + box["width"] / 2, box["y"] + min(2, box["height"]))
         return self.notebook.page.locator(".gradflow-tooltip:visible")

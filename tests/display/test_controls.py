@@ -9,6 +9,7 @@ import pytest
 
 from gradflow_widget.display.controls import Offer
 from tests.display.desk import Desk, Owner
+from tests.waiting import join, started
 
 
 @pytest.fixture
@@ -272,10 +273,9 @@ def test_a_person_is_heard_while_another_thread_shows_a_value(desk: Desk) -> Non
             showing.set()
             heard.wait(30)
 
-    thread = threading.Thread(target=show)
-    thread.start()
+    thread = started(show)
     assert showing.wait(30)
     desk.controls.depth_slider.value = 12
     heard.set()
-    thread.join()
+    join(thread)
     assert desk.owner.depth == 12

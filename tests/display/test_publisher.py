@@ -11,6 +11,7 @@ import pytest
 
 from gradflow_widget.display import publisher as module
 from tests.display.fake_page import FakePage, draws_a_step, seconds
+from tests.waiting import join, started, wait_for
 
 
 @pytest.fixture
@@ -224,13 +225,12 @@ def test_at_most_so_many_frames_are_in_flight(page: FakePage) -> None:
             if page.unconfirmed:
                 page.confirm(page.unconfirmed[0])
 
-    slow = threading.Thread(target=confirm_slowly)
-    slow.start()
+    slow = started(confirm_slowly)
     for step in range(40):
         assert draws_a_step(page, step)
         page.publisher.draw(step=False)  # a knob was turned, too
     stop.set()
-    slow.join()
+    join(slow)
 
     assert page.most_unconfirmed <= most
 
@@ -310,11 +310,7 @@ def test_a_page_that_never_answers_holds_a_step_boundedly_and_then_not_at_all(
 def test_unheard_frames_still_go_out_at_a_slow_pace(page: FakePage) -> None:
     page.show()
     page.wait_for_frames(1)
-    steps = 0
-    while len(page.frames) < 8:
-        steps += 1
-        draws_a_step(page, steps)
-        assert steps < 1_000_000
+    steps_until(page, lambda: len(page.frames) >= 8)
 
     assert page.publisher.steps_drawn == 0
     page.confirm_all()
@@ -332,8 +328,7 @@ def test_confirmations_that_are_lost_do_not_block_for_ever(page: FakePage) -> No
 
     page.confirms_at_once = True
     for state in range(100, 120):
-        while not draws_a_step(page, state):
-            pass
+        wait_for(lambda state=state: draws_a_step(page, state))
         page.wait_for(lambda state=state: page.shows[-1] == state)
     assert page.publisher.steps_drawn >= 19
 
@@ -437,18 +432,18 @@ def test_a_step_in_flight_when_a_page_appears_is_counted_when_it_is_confirmed(
     assert page.publisher.steps_drawn == 1
 
 
-def test_hidden_again_a_waiting_step_is_let_go(page: FakePage) -> None:
+def test_hidden_again_a_waiting_step_is_let_go(
+    page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 300.0)
     page.show()
     page.wait_for_frames(1)
     for state in range(page.publisher.most_in_flight):
         page.state = state
         page.publisher.draw(step=True)
-    waiting = threading.Thread(target=page.publisher.wait_for_room)
-    waiting.start()
+    waiting = started(page.publisher.wait_for_room)
     page.show(False)
-    waiting.join(timeout=0.4)
-
-    assert not waiting.is_alive()
+    join(waiting)
 
 
 @pytest.mark.parametrize(("round_trip", "frames"), [(0.002, 2), (0.045, 3), (0.200, 4)])
@@ -492,8 +487,7 @@ def test_a_chart_that_can_not_be_drawn_ends_neither_drawing_nor_training(
     looking.publisher.draw(step=True)
     assert failed.wait(10)
     looking.publisher._compose = compose
-    while not draws_a_step(looking, 5):
-        pass
+    wait_for(lambda: draws_a_step(looking, 5))
     looking.wait_for(lambda: looking.shows[-1] == 5)
 
     assert "could not be drawn" in caplog.text
@@ -541,12 +535,9 @@ def test_a_step_waits_no_longer_for_its_pace_than_the_page_looks(page: FakePage)
     page.confirm_all()
     page.publisher._pace = 60.0
     assert draws_a_step(page, 1)
-    waiting = threading.Thread(target=page.publisher.wait_for_room)
-    waiting.start()
+    waiting = started(page.publisher.wait_for_room)
     page.show(False)
-    waiting.join(timeout=10)
-
-    assert not waiting.is_alive()
+    join(waiting)
 
 
 def test_frames_that_queue_in_the_page_slow_the_pace_until_they_no_longer_do(

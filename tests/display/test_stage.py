@@ -14,6 +14,7 @@ from gradflow_widget.display.stage import Stage
 from gradflow_widget.measurement.reading import Reading
 from tests.display.fake_page import FakePage
 from tests.display.readings import reading
+from tests.waiting import wait_for
 
 
 class Director:
@@ -111,10 +112,15 @@ def test_while_the_page_is_not_heard_no_steps_are_counted_as_drawn(
     theatre.confirms_at_once = False
     theatre.says(type="view", visible=True)
     steps = 0
-    while theatre.publisher.heard:
+
+    def is_heard_no_more() -> bool:
+        nonlocal steps
         steps += 1
         theatre.stage.next_is_drawn(may_wait=True)
         theatre.step(steps)
+        return not theatre.publisher.heard
+
+    wait_for(is_heard_no_more)
     theatre.stage.refresh_status()
     assert "drawn" not in theatre.director.said
 

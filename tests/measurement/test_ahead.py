@@ -16,6 +16,7 @@ from torch import nn
 from gradflow_widget.measurement import ahead
 from gradflow_widget.measurement.ahead import Ahead, _Job
 from gradflow_widget.measurement.probe import GradientProbe
+from tests.waiting import PATIENCE, join
 
 WIDTH, LAYERS = 256, 18
 
@@ -41,7 +42,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return known
 
     def wait(job: _Job) -> bool:
-        job._done.acquire()
+        assert job._done.acquire(timeout=PATIENCE), "the norms never came"
         return bool(job.norms)
 
     monkeypatch.setattr(_Job, "wait", wait)
@@ -228,8 +229,7 @@ def test_a_probe_that_nobody_closes_ends_its_thread() -> None:
     (thread,) = threads()
     del probe, model, optimizer
     gc.collect()
-    thread.join(timeout=10)
-    assert not thread.is_alive()
+    join(thread)
 
 
 def test_a_watched_model_is_copied_and_pickled_without_the_hook() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from gradflow_widget import GradientProbe, History, Layer, Reading
 from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS, Rows
+from tests.waiting import join, started
 
 FULL_ONLY = LAYER_COLUMNS[3:]
 
@@ -214,12 +215,11 @@ def test_a_reader_in_another_thread_sees_whole_rows():
             if not np.array_equal(step, total):
                 faults.append((step, total))
 
-    thread = threading.Thread(target=read)
-    thread.start()
+    thread = started(read)
     for step in range(1, 4001):
         history.append(reading(step, described))
     done.set()
-    thread.join()
+    join(thread)
     assert not faults
 
 

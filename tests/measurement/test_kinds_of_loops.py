@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gradflow_widget import GradientProbe, take_reading
+from tests.waiting import PATIENCE, join, started
 
 from .networks import batch, one_reading, sgd, small
 
@@ -363,7 +365,7 @@ def test_two_models_in_two_threads_see_each_its_own():
         optimizer = sgd(model, 0.01)
         losses = []
         with GradientProbe(model, optimizer, full=True) as probe:
-            start.wait()
+            start.wait(PATIENCE)
             for _ in range(150):
                 inputs = torch.randn(4, 5, generator=generator)
                 optimizer.zero_grad()
@@ -373,11 +375,8 @@ def test_two_models_in_two_threads_see_each_its_own():
                 losses.append(loss.item())
             results[seed] = (losses, probe.history.loss.tolist())
 
-    threads = [threading.Thread(target=train, args=(seed,)) for seed in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    join(*[started(partial(train, seed)) for seed in (0, 1)])
+    assert results.keys() == {0, 1}
     for losses, recorded in results.values():
         np.testing.assert_allclose(recorded, losses)
 
@@ -389,9 +388,7 @@ def test_a_look_from_another_thread_does_not_hide_the_loss():
     with GradientProbe(model, optimizer) as probe:
         for _ in range(2):
             loss = F.mse_loss(model(inputs), targets)
-            other = threading.Thread(target=lambda: model(inputs))
-            other.start()
-            other.join()
+            join(started(lambda: model(inputs)))
             loss.backward()
             optimizer.step()
             assert probe.history.latest.loss == pytest.approx(loss.item())

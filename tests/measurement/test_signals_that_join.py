@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from gradflow_widget import GradientProbe, take_reading
+from tests.waiting import join, started
 
 from .networks import batch, small
 
@@ -182,11 +183,7 @@ def test_a_forward_pass_of_another_thread_counts_where_this_one_makes_none():
     with GradientProbe(model, optimizer, full=True) as probe:
         model(inputs)  # a look, so that this thread is known too
         for _ in range(3):
-            forward = threading.Thread(
-                target=lambda: losses.append(F.mse_loss(model(inputs), targets))
-            )
-            forward.start()
-            forward.join()
+            join(started(lambda: losses.append(F.mse_loss(model(inputs), targets))))
             optimizer.zero_grad()
             losses.pop().backward()
             optimizer.step()
@@ -213,8 +210,7 @@ def test_a_look_from_another_thread_does_no_harm(goes_back):
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with GradientProbe(model, optimizer, full=True) as probe:
-        looking = threading.Thread(target=look)
-        looking.start()
+        looking = started(look)
         try:
             for _ in range(150):
                 optimizer.zero_grad()
@@ -222,7 +218,7 @@ def test_a_look_from_another_thread_does_no_harm(goes_back):
                 optimizer.step()
         finally:
             stop.set()
-            looking.join()
+            join(looking)
         history = probe.history
     assert failures == []
     expected = take_reading(model, lambda output, _: output.square().mean(), inputs, inputs)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gradflow_widget.measurement.eager import uncompiled
 from gradflow_widget.measurement.single import take_reading
+from tests.waiting import join, started
 
 from .networks import batch, small
 
@@ -77,12 +78,11 @@ def test_the_last_of_two_threads_puts_the_compiler_back():
             may_leave.wait(10)
 
     with uncompiled():
-        thread = threading.Thread(target=other)
-        thread.start()
+        thread = started(other)
         assert entered.wait(10)
     wrapped(inputs)
     assert backend.count == 0
     may_leave.set()
-    thread.join()
+    join(thread)
     wrapped(inputs)
     assert backend.count == 1

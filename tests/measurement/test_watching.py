@@ -19,6 +19,7 @@ from torch import nn
 
 from gradflow_widget import GradientProbe, Reading, take_reading
 from gradflow_widget.measurement import loss_watch
+from tests.waiting import join, started
 
 from .networks import batch, small
 
@@ -481,14 +482,13 @@ def test_readings_reach_the_callback_in_order_while_another_thread_reads():
                 assert len(step) == len(loss)
                 time.sleep(0.001)
 
-        reader = threading.Thread(target=read)
-        reader.start()
+        reader = started(read)
         for _ in range(100):
             optimizer.zero_grad()
             F.mse_loss(model(inputs), targets).backward()
             optimizer.step()
         done.set()
-        reader.join()
+        join(reader)
     assert seen == list(range(1, 101))
 
 
@@ -539,11 +539,10 @@ def test_a_reading_is_told_after_the_one_before_however_long_that_takes():
             optimizer.step()
 
         probe.on_reading = tell
-        first = threading.Thread(target=step)
-        first.start()
+        first = started(step)
         assert under_way.wait(30)
         step()  # while somebody is still being told of the first
         assert seen == []
         go_on.set()
-        first.join()
+        join(first)
     assert seen == [1, 2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import ipywidgets.widgets.widget as ipywidgets_registry
@@ -14,6 +13,7 @@ from torch import nn
 from gradflow_widget import GradientFlow
 from gradflow_widget.playground.assembly import PlaygroundNetwork
 from gradflow_widget.playground.presets import presets
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -83,13 +83,10 @@ def test_no_network_is_shown_before_its_knobs_are_turned(nothing_is_left, preset
 
     monkeypatch.setattr(flow, "_turn_first", turn_late)
     publisher.receive({"type": "view", "page": "a", "visible": True})
-    until = time.monotonic() + 10
-    while not shown:
-        assert time.monotonic() < until
+    wait_for(lambda: shown)
     shown.clear()
     flow.load_preset("mended by BatchNorm")
-    while not shown:
-        assert time.monotonic() < until
+    wait_for(lambda: shown)
     assert set(shown) == {"batch"}
     flow.close()
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +9,6 @@ import torch
 from torch import nn
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
-# Long enough for a loaded machine; reached only by a test that fails.
-PATIENCE = 30.0
 
 
 def samples(count: int = 96, features: int = 6, classes: int = 3) -> tuple[Any, Any]:
@@ -40,15 +35,6 @@ def plain_network(*, seed: int = 0) -> nn.Sequential:
 
 def losses_of(flow: Any, count: int) -> list[float]:
     return [reading.loss for reading in flow.steps(count)]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something that another thread does has come about."""
-    until = time.monotonic() + PATIENCE
-    waiting = threading.Event()
-    while not condition():
-        assert time.monotonic() < until, "it never came about"
-        waiting.wait(0.002)
 
 
 def same_bits(first: Any, second: Any) -> bool:

@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 import weakref
+from functools import partial
 from typing import Any
 
 import ipywidgets.widgets.widget as ipywidgets_registry
@@ -20,16 +21,15 @@ from torch import nn
 
 from gradflow_widget import GradientFlow, Reading
 from gradflow_widget.measurement.delivery import Delivery
+from tests.waiting import PATIENCE, join, started, wait_for
 
 from .parts import (
     CROSS_ENTROPY,
-    PATIENCE,
     losses_of,
     plain_network,
     same_bits,
     samples,
     small_network,
-    wait_for,
 )
 
 
@@ -395,12 +395,7 @@ def in_threads(*bodies: Any) -> None:
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=guarded, args=(body,), daemon=True) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not any(thread.is_alive() for thread in threads), "deadlock"
+    join(*[started(partial(guarded, body)) for body in bodies])
     if failures:
         raise failures[0]
 
@@ -505,13 +500,10 @@ def test_closing_while_others_wait_lets_them_go(nothing_is_left: None) -> None:
         except RuntimeError as error:
             outcomes.append(str(error))
 
-    threads = [threading.Thread(target=stepping, daemon=True) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    threads = [started(stepping) for _ in range(3)]
     wait_for(lambda: flow.step_number > 20)
     flow.close()
-    for thread in threads:
-        thread.join(PATIENCE)
+    join(*threads)
     assert [text.endswith("closed: make a new one.") for text in outcomes] == [True] * 3
 
 

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from gradflow_widget import GradientFlow
 from gradflow_widget.training.failure import FirstBatchError
+from tests.waiting import wait_for
 
-from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples, wait_for
+from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
 
 
 class Trouble:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,15 +13,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradflow_widget import GradientFlow
 from gradflow_widget.measurement.gradients import Gradients
+from tests.waiting import PATIENCE, join, started, wait_for
 
 from .parts import (
     CROSS_ENTROPY,
-    PATIENCE,
     plain_network,
     same_bits,
     samples,
     small_network,
-    wait_for,
 )
 
 INPUTS, TARGETS = samples()
@@ -244,8 +244,7 @@ def half_way_elsewhere(loop: Loop) -> tuple[threading.Thread, threading.Event]:
         assert gate.wait(PATIENCE)
         step(loop)
 
-    thread = threading.Thread(target=two_steps, daemon=True)
-    thread.start()
+    thread = started(two_steps)
     assert at_gate.wait(PATIENCE)
     return thread, gate
 
@@ -257,7 +256,7 @@ def test_a_reset_from_elsewhere_does_not_tear_at_a_plain_loop_under_way() -> Non
     with pytest.raises(RuntimeError, match=r"your own loop .* run\(loop\)\.$"):
         flow.reset()
     gate.set()
-    thread.join(PATIENCE)
+    join(thread)
     assert flow.step_number == 2
     flow.reset()
     assert flow.step_number == 0
@@ -280,7 +279,7 @@ def test_steps_from_elsewhere_do_not_stop_a_plain_loop_under_way(
             getattr(flow, call)(*calls[call])
     assert not flow.playing
     gate.set()
-    thread.join(PATIENCE)
+    join(thread)
     assert flow.step_number == 2
     flow.step()
     assert flow.step_number == 3
@@ -625,8 +624,7 @@ def test_a_loop_that_has_not_ended_after_close_is_named_to_who_comes_next(
             GradientFlow(loop.model, loop.optimizer)
     finally:
         release.set()
-    thread = flow._training._worker._thread
-    thread.join(PATIENCE)
+    join(flow._training._worker._thread)
     GradientFlow(loop.model, loop.optimizer).close()
 
 
@@ -830,12 +828,7 @@ def test_control_of_a_loop_from_many_threads(running: Any) -> None:
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=body, args=(seed,), daemon=True) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not any(thread.is_alive() for thread in threads)
+    join(*[started(partial(body, seed)) for seed in range(4)])
     assert failures == []
     flow.pause()
     flow.wait()

@@ -26,9 +26,10 @@ from gradflow_widget.measurement.single import read_objective
 from gradflow_widget.tweaks.knobs import COLD_KNOBS
 from gradflow_widget.tweaks.orthogonality import orthogonality_penalty
 from tests.models.zoo import Tagger, fingerprint
+from tests.waiting import wait_for
 
 from .own_models import OWN, Own, classified
-from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples, wait_for
+from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
 
 COLUMNS = (
     "weight_grad_norm",

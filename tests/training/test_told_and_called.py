@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from .parts import CROSS_ENTROPY, plain_network, samples, wait_for
+from tests.waiting import join, wait_for
+
+from .parts import CROSS_ENTROPY, plain_network, samples
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -72,7 +74,7 @@ def test_an_interrupt_calls_off_the_steps_that_were_asked_for(flow: Any) -> None
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         flow.step(10**7)
-    timer.join()
+    join(timer)
     flow.wait()
     done = flow.step_number
     flow.step(2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections import deque
 from typing import Any
 
@@ -16,6 +15,7 @@ from gradflow_widget import take_reading, with_activation
 from gradflow_widget.plain_objects import is_plain_object
 from gradflow_widget.tweaks.tracing import is_torch_layer, traced
 from gradflow_widget.tweaks.write_guard import WriteGuard
+from tests.waiting import join, started
 
 
 class Schedule:
@@ -184,9 +184,7 @@ def test_what_is_made_within_the_guard_is_written_into() -> None:
 def test_the_guard_is_for_its_own_thread() -> None:
     old = torch.zeros(1)
     with WriteGuard():
-        thread = threading.Thread(target=lambda: old.add_(1.0))
-        thread.start()
-        thread.join()
+        join(started(lambda: old.add_(1.0)))
     assert old.item() == 1.0
 
 
