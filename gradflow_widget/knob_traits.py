@@ -26,11 +26,26 @@ HOT_KNOBS = (
 _CAN_BE_NONE = ("clip_norm", "clip_value", "weight_decay", "regime", *CAN_BE_OFF)
 
 
+class _RefusedWhileHeld(ValueError, traitlets.TraitError):
+    """A value set within ``hold_trait_notifications`` is refused at its end.
+
+    Only for an error of its own kind does traitlets take back all that was set there.
+    """
+
+
 class Knob(traitlets.Any):
     """A value that its validator checks; traitlets would let None pass unseen."""
 
     def _validate(self, obj: Any, value: Any) -> Any:
         return value if obj._cross_validation_lock else self._cross_validate(obj, value)
+
+    def _cross_validate(self, obj: Any, value: Any) -> Any:
+        try:
+            return super()._cross_validate(obj, value)
+        except Exception as error:
+            if obj._cross_validation_lock:
+                raise _RefusedWhileHeld(str(error)) from error
+            raise
 
 
 class _RateKnob(Knob):
@@ -218,10 +233,16 @@ class KnobTraits(traitlets.HasTraits):
             self._training.turn(**changes)
         except BaseException as error:
             # What was there goes on, and so does its knob.
-            setattr(self, name, getattr(self._training.settings, name))
+            setattr(self, name, self._acting(name))
             if isinstance(error, Exception):
                 self._backstage.say_error(error)
             raise
+
+    def _acting(self, name: str) -> Any:
+        """Return the value of a knob by which steps are made."""
+        value = getattr(self._training.settings, name)
+        never_turned = name == "learning_rate" and value is None
+        return self._training.coming_learning_rate if never_turned else value
 
 
 def _with_other_clip_off(name: str, value: Any) -> dict[str, Any]:

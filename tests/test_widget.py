@@ -545,6 +545,52 @@ def test_of_two_clippings_set_together_one_acts_and_is_shown(make_flow: Any) -> 
     assert (flow.clip_norm is None) != (flow.clip_value is None)
 
 
+@pytest.mark.parametrize(
+    ("held", "refused"),
+    [
+        ({"learning_rate": -1}, "learning_rate must be a positive, finite number, not -1"),
+        ({"clip_norm": 1.0, "activation": "bent"}, "activation 'bent' is unknown"),
+        ({"activation": "bent", "clip_norm": 1.0}, "activation 'bent' is unknown"),
+        ({"learning_rate": 0.2, "batch_size": None}, "batch_size can't be set to None"),
+        ({"speed": 0, "playing": True}, "speed must be a whole number"),
+    ],
+)
+def test_of_values_set_together_none_is_taken_where_one_is_refused(
+    make_flow: Any, held: dict[str, Any], refused: str
+) -> None:
+    flow = make_flow(plain_network(), sgd, CROSS_ENTROPY, samples())
+    before = {name: getattr(flow, name) for name in held}
+    settings = flow._training.settings
+
+    def set_together() -> None:
+        with flow.hold_trait_notifications():
+            for name, value in held.items():
+                setattr(flow, name, value)
+
+    with pytest.raises(ValueError, match=refused):
+        set_together()
+
+    assert {name: getattr(flow, name) for name in held} == before
+    assert flow._training.settings == settings
+    assert not flow._training.playing
+
+
+def test_a_rate_that_was_never_turned_is_back_where_its_turn_fails(
+    make_flow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = make_flow(plain_network(), sgd, CROSS_ENTROPY, samples())
+
+    def turn(**changes: Any) -> None:
+        raise RuntimeError("not now")
+
+    monkeypatch.setattr(flow._training, "turn", turn)
+    with pytest.raises(RuntimeError, match="not now"):
+        flow.learning_rate = 0.7
+
+    assert flow.learning_rate == 0.1
+    assert "not now" in flow.status
+
+
 @pytest.mark.parametrize(("knob", "there"), [("activation", "relu"), ("optimizer_kind", "Adam")])
 def test_a_knob_turned_back_while_its_turn_waits_is_where_it_says(
     make_flow: Any, knob: str, there: Any
