@@ -3,17 +3,17 @@ import folds, { type FoldsState } from "./folds";
 import { FakeModel, Layout } from "./testing";
 
 let layout: Layout;
-let knobs: HTMLElement;
+let widget: HTMLElement;
 let model: FakeModel<FoldsState>;
 let remove: (() => void)[];
 
-/** A row of headings in knobs of its own, as another cell or another page would show them. */
+/** A widget with a row of headings, as another cell or another page would show it. */
 function show(): HTMLElement {
   const around = document.createElement("div");
-  around.className = "gradflow-knobs";
-  around.innerHTML = `<div class="row"></div>
+  around.className = "gradflow";
+  around.innerHTML = `<div class="gradflow-knobs"><div class="row"></div>
     <div class="gradflow-folded gradflow-folded-network"></div>
-    <div class="gradflow-folded gradflow-folded-training"></div>`;
+    <div class="gradflow-folded gradflow-folded-training"></div></div>`;
   const el = around.querySelector(".row") as HTMLElement;
   const context = { model: model.asAnyModel, el, signal: new AbortController().signal };
   const leave = folds.render(context as unknown as Parameters<typeof folds.render>[0]);
@@ -37,7 +37,7 @@ beforeEach(() => {
     in_short: {},
     tooltips: {},
   });
-  knobs = show();
+  widget = show();
 });
 
 afterEach(() => {
@@ -47,20 +47,20 @@ afterEach(() => {
 });
 
 it("begins closed; a press opens what belongs to the heading, and closes it again", () => {
-  const network = heading(knobs, "Network");
+  const network = heading(widget, "Network");
   expect(network.getAttribute("aria-expanded")).toBe("false");
   network.click();
   expect(network.getAttribute("aria-expanded")).toBe("true");
-  expect(knobs.hasAttribute("data-open-network")).toBe(true);
-  expect(knobs.hasAttribute("data-open-training")).toBe(false);
+  expect(widget.hasAttribute("data-open-network")).toBe(true);
+  expect(widget.hasAttribute("data-open-training")).toBe(false);
   network.click();
   expect(network.getAttribute("aria-expanded")).toBe("false");
-  expect(knobs.hasAttribute("data-open-network")).toBe(false);
+  expect(widget.hasAttribute("data-open-network")).toBe(false);
 });
 
 it("tells a screen reader which part a heading opens, and that part which heading it has", () => {
-  const network = heading(knobs, "Network");
-  const part = knobs.querySelector(".gradflow-folded-network");
+  const network = heading(widget, "Network");
+  const part = widget.querySelector(".gradflow-folded-network");
   expect(part?.id).not.toBe("");
   expect(network.getAttribute("aria-controls")).toBe(part?.id);
   expect(part?.getAttribute("role")).toBe("group");
@@ -68,7 +68,7 @@ it("tells a screen reader which part a heading opens, and that part which headin
 });
 
 it("what was left open is open in the next widget and after a reload", () => {
-  heading(knobs, "Optimizer").click();
+  heading(widget, "Optimizer").click();
   const next = show();
   expect(heading(next, "Optimizer").getAttribute("aria-expanded")).toBe("true");
   expect(next.hasAttribute("data-open-training")).toBe(true);
@@ -91,10 +91,10 @@ it("opens and closes in a page that is denied its storage", () => {
 
 it("says beside the heading what is turned below it", () => {
   model.set({ in_short: { network: "skips 1" } });
-  expect(heading(knobs, "Network").textContent).toBe("Networkskips 1");
-  expect(heading(knobs, "Network").querySelector(".gradflow-in-short")?.textContent).toBe("skips 1");
+  expect(heading(widget, "Network").textContent).toBe("Networkskips 1");
+  expect(heading(widget, "Network").querySelector(".gradflow-in-short")?.textContent).toBe("skips 1");
   model.set({ in_short: { network: "" } });
-  expect(heading(knobs, "Network").textContent).toBe("Network");
+  expect(heading(widget, "Network").textContent).toBe("Network");
 });
 
 it("removed, it leaves no listener and no observer", () => {

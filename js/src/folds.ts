@@ -41,14 +41,14 @@ class Heading {
   readonly button = document.createElement("button");
   #open: boolean;
   #inShort = document.createElement("span");
-  #knobs: () => Element | null;
+  #root: () => Element | null;
 
   constructor(
     readonly name: string,
     title: string,
-    knobs: () => Element | null,
+    root: () => Element | null,
   ) {
-    this.#knobs = knobs;
+    this.#root = root;
     this.#open = isOpen(name);
     headings += 1;
     this.button.type = "button";
@@ -65,7 +65,10 @@ class Heading {
     });
   }
 
-  /** The attribute by which the style sheet shows what is open. */
+  /**
+   * The attribute by which the style sheet shows what is open. On the widget's root, which stays
+   * where the knobs are exchanged: what is open among the new ones is shown from the first.
+   */
   get attribute(): string {
     return `data-open-${this.name}`;
   }
@@ -76,10 +79,10 @@ class Heading {
 
   show(): void {
     this.button.setAttribute("aria-expanded", String(this.#open));
-    const knobs = this.#knobs();
-    if (knobs === null) return;
-    knobs.toggleAttribute(this.attribute, this.#open);
-    const folded = knobs.querySelector(`.gradflow-folded-${this.name}`);
+    const root = this.#root();
+    if (root === null) return;
+    root.toggleAttribute(this.attribute, this.#open);
+    const folded = root.querySelector(`.gradflow-folded-${this.name}`);
     if (folded === null) return;
     folded.id ||= `${this.button.id}-opens`;
     folded.setAttribute("role", "group");
@@ -90,8 +93,8 @@ class Heading {
 
 const render: Render<FoldsState> = ({ model, el }) => {
   el.classList.add("gradflow-folds");
-  const knobs = () => el.closest(KNOBS);
-  const shown = Object.entries(model.get("titles")).map(([name, title]) => new Heading(name, title, knobs));
+  const root = () => el.closest(ROOT);
+  const shown = Object.entries(model.get("titles")).map(([name, title]) => new Heading(name, title, root));
   el.append(...shown.map(({ button }) => button));
 
   const tell = () => {
@@ -103,17 +106,16 @@ const render: Render<FoldsState> = ({ model, el }) => {
   // The view is rendered before it is put into the page, and so may what it opens be.
   let leave: (() => void) | null = null;
   const placed = new ResizeObserver(() => {
-    const around = knobs();
-    if (around === null || leave !== null) return;
-    const root = around.closest(ROOT);
-    const successor = root === null ? null : new Successor(around, root);
+    const [around, widget] = [el.closest(KNOBS), root()];
+    if (around === null || widget === null || leave !== null) return;
+    const successor = new Successor(around, widget);
     const endDescribing = describeControls(around, model.get("tooltips"), () => {
       for (const heading of shown) heading.show();
-      successor?.look();
+      successor.look();
     });
     leave = () => {
       endDescribing();
-      successor?.leave();
+      successor.leave();
     };
   });
   placed.observe(el);

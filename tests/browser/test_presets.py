@@ -442,6 +442,25 @@ def test_a_preset_is_loaded_while_another_plays(lesson: Lesson) -> None:
     lesson.page.pause()
 
 
+def test_what_is_open_stays_open_in_every_picture_while_a_preset_is_loaded(lesson: Lesson) -> None:
+    lesson.page.root.evaluate(
+        """root => {
+            window.heights = [];
+            const look = () => {
+                const open = root.querySelector(".gradflow-folded-presets");
+                window.heights?.push(open?.getBoundingClientRect().height ?? 0);
+                if (window.heights) requestAnimationFrame(look);
+            };
+            look();
+        }"""
+    )
+    lesson.exchanges_controls(lesson.preset("full batch").click, "full batch")
+    heights = lesson.notebook.page.evaluate(
+        "() => { const seen = window.heights; window.heights = null; return seen; }"
+    )
+    assert min(heights) > 20
+
+
 def test_at_600_px_with_every_heading_open_nothing_overlaps(lesson: Lesson) -> None:
     page, notebook = lesson.page, lesson.notebook
     name = "LSTM on the adding problem"
