@@ -216,13 +216,14 @@ class Publisher:
 
     def receive(self, message: dict[str, Any]) -> None:
         """Take in what the page says about frames, views and pings (js/src/messages.ts)."""
-        take = {
-            "confirm": self._take_confirmation,
-            "view": self._take_view,
-            "pong": self._take_pong,
-        }
+        kind = message.get("type")
         with self._condition:
-            take[message["type"]](message)
+            if kind == "confirm":
+                self._take_confirmation(message)
+            elif kind == "view":
+                self._take_view(message)
+            elif kind == "pong":
+                self._take_pong(message)
             self._condition.notify_all()
 
     def _take_confirmation(self, message: dict[str, Any]) -> None:
@@ -232,7 +233,7 @@ class Publisher:
         self._unheard = False
         frames = [*message.get("earlier", ()), message["frame"]]
         for number in frames:
-            draws_step = self._draws_a_step(int(number))
+            draws_step = self._confirmed(int(number))
             if not (dropped and number == message["frame"]):
                 self.steps_drawn += draws_step
         self._keep_pace(float(message.get("waited", 0.0)), len(frames))
@@ -240,8 +241,8 @@ class Publisher:
         if not dropped:
             self._has_shown(page)
 
-    def _draws_a_step(self, number: int) -> bool:
-        """Say whether this frame shows a step that was not yet confirmed; it is from now on."""
+    def _confirmed(self, number: int) -> bool:
+        """Take a frame as confirmed; say whether it shows a step, and was not confirmed before."""
         if number in self._in_flight:
             return self._in_flight.pop(number)[1]
         return self._forgotten.pop(number, False)

@@ -626,3 +626,10 @@ def test_frames_far_apart_are_confirmed_one_by_one(looking: FakePage) -> None:
         looking.wait_for_frames(state + 1)
 
     assert all(frame["at_once"] for frame in looking.frames)
+
+
+def test_a_message_of_another_version_s_page_is_passed_over(looking: FakePage) -> None:
+    looking.publisher.receive({"type": "something new"})
+    looking.publisher.receive({})
+
+    assert looking.publisher.visible
