@@ -46,12 +46,12 @@ class LastFailure:
     def __init__(self) -> None:
         self._error: BaseException | None = None
         self._traceback: TracebackType | None = None
-        self._is_raised_again = False
+        self._is_heard = False
 
-    def keep(self, error: BaseException) -> None:
-        """Remember what has just been raised."""
+    def keep(self, error: BaseException, *, is_heard: bool) -> None:
+        """Remember what has just been raised; ``is_heard``: to whoever asked for the steps."""
         self._error, self._traceback = error, error.__traceback__
-        self._is_raised_again = False
+        self._is_heard = is_heard
 
     def clear(self) -> None:
         """Forget it: training goes on, or anew."""
@@ -72,11 +72,11 @@ class LastFailure:
     def raise_again(self) -> None:
         """Raise it, where there is something."""
         if self._error is not None:
-            self._is_raised_again = True
+            self._is_heard = True
             # Raising adds to a traceback; each time it begins where the user's code raised.
             raise self._error.with_traceback(self._traceback)
 
     def raise_once(self) -> None:
-        """Raise it, where there is something that nobody has had raised again."""
-        if not self._is_raised_again:
+        """Raise it, where there is something that nobody has heard of."""
+        if not self._is_heard:
             self.raise_again()

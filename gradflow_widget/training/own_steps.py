@@ -99,7 +99,7 @@ class OwnSteps:
                 latest = self._bench.run.probe.history.latest
                 self._tell(asked=False)
             except Exception as error:
-                self._resting.fail(error)
+                self._resting.fail(error, is_heard=True)
                 raise
             finally:
                 self._stepping = None

@@ -35,9 +35,12 @@ class Resting:
         """Forget what stopped the training."""
         self._failure.clear()
 
-    def fail(self, error: BaseException) -> None:
-        """Keep what was raised, pause, and come to rest."""
-        self._failure.keep(error)
+    def fail(self, error: BaseException, *, is_heard: bool = False) -> None:
+        """Keep what was raised, pause, and come to rest.
+
+        ``is_heard``: it goes on to be raised to whoever asked for the steps.
+        """
+        self._failure.keep(error, is_heard=is_heard)
         self._pace.pause()
         try:
             self.come_to_rest()
