@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .numbering import Counter
+from .repeats import find_repeats
 from .sequence import runs_in_sequence
 
 _KEPT = "_gradflow_kept_runs"
@@ -194,7 +195,12 @@ def _search(
 
 def _runs_in(container: nn.Module, path: str) -> Iterator[Run]:
     members = list(container._modules.values())
-    kinds = [None if module is None else structure(module) for module in members]
+    # Numbers are compared much faster than what they stand for.
+    numbers: dict[Hashable, int] = {}
+    kinds = [
+        numbers.setdefault(None if module is None else structure(module), len(numbers))
+        for module in members
+    ]
     weighty = [module is not None and _has_weight(module) for module in members]
     taken = [False] * len(members)
     for kept in kept_runs(container):
@@ -202,39 +208,8 @@ def _runs_in(container: nn.Module, path: str) -> Iterator[Run]:
         taken[run.start : run.stop] = [True] * (run.stop - run.start)
         yield run
     sizes = [0 if module is None else _size(module) for module in members]
-    while True:
-        candidates = [
-            (start, period, count)
-            for period in range(1, len(members) // 2 + 1)
-            for start in range(len(members) - 2 * period + 1)
-            if any(weighty[start : start + period])
-            and (count := _repeats(kinds, taken, start, period)) >= 2
-        ]
-        if not candidates:
-            return
-        # Of equal ones: the shortest period, then a block that begins with its weights.
-        start, period, count = max(
-            candidates,
-            key=lambda run: (
-                sum(sizes[run[0] : run[0] + run[1] * run[2]]),
-                run[2],
-                weighty[run[0]],
-                -run[0],
-            ),
-        )
-        taken[start : start + period * count] = [True] * (period * count)
+    for start, period, count in find_repeats(kinds, sizes, weighty, taken):
         yield Run(path, container, start, period, count)
-
-
-def _repeats(kinds: list[Hashable], taken: list[bool], start: int, period: int) -> int:
-    count = 0
-    first = kinds[start : start + period]
-    while True:
-        begin = start + count * period
-        block = kinds[begin : begin + period]
-        if block != first or any(taken[begin : begin + period]):
-            return count
-        count += 1
 
 
 def _has_weight(module: nn.Module) -> bool:
