@@ -163,8 +163,9 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
         misfit = change_of_shape(run.blocks[0]) if kept is None else ""
         found.append(_Candidate(at, run, run.count, original, misfit))
     for name, module in model.named_modules():
-        inside = any(name == path or name.startswith(f"{path}.") for path in within)
-        if isinstance(module, nn.RNNBase) and not inside:
+        if not isinstance(module, nn.RNNBase):
+            continue
+        if not any(name == path or name.startswith(f"{path}.") for path in within):
             found.append(_Candidate(name, module, module.num_layers, original_layers(module)))
     order = {name: index for index, name in enumerate(names_in_order(model))}
 

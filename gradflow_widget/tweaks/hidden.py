@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from .errors import CannotTweak
 from .nonlinearities import function_name
 from .rewriting import CallSite, call_sites
-from .tracing import inputs_of, traced
+from .tracing import traced
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ACTIVATIONS = (
@@ -123,8 +123,17 @@ class _Search:
         self.root = root
         self.found = Hidden()
         self.classes: set[type[nn.Module]] = set()
-        self.graphs: dict[int, tuple[fx.Graph | None, str]] = {}
+        self.flows: dict[int, tuple[_Flow | None, str]] = {}
         self.places = list(root.named_modules(remove_duplicate=False))
+        self.order = {path: index for index, (path, _) in enumerate(self.places)}
+        self.last_weight = max(
+            (
+                index
+                for index, (_, module) in enumerate(self.places)
+                if any(_is_weight(parameter) for parameter in module._parameters.values())
+            ),
+            default=-1,
+        )
         modules: dict[int, tuple[nn.Module, list[str]]] = {}
         for path, module in self.places:
             modules.setdefault(id(module), (module, []))[1].append(path)
@@ -147,8 +156,8 @@ class _Search:
         if not sites and type(module) in self.classes:
             return
         self.classes.add(type(module))
-        graph, reason = self._graph(module)
-        if graph is None:
+        flow, reason = self._flow(module)
+        if flow is None:
             if not sites:
                 return
             raise CannotTweak(
@@ -157,11 +166,11 @@ class _Search:
                 "module, such as self.act = nn.ReLU(), to change it."
             )
         reached: dict[CallSite, bool] = {}
-        for node in graph.nodes:
+        for node in flow.graph.nodes:
             if node.op not in ("call_function", "call_method") or not function_name(node.target):
                 continue
             name = function_name(node.target)
-            hidden = self._is_hidden_node(node, module, path, name)
+            hidden = self._is_hidden_node(node, flow, path, name)
             site = next((site for site in sites if site.is_at(node.meta["site"])), None)
             if site is not None:
                 reached[site] = reached.get(site, False) or hidden
@@ -198,20 +207,21 @@ class _Search:
     def _fates_of(self, path: str, kind: str) -> Iterator[bool]:
         """Yield, for each call of the module at ``path``, whether it is hidden."""
         owner_path, owner = self._owner(path)
-        graph, _ = self._graph(owner) if owner is not None else (None, "")
-        calls = _calls_of(graph, owner, self._at(path)) if graph and owner else []
         if owner is None:
             yield self.root is not self._at(path)
-        elif not calls:
+            return
+        flow, _ = self._flow(owner)
+        calls = [] if flow is None else flow.calls.get(id(self._at(path)), [])
+        if flow is None or not calls:
             yield not _BOUNDED.search(kind) or self._weights_registered_after(path)
+            return
         for node in calls:
-            yield self._is_hidden_node(node, owner, owner_path, kind)
+            yield self._is_hidden_node(node, flow, owner_path, kind)
 
-    def _is_hidden_node(self, node: fx.Node, owner: nn.Module | None, path: str, kind: str) -> bool:
-        assert owner is not None
+    def _is_hidden_node(self, node: fx.Node, flow: _Flow, path: str, kind: str) -> bool:
         if "sigmoid" in kind.lower() and _is_gate(node):
             return False
-        if _reaches_weights(node, owner):
+        if flow.reaches_weights(node):
             return True
         if path == "":
             return False
@@ -229,22 +239,17 @@ class _Search:
     def _at(self, path: str) -> nn.Module:
         return self.root.get_submodule(path)
 
-    def _graph(self, owner: nn.Module) -> tuple[fx.Graph | None, str]:
-        if id(owner) not in self.graphs:
-            self.graphs[id(owner)] = traced(
-                owner, lambda module: not isinstance(module, _CONTAINERS)
-            )
-        return self.graphs[id(owner)]
+    def _flow(self, owner: nn.Module) -> tuple[_Flow | None, str]:
+        if id(owner) not in self.flows:
+            graph, reason = traced(owner, lambda module: not isinstance(module, _CONTAINERS))
+            self.flows[id(owner)] = None if graph is None else _Flow(graph, owner), reason
+        return self.flows[id(owner)]
 
     def _weights_registered_after(self, path: str) -> bool:
-        paths = [place for place, _ in self.places]
-        later = self.places[paths.index(path) + 1 :]
-        return any(
-            _is_weight(parameter)
-            for place, module in later
-            if not place.startswith(f"{path}.")
-            for parameter in module._parameters.values()
-        )
+        if self.last_weight <= self.order[path]:
+            return False
+        # What is in the module itself is registered right after it, and before all else.
+        return not self.places[self.last_weight][0].startswith(f"{path}.")
 
 
 def is_layer_of_torch(module: nn.Module) -> bool:
@@ -252,12 +257,43 @@ def is_layer_of_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
 
 
-def _calls_of(graph: fx.Graph, owner: nn.Module, module: nn.Module) -> list[fx.Node]:
-    return [
-        node
-        for node in graph.nodes
-        if node.op == "call_module" and owner.get_submodule(node.target) is module
-    ]
+class _Flow:
+    """What a traced forward hands on to what, each node looked at once.
+
+    Attributes:
+        graph: of the owner's forward; the nodes stand in the order of their calls.
+        calls: the calls of each module, by its identity.
+    """
+
+    def __init__(self, graph: fx.Graph, owner: nn.Module) -> None:
+        self.graph = graph
+        self.calls: dict[int, list[fx.Node]] = {}
+        # Nodes that have weights, such as self.W, and that come from a signal.
+        of_weights: set[fx.Node] = set()
+        of_signals: set[fx.Node] = set()
+        taking_weights: set[fx.Node] = set()
+        for node in graph.nodes:
+            sources = node.all_input_nodes
+            if node.op == "call_module":
+                module = owner.get_submodule(str(node.target))
+                self.calls.setdefault(id(module), []).append(node)
+                if any(_is_weight(parameter) for parameter in module.parameters()):
+                    taking_weights.add(node)
+            if _is_weight_of(node, owner) or not of_weights.isdisjoint(sources):
+                of_weights.add(node)
+            if node.op in ("placeholder", "call_module") or not of_signals.isdisjoint(sources):
+                of_signals.add(node)
+            # What is computed from weights and no signal, as self.W.T is, is a weight.
+            if any(source in of_weights and source not in of_signals for source in sources):
+                taking_weights.add(node)
+        self._weighty: set[fx.Node] = set()
+        for node in reversed(graph.nodes):
+            if node in taking_weights or not self._weighty.isdisjoint(node.users):
+                self._weighty.add(node)
+
+    def reaches_weights(self, node: fx.Node) -> bool:
+        """Return whether something behind ``node`` takes it in together with weights."""
+        return not self._weighty.isdisjoint(_users(node))
 
 
 def _is_activation_function(value: Any) -> bool:
@@ -274,12 +310,23 @@ def _is_weight(parameter: nn.Parameter | None) -> bool:
     return parameter is not None and (is_lazy(parameter) or parameter.dim() >= 2)
 
 
-def _followers(node: fx.Node, through: Callable[[fx.Node], bool]) -> Iterator[fx.Node]:
-    seen: set[fx.Node] = set()
+def _is_weight_of(node: fx.Node, owner: nn.Module) -> bool:
+    if node.op != "get_attr":
+        return False
+    path, _, name = str(node.target).rpartition(".")
+    return _is_weight(owner.get_submodule(path)._parameters.get(name))
+
+
+def _users(node: fx.Node) -> list[fx.Node]:
     # In-place calls by themselves hand their result on through their input.
-    waiting = list(node.users) or [
+    return list(node.users) or [
         user for source in node.all_input_nodes for user in source.users if user > node
     ]
+
+
+def _followers(node: fx.Node, through: Callable[[fx.Node], bool]) -> Iterator[fx.Node]:
+    seen: set[fx.Node] = set()
+    waiting = _users(node)
     while waiting:
         follower = waiting.pop()
         if follower not in seen:
@@ -287,30 +334,6 @@ def _followers(node: fx.Node, through: Callable[[fx.Node], bool]) -> Iterator[fx
             yield follower
             if through(follower):
                 waiting.extend(follower.users)
-
-
-def _reaches_weights(node: fx.Node, owner: nn.Module) -> bool:
-    for follower in _followers(node, lambda _: True):
-        if follower.op == "call_module":
-            module = owner.get_submodule(str(follower.target))
-            if any(_is_weight(parameter) for parameter in module.parameters()):
-                return True
-        if any(_is_made_of_weights(source, owner) for source in follower.all_input_nodes):
-            return True
-    return False
-
-
-def _is_made_of_weights(node: fx.Node, owner: nn.Module) -> bool:
-    """Whether ``node`` is a weight, or computed from one and no signal, as ``self.W.T`` is."""
-    sources = inputs_of([node])
-    if any(source.op in ("placeholder", "call_module") for source in sources):
-        return False
-    for source in sources:
-        if source.op == "get_attr":
-            path, _, name = str(source.target).rpartition(".")
-            if _is_weight(owner.get_submodule(path)._parameters.get(name)):
-                return True
-    return False
 
 
 def _is_gate(node: fx.Node) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from types import CodeType, FunctionType
 
-from torch import nn
+from torch import fx, nn
 
 from .tracing import inputs_of, traced
 
@@ -40,14 +40,11 @@ def _by_trace(owner: nn.Module, at: str) -> bool | None:
     paths: dict[int, str] = {}
     for path, module in owner.named_modules():
         paths.setdefault(id(module), path)
-    calls = [
-        [
-            node
-            for node in graph.nodes
-            if node.op == "call_module" and node.target == paths[id(member)]
-        ]
-        for member in members.children()
-    ]
+    calls_at: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls_at.setdefault(str(node.target), []).append(node)
+    calls = [calls_at.get(paths[id(member)], []) for member in members.children()]
     called = [nodes for nodes in calls if nodes]
     if len(called) < 2:
         return None
