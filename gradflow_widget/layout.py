@@ -10,7 +10,6 @@ import ipywidgets as widgets
 from .display.closing import close_tree
 from .display.controls import Actions, Controls, Offer, legend
 from .display.stage import Stage
-from .measurement.layers import find_layers
 from .training.optimizers import KINDS
 from .tweaks.depth import DEEPEST, SHALLOWEST
 from .tweaks.knobs import AS_GIVEN
@@ -53,7 +52,8 @@ def controls_of(flow: GradientFlow) -> Controls:
         depths=(SHALLOWEST, DEEPEST),
         samples=flow._samples,
         can_train=session.can_train,
-        layers=lambda: len(find_layers(flow.model)),
+        # Asked often: not found anew in the model, which takes long where it has many.
+        layers=lambda: len(flow._training.layers),
         regime=Offer(flow.regime, _sentence(session.refusals.of_all_regimes())),
         presets=tuple(flow.presets().items()) if flow._offers_presets else (),
     )

@@ -36,6 +36,11 @@ class PresentRun:
         return self._bench.run.optimizer
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers that are watched."""
+        return self._bench.run.probe.layers
+
+    @property
     def has_grown(self) -> bool:
         """Whether the optimizer steps parameters that came after the run began."""
         return self._bench.run.has_grown
