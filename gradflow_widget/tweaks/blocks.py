@@ -208,8 +208,8 @@ def _runs_in(container: nn.Module, path: str) -> Iterator[Run]:
         taken[run.start : run.stop] = [True] * (run.stop - run.start)
         yield run
     sizes = [0 if module is None else _size(module) for module in members]
-    for start, period, count in find_repeats(kinds, sizes, weighty, taken):
-        yield Run(path, container, start, period, count)
+    for one in find_repeats(kinds, sizes, weighty, taken):
+        yield Run(path, container, one.start, one.period, one.count)
 
 
 def _has_weight(module: nn.Module) -> bool:

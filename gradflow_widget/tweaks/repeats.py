@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 
-class Repeat(NamedTuple):
+@dataclass(frozen=True)
+class Repeat:
     """``count`` equal blocks of ``period`` members, one after another from ``start`` on."""
 
     start: int
