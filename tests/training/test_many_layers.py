@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import FrameType
+from functools import partial
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from gradflow_widget.measurement.layers import find_layers
 from gradflow_widget.tweaks.hidden import find_hidden
+from gradflow_widget.tweaks.knobs import knobs_of_module
 
 from .parts import CROSS_ENTROPY, samples
-
-
-def flat(blocks: int) -> nn.Module:
-    layers = [layer for _ in range(blocks) for layer in (nn.Linear(6, 6), nn.Tanh())]
-    return nn.Sequential(*layers, nn.Linear(6, 3))
 
 
 def nested(blocks: int) -> nn.Module:
@@ -50,20 +48,22 @@ class Untraceable(Looped):
 
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
-    "flat": flat,
     "nested": nested,
     "loop with skips": Looped,
     "untraceable": Untraceable,
 }
 
 
-def calls_of(work: Callable[[], Any]) -> int:
-    """Return how many functions ``work`` calls on this thread."""
+def calls_of(work: Callable[[], Any], of: CodeType | None = None) -> int:
+    """Return how many functions ``work`` calls on this thread, or how often it calls one."""
     calls = 0
 
-    def count(_frame: FrameType, event: str, _arg: Any) -> None:
+    def count(frame: FrameType, event: str, _arg: Any) -> None:
         nonlocal calls
-        calls += event in ("call", "c_call")
+        if of is None:
+            calls += event in ("call", "c_call")
+        else:
+            calls += event == "call" and frame.f_code is of
 
     before = sys.getprofile()
     sys.setprofile(count)
@@ -79,24 +79,15 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
-def test_every_further_layer_takes_as_many_calls_as_those_before(
-    make_flow: Any, network: Any
-) -> None:
-    def begin_and_change(blocks: int) -> list[int]:
-        flow = None
+def test_to_find_the_knobs_each_layer_takes_as_many_calls_as_the_others(network: Any) -> None:
+    networks = [network(blocks) for blocks in (2, 50, 98)]
+    few, more, most = (calls_of(partial(knobs_of_module, one)) for one in networks)
+    assert most - more < 1.05 * (more - few)
+    assert len(find_hidden(networks[1]).modules) == 50
 
-        def begin() -> None:
-            nonlocal flow
-            flow = make_flow(network(blocks), sgd, CROSS_ENTROPY, samples())
 
-        def change() -> None:
-            flow.activation = "relu"
+def test_controls_do_not_look_for_the_layers_anew(make_flow: Any) -> None:
+    def begin() -> None:
+        make_flow(nested(4), sgd, CROSS_ENTROPY, samples())
 
-        calls = [calls_of(begin), calls_of(change), calls_of(lambda: flow.reset())]
-        assert len(find_hidden(flow.model).modules) == blocks
-        return calls
-
-    begin_and_change(2)  # what is imported and remembered at first counts for none
-    numbers = [begin_and_change(blocks) for blocks in (12, 24, 36)]
-    for few, more, most in zip(*numbers, strict=True):
-        assert most - more < 1.1 * (more - few)
+    assert calls_of(begin, find_layers.__code__) <= 4
