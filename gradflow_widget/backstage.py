@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .diagnosis.rules import UNDECIDED, Verdict, judge, layer_problems
 from .display.hearing import hear_here
+from .training.failure import sentence_of
 from .training.openmp import end_idle_threads
 from .tweaks.knobs import AS_GIVEN
 
@@ -215,7 +216,7 @@ class Backstage:
 
     def say_error(self, error: BaseException) -> None:
         """Tell of a value or a press that was refused, until the state next changes."""
-        self._notice = " ".join(str(error).split()) or type(error).__name__
+        self._notice = sentence_of(error)
         self.say()
 
 

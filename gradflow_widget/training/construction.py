@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..measurement.layers import find_layers
 from ..measurement.optimizers import check_watchable
+from ..quoting import quoted
 from ..tweaks.copying import changed_in_place, copied, refusing_without_room
 from ..tweaks.knobs import (
     AS_GIVEN,
@@ -22,6 +23,7 @@ from ..tweaks.knobs import (
 )
 from ..tweaks.optimizer import rebuilt_optimizer
 from ..tweaks.recurrent import in_one_piece
+from .failure import noting
 from .loss_state import LossState
 from .randomness import RandomStream
 from .regimes.applied import model_under
@@ -105,6 +107,7 @@ class Construction:
                 "parameters, such as lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
             )
         self._model, self._optimizer = model, optimizer
+        self._last_arguments: dict[str, Any] = {}
         self._given: Built | None = None
         # Of what is trained besides the model, when it was first seen.
         self._first_values = WeakTensorKeyDictionary()
@@ -239,7 +242,10 @@ class Construction:
 
     def _from_factory(self, settings: Settings, looks: Looks | None) -> Built:
         factory: Any = self._model
-        model = factory(**self._arguments(settings))
+        arguments = self._arguments(settings)
+        with noting(f"The model factory failed{self._new_in(arguments)}"):
+            model = factory(**arguments)
+        self._last_arguments = arguments
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model is a factory that returned {type(model).__name__}: "
@@ -285,12 +291,23 @@ class Construction:
                 arguments[name] = knob.argument if value == knob.value else value
         return arguments
 
+    def _new_in(self, arguments: Mapping[str, Any]) -> str:
+        """Return which arguments are others than the factory last made a model with."""
+        last = self._last_arguments
+        new = [
+            f"{name} {quoted(value)}"
+            for name, value in arguments.items()
+            if name not in last or last[name] != value
+        ]
+        return f" for {', '.join(new)}" if new else ""
+
     def _optimizer_for(self, model: nn.Module) -> Optimizer:
         optimizer: Any = self._optimizer
         if isinstance(optimizer, Optimizer):
             check_watchable(optimizer)
             return optimizer
-        optimizer = optimizer(model.parameters())
+        with noting("The optimizer factory failed"):
+            optimizer = optimizer(model.parameters())
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"optimizer is a factory that returned {type(optimizer).__name__}: "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from traceback import clear_frames
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import clear_frames, walk_tb
 from types import TracebackType
 
 from torch import nn
 
 _LONGEST = 200
+_FAILED = "_gradflow_what_failed"
+_PACKAGE = __name__.partition(".")[0]
 
 
 class FirstBatchError(RuntimeError):
@@ -28,6 +32,32 @@ def described(error: BaseException) -> str:
     if len(first) > _LONGEST:
         first = first[:_LONGEST].rstrip() + "…"
     return f"{kind}: {first}"
+
+
+@contextmanager
+def noting(what_failed: str) -> Iterator[None]:
+    """Note on what the user's own code raises in here ``what_failed``, to be told with it.
+
+    The exception stays theirs. One that this package raised, where their code calls it, says
+    itself what it refuses.
+    """
+    try:
+        yield
+    except Exception as error:
+        # The first two frames are this one and that of the call.
+        theirs = [frame for frame, _ in walk_tb(error.__traceback__)][2:]
+        raised_in = theirs[-1].f_globals.get("__name__", "") if theirs else ""
+        if raised_in.partition(".")[0] != _PACKAGE:
+            error.__dict__[_FAILED] = what_failed
+        raise
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return what there is to tell of an exception, in one line."""
+    what_failed = error.__dict__.get(_FAILED)
+    if what_failed is not None:
+        return f"{what_failed}: {described(error)}."
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def came_from(error: BaseException, model: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 
 from gradflow_widget import GradientFlow, Settings
 from gradflow_widget.playground.networks import mlp
+from gradflow_widget.tweaks.depth import with_depth
 
 from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
 
@@ -345,6 +346,73 @@ def test_a_factory_that_fails_leaves_the_old_run_as_it_was(make_flow: Any, playi
         return list(flow.history.loss[:60])
 
     assert same_bits(run(fails=True), run(fails=False))
+
+
+def notice_of(flow: GradientFlow) -> str:
+    text, is_error = flow._backstage.notice()
+    assert is_error == bool(text)
+    assert text in flow.status
+    return text
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError("gelu"), "KeyError: 'gelu'."),
+        (AssertionError(), "AssertionError."),
+        (RuntimeError("one line.\nand another"), "RuntimeError: one line."),
+        (ValueError("x" * 500), f"ValueError: {'x' * 200}…."),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+@pytest.mark.parametrize("by_page", [False, True])
+def test_what_a_factory_raised_is_told_with_what_it_was_asked_for(
+    make_flow: Any, error: Exception, told: str, by_page: bool
+) -> None:
+    def build(depth: int = 2, activation: str = "tanh") -> nn.Module:
+        if activation == "gelu":
+            raise error
+        return mlp(depth, activation, inputs=6, width=8, outputs=3)
+
+    flow = make_flow(build, sgd, CROSS_ENTROPY, samples())
+    flow.depth = 3
+    if by_page:
+        flow._controls.activation_menu.value = "gelu"
+    else:
+        with pytest.raises(type(error)) as caught:
+            flow.activation = "gelu"
+        assert caught.value is error
+        assert caught.traceback[-1].name == "build"
+    assert notice_of(flow) == f"The model factory failed for activation 'gelu': {told}"
+    assert (flow.depth, flow.activation) == (3, "tanh")
+    flow.activation = "relu"
+    assert notice_of(flow) == ""
+
+
+def test_what_a_factory_of_optimizers_raised_is_told_as_its_own(make_flow: Any) -> None:
+    made: list[torch.optim.Optimizer] = []
+
+    def once(parameters: Any) -> torch.optim.Optimizer:
+        if made:
+            raise LookupError("only one")
+        made.append(sgd(parameters))
+        return made[0]
+
+    flow = make_flow(mlp, once, CROSS_ENTROPY, samples(features=64))
+    with pytest.raises(LookupError):
+        flow.activation = "relu"
+    assert notice_of(flow) == "The optimizer factory failed: LookupError: only one."
+
+
+def test_what_is_refused_says_so_itself(make_flow: Any) -> None:
+    def build(depth: int = 2) -> nn.Module:
+        plain = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+        return plain if depth == 2 else with_depth(plain, depth)
+
+    flow = make_flow(build, sgd, CROSS_ENTROPY, samples())
+    with pytest.raises(ValueError, match="repeats no block"):
+        flow.depth = 5
+    assert notice_of(flow).startswith("The model repeats no block: its depth can be changed where")
 
 
 def test_a_network_that_does_not_fit_the_data_leaves_the_old_run_as_it_was(make_flow: Any) -> None:
