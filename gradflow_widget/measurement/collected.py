@@ -55,19 +55,27 @@ class Collected:
         Signal and activation are roots of sums of squares over the number of samples and
         of elements; dead and saturated are shares. NaN where nothing was seen.
         """
-        first, squares = self._signals, np.square(norms)
+        first, columns = self._signals, np.empty((4, self._layers))
         layers, numbers = self._norm_layers, self._norm_numbers
-        columns = np.empty((4, self._layers))
-        columns[0] = self._means(layers[:first], squares[:first], numbers[:first])
-        columns[1] = self._means(layers[first:], squares[first:], numbers[first:])
+        columns[0] = self._root_means(layers[:first], norms[:first], numbers[:first])
+        columns[1] = self._root_means(layers[first:], norms[first:], numbers[first:])
         layers, numbers = self._count_layers, self._count_numbers
         every = np.zeros(len(layers))
         every[self._counted] = counts
         counts = every
         columns[2] = self._means(layers[::2], counts[::2], numbers[::2])
         columns[3] = self._means(layers[1::2], counts[1::2], numbers[1::2])
-        columns[:2] = np.sqrt(columns[:2])
         return columns
+
+    def _root_means(self, layers: list[int], norms: FloatArray, numbers: list[int]) -> FloatArray:
+        """Return the root of each layer's sum of squares over its numbers."""
+        # In units of each layer's largest, for of doubles the squares overflow and underflow.
+        largest, of = np.zeros(self._layers), np.array(layers, dtype=np.intp)
+        np.fmax.at(largest, of, norms)
+        unit = np.where((largest > 0) & (largest < np.inf), largest, 1.0)
+        with np.errstate(over="ignore"):  # beside one that is infinite
+            squares = np.square(norms / unit[of])
+        return unit * np.sqrt(self._means(layers, squares, numbers))
 
     def _means(self, layers: list[int], values: FloatArray, numbers: list[int]) -> FloatArray:
         if not layers:

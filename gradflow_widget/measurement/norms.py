@@ -1,4 +1,4 @@
-"""Norms of many tensors at once, right where float32 overflows and underflows."""
+"""Norms of many tensors at once, right where their squares overflow and underflow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ FloatArray = NDArray[np.float64]
 # Outside this range the square of a float32 element that matters may have under- or
 # overflowed, so a norm summed in float32 can be a false zero or a false inf.
 _TRUSTED = (1e-14, 1e18)
+# The same of elements in double precision, whose squares have nothing wider to be summed in.
+_TRUSTED_OF_DOUBLE = (1e-140, 1e150)
+_DOUBLE = (torch.float64, torch.complex128)
 # More elements than this add up to a visible error in float32: 1e-5 at a million, 4e-4 at
 # ten million.
 _LARGE = 1_000_000
@@ -101,13 +104,18 @@ class NormPlan:
     On the CPU, where a call costs more than the arithmetic of a small tensor, small ones of
     one shape are stacked and measured together. Float32 is summed in float32, which costs
     half of float64, and the few norms that came out where float32 squares can't be trusted
-    are taken again in float64. On other devices a second look would stall the stream, and
-    float64 is used at once. A tensor that was cast or moved alone ends the plan: what the norms
-    are written into takes none of another dtype or device, so that nobody has to look at each.
+    are taken again in float64, and those of doubles scaled by their largest element. On other
+    devices a second look would stall the stream, and float64 is used at once. A tensor that was
+    cast or moved alone ends the plan: what the norms are written into takes none of another
+    dtype or device, so that nobody has to look at each.
 
     Args:
         tensors: those to be measured, or others like them.
         may_be_sparse: some of them may come in a sparse layout.
+
+    Attributes:
+        has_doubles: some are in double precision, so that squares of their norms, too, may
+            overflow and underflow.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, may_be_sparse: bool = False) -> None:
@@ -121,6 +129,7 @@ class NormPlan:
         self._first = (first.dtype, first.device)
         self._count = len(tensors)
         self._uniform = not self._may_be_sparse and _is_uniform(tensors)
+        self.has_doubles = any(tensor.dtype in _DOUBLE for tensor in tensors)
         self._fast = (
             self._uniform
             and first.device.type == "cpu"
@@ -170,6 +179,9 @@ class NormPlan:
                     with torch.no_grad():
                         return self._fast_norms(tensors, known)
                 norms = torch.stack(torch._foreach_norm(tensors, 2, wide(first)))
+                if self.has_doubles and norms.device.type == "cpu":
+                    pairs = zip(norms.tolist(), tensors, strict=True)
+                    return Norms([_looked_at_again(norm, one) for norm, one in pairs])
             except (NotImplementedError, RuntimeError):
                 if not self._may_have_graphs and any(tensor.requires_grad for tensor in tensors):
                     self._may_have_graphs = True
@@ -272,7 +284,51 @@ def norm_of(values: torch.Tensor) -> torch.Tensor:
         # A GPU converts element by element here; vector_norm makes a copy in float64 first.
         return torch._foreach_norm([values], 2, wide(values))[0]
     norm: torch.Tensor = torch.linalg.vector_norm(values, dtype=wide(values))
+    if values.dtype in _DOUBLE and values.device.type == "cpu":
+        value = norm.item()
+        again = _looked_at_again(value, values)
+        return norm if again is value else norm.new_tensor(again)
     return norm
+
+
+def norms_of_rows(values: torch.Tensor) -> torch.Tensor:
+    """Return the L2 norm of each of ``values``, shape (rows, ...), as :func:`norm_of` does."""
+    norms: torch.Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=wide(values))
+    if values.dtype in _DOUBLE and values.device.type == "cpu":
+        pairs = zip(norms.tolist(), values, strict=True)
+        return norms.new_tensor([_looked_at_again(norm, row) for norm, row in pairs])
+    return norms
+
+
+def _looked_at_again(norm: float, values: torch.Tensor) -> float:
+    """Return the norm of doubles on the CPU, taken anew where their squares can't be trusted.
+
+    Args:
+        norm: as summed from their squares.
+        values: what it is of.
+    """
+    # NaN is NaN by any way of summing.
+    if not (norm < _TRUSTED_OF_DOUBLE[0] or norm > _TRUSTED_OF_DOUBLE[1]):
+        return norm
+    with torch.no_grad():
+        if values.is_complex():
+            values = torch.view_as_real(values.resolve_conj())
+        largest = _largest_magnitude(values)
+        if not 0 < largest.item() < math.inf:
+            return norm
+        return float(largest * torch.linalg.vector_norm(values / largest))
+
+
+def joined_norms(norms: FloatArray, axis: int = -1) -> FloatArray:
+    """Return the norm of all that the norms along an axis are of, however small or large.
+
+    NaN where one is NaN.
+    """
+    with np.errstate(over="ignore"):
+        joint = np.hypot.reduce(norms, axis=axis)
+    # Of infinity and NaN hypot makes infinity.
+    joint = np.maximum(joint, np.max(norms, axis=axis, initial=0.0))
+    return np.asarray(joint, dtype=np.float64)
 
 
 def exact_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
 from .layers import find_layers, in_forward_order, with_ways
 from .making_way import nobody_trains
-from .norms import exact_norms, largest_magnitudes, stacked
+from .norms import exact_norms, joined_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
 
 # A copy of more weights than these may be more than a device has room for.
@@ -272,7 +272,7 @@ def _notes_on_cpu(plan: NotePlan) -> FloatArray:
 
 
 def _joined(norms: Iterable[float]) -> float:
-    return math.sqrt(sum(norm**2 for norm in norms))
+    return float(joined_norms(np.array(list(norms))))
 
 
 def _nan_first(value: float) -> float:

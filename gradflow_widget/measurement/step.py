@@ -17,7 +17,7 @@ from .collected import Collected
 from .history import Rows
 from .layer_notes import NotePlan
 from .layers import LayerParts, with_ways
-from .norms import NormPlan, Norms, in_line, joined
+from .norms import NormPlan, Norms, in_line, joined, joined_norms
 from .reading import Reading
 from .through_time import ThroughTime
 from .transfer import Transfer
@@ -25,10 +25,6 @@ from .transfer import Transfer
 FloatArray = NDArray[np.float64]
 # A clip that another hand applied shows when the norm it left is off by more than rounding.
 _SAME_NORM = 1e-5
-
-
-def _norm(norms: FloatArray) -> float:
-    return math.sqrt(float(norms @ norms))
 
 
 def _clip_coefficient(total: float, clip_norm: float) -> float:
@@ -165,10 +161,18 @@ class Watched:
         """Join the L2 norms of each layer's weights, shape (..., weights) to (..., layers)."""
         if self._one_weight_each:
             return per_weight
-        result: FloatArray = np.sqrt(
-            np.add.reduceat(np.square(per_weight), self._weight_starts, axis=-1)
-        )
+        starts = self._weight_starts
+        if self.plan.has_doubles:
+            parts = np.split(per_weight, starts[1:], axis=-1)
+            return np.stack([joined_norms(part) for part in parts], axis=-1)
+        result: FloatArray = np.sqrt(np.add.reduceat(np.square(per_weight), starts, axis=-1))
         return result
+
+    def _norm(self, norms: FloatArray) -> float:
+        """Join the L2 norms of all parameters, or of some."""
+        if self.plan.has_doubles:
+            return float(joined_norms(norms))
+        return math.sqrt(float(norms @ norms))
 
     def _spread(self, norms: FloatArray, present: list[int]) -> FloatArray:
         """Return norms of all parameters, 0 for those without a gradient."""
@@ -197,7 +201,9 @@ class Watched:
         return Rows(
             np.array([step.loss for step in steps]),
             rates.T,
-            np.sqrt((norms[:, None] @ norms[:, :, None]).ravel()),
+            joined_norms(norms)
+            if self.plan.has_doubles
+            else np.sqrt((norms[:, None] @ norms[:, :, None]).ravel()),
             self._per_layer(norms[:, self._weight_index]),
         )
 
@@ -213,11 +219,11 @@ class Watched:
         if fused_scale != 1.0:
             used = used / fused_scale
             largest = None if largest is None else largest / fused_scale
-        unclipped, total, clip_scale = used, _norm(used), 1.0
+        unclipped, total, clip_scale = used, self._norm(used), 1.0
         if "backward" in values:
             scale = float(values["scale"][0]) if "scale" in values else 1.0
             earlier = self._spread(values["backward"] / scale, step.present_after_backward)
-            earlier_total = _norm(earlier)
+            earlier_total = self._norm(earlier)
             if not same(earlier_total, total):
                 clip_scale = total / earlier_total if earlier_total else 1.0
                 unclipped, total = earlier, earlier_total
@@ -229,18 +235,18 @@ class Watched:
                     clip_scale = math.nan  # nor does one of NaN
         if step.clip_norm is not None:
             theirs = step.clipped_parameters
-            theirs_before = _norm(used if theirs is None else used[theirs])
+            theirs_before = self._norm(used if theirs is None else used[theirs])
             coefficient = _clip_coefficient(theirs_before, step.clip_norm)
             if coefficient != 1.0:
-                before = _norm(used)
+                before = self._norm(used)
                 factors = coefficient if theirs is None else np.where(theirs, coefficient, 1.0)
                 with np.errstate(invalid="ignore"):  # inf * 0 is NaN, as in the gradient
                     used = used * factors
                     largest = None if largest is None else largest * factors
-                clip_scale *= coefficient if theirs is None else _norm(used) / before
+                clip_scale *= coefficient if theirs is None else self._norm(used) / before
         if "clipped" in values:
             clipped = self._spread(values["clipped"], step.present) / fused_scale
-            before, after = _norm(used), _norm(clipped)
+            before, after = self._norm(used), self._norm(clipped)
             # Where one of them is NaN, the totals do not tell whether others have changed.
             if math.isnan(after) or not same(before, after):
                 clip_scale *= after / before if before else 1.0

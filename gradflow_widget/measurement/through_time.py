@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from .norms import stacked, wide
+from .norms import joined_norms, norms_of_rows, stacked
 from .recurrence import Recurrence
 
 FloatArray = NDArray[np.float64]
@@ -179,7 +179,7 @@ class FusedCall:
                 arriving[-1] += last_hidden[layer, way]
                 signals, at_input = layers[layer][way].back(arriving, last_cell[layer, way])
                 at_inputs.append(_turned(at_input, way))
-                norm = torch.linalg.vector_norm(signals, dim=(1, 2), dtype=wide(signals))
+                norm = norms_of_rows(signals)
                 here[f"l{layer}{'_reverse' * way}"] = _turned(norm, way)
             norms = here | norms
             above = torch.stack(at_inputs).sum(0)
@@ -245,19 +245,17 @@ class ThroughTime:
         Args:
             values: the numbers of ``vectors``, one after another.
         """
-        squares: dict[str, FloatArray] = {}
-        numbers: dict[str, FloatArray] = {}
+        passes: dict[str, list[tuple[FloatArray, int]]] = {}
         start = 0
         for name, length, samples in self._series:
-            here = np.square(values[start : start + length])
+            passes.setdefault(name, []).append((values[start : start + length], samples))
             start += length
-            longest = max(length, len(squares.get(name, ())))
-            for sums, more in ((squares, here), (numbers, np.full(length, float(samples)))):
-                total = np.zeros(longest)
-                total[: len(sums.get(name, ()))] = sums.get(name, 0.0)
-                total[:length] += more
-                sums[name] = total
-        arrays = {name: np.sqrt(squares[name] / numbers[name]) for name in squares}
-        for array in arrays.values():
+        arrays = {}
+        for name, of_name in passes.items():
+            norms, numbers = np.zeros((2, len(of_name), max(len(here) for here, _ in of_name)))
+            for row, (here, samples) in enumerate(of_name):
+                norms[row, : len(here)] = here
+                numbers[row, : len(here)] = samples
+            array = arrays[name] = joined_norms(norms, axis=0) / np.sqrt(numbers.sum(0))
             array.flags.writeable = False
         return arrays or None

@@ -1,13 +1,24 @@
-"""Numbers of several devices in one vector."""
+"""Numbers of several devices in one vector, and norms of any magnitude."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gradflow_widget import GradientProbe
-from gradflow_widget.measurement.norms import NormPlan, Norms, joined, stacked
+from gradflow_widget import GradientProbe, Reading, take_reading
+from gradflow_widget.measurement.norms import (
+    NormPlan,
+    Norms,
+    joined,
+    joined_norms,
+    norm_of,
+    norms_of_rows,
+    stacked,
+)
 
 HERE, AWAY = torch.ones(()), torch.ones((), device="meta")
 
@@ -77,3 +88,144 @@ def test_a_layer_cast_while_it_is_watched_has_the_norms_that_it_has() -> None:
             assert probe.history.weight_grad_norm[-1].tolist() == pytest.approx(expected, rel=1e-6)
             if step == 0:
                 model[1].to(torch.bfloat16)
+
+
+# Squares of doubles this small are 0, and of doubles this large they are infinite.
+EXTREMES = [5e-324, 1e-300, 1e-200, 1e200, 1e300]
+
+
+@pytest.mark.parametrize("scale", EXTREMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_norm_of_doubles_is_right_at_any_magnitude(scale: float, dtype: torch.dtype) -> None:
+    tensors = [torch.full((2, 2), scale, dtype=dtype), torch.full((3, 3), scale, dtype=dtype)]
+    expected = pytest.approx([2 * scale, 3 * scale], rel=1e-12, abs=0)
+    assert norms_of(NormPlan(tensors), tensors) == expected
+    assert [norm_of(tensor).item() for tensor in tensors] == expected
+    rows = torch.stack([tensors[0], torch.ones(2, 2, dtype=dtype)])
+    assert norms_of_rows(rows).tolist() == pytest.approx([2 * scale, 2.0], rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "norm"),
+    [([0.0, 0.0], 0.0), ([math.inf, 1e200], math.inf), ([math.nan, 1e-200], math.nan), ([], 0.0)],
+)
+def test_zero_inf_and_nan_stay_what_they_are(values: list[float], norm: float) -> None:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    np.testing.assert_equal(norm_of(tensor).item(), norm)
+    np.testing.assert_equal(float(joined_norms(tensor.numpy())), norm)
+
+
+@pytest.mark.parametrize("scale", EXTREMES)
+def test_norms_join_at_any_magnitude(scale: float) -> None:
+    assert joined_norms(np.array([2, 2, 2, 2]) * scale) == pytest.approx(
+        4 * scale, rel=1e-12, abs=0
+    )
+
+
+def test_infinity_and_nan_join_to_nan() -> None:
+    assert np.isnan(joined_norms(np.array([math.inf, math.nan])))
+
+
+QUANTITIES = ("weight_grad_norm", "unclipped_grad_norm", "signal_grad_norm", "weight_grad_max")
+
+
+def assert_scaled(reading: Reading, plain: Reading, scale: float) -> None:
+    """Assert that all that is measured of gradients is ``scale`` times what it was."""
+    for name in QUANTITIES:
+        times = getattr(reading, name) / scale
+        np.testing.assert_allclose(times, getattr(plain, name), rtol=1e-9, err_msg=name)
+    assert reading.total_norm / scale == pytest.approx(plain.total_norm, rel=1e-9)
+    assert reading.clip_scale == 1.0
+    assert reading.gradient_states == plain.gradient_states
+    assert reading.decades == pytest.approx(plain.decades, abs=1e-9)
+    for name, norms in (plain.signal_grad_through_time or {}).items():
+        found = (reading.signal_grad_through_time or {})[name]
+        np.testing.assert_allclose(found / scale, norms, rtol=1e-9)
+
+
+class Recurrent(nn.Module):
+    """Layers with one weight and with several, one of them called again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(3, 4, batch_first=True)
+        self.cell = nn.RNNCell(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        state = None
+        for here in self.rnn(inputs)[0].unbind(1):
+            state = self.cell(here, state)
+        return self.head(state)
+
+
+def squared(output: torch.Tensor, _: object) -> torch.Tensor:
+    return output.square().mean()
+
+
+@pytest.fixture
+def in_double() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return Recurrent().double(), torch.randn(5, 6, 3, dtype=torch.float64)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e-290, 1e-200, 1e200, 1e290])
+def test_a_reading_in_double_scales_with_the_loss(
+    in_double: tuple[nn.Module, torch.Tensor], scale: float
+) -> None:
+    model, inputs = in_double
+    plain = take_reading(model, squared, inputs, None)
+    scaled = take_reading(model, lambda o, t: squared(o, t) * scale, inputs, None)
+    assert_scaled(scaled, plain, scale)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("scale", [1e-290, 1e-200, 1e200, 1e290])
+def test_a_recorded_step_in_double_scales_with_the_loss(
+    in_double: tuple[nn.Module, torch.Tensor], scale: float, full: bool
+) -> None:
+    model, inputs = in_double
+    plain = take_reading(model, squared, inputs, None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with GradientProbe(model, optimizer, full=full) as probe:
+        for _ in range(5):
+            optimizer.zero_grad()
+            (squared(model(inputs), None) * scale).backward()
+            optimizer.step()
+        history = probe.history
+        if full:
+            assert history.latest is not None
+            assert_scaled(history.latest, plain, scale)
+        norms = history.weight_grad_norm / scale
+        np.testing.assert_allclose(norms, [plain.weight_grad_norm] * 5, rtol=1e-9)
+        totals = history.total_norm / scale
+        np.testing.assert_allclose(totals, [plain.total_norm] * 5, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e-250, 1e250])
+def test_weights_in_double_have_their_norm_and_update_ratio(scale: float) -> None:
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 3, bias=False)).double()
+    model[0].weight.data = torch.full((3, 4), scale, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5 * scale)
+    with GradientProbe(model, optimizer, full=True) as probe:
+        # A gradient of 1 in every element of the first weight.
+        sum(parameter.sum() for parameter in model.parameters()).backward()
+        optimizer.step()
+        reading = probe.history.latest
+    assert reading is not None
+    assert reading.weight_norm is not None
+    assert reading.update_ratio is not None
+    assert reading.weight_norm[0] == pytest.approx(12**0.5 * scale, rel=1e-12, abs=0)
+    assert reading.update_ratio[0] == pytest.approx(0.5, rel=1e-12, abs=0)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e-250, 1e250])
+def test_outputs_in_double_have_their_root_mean_square(scale: float) -> None:
+    model = nn.Sequential(nn.Linear(1, 3, bias=False)).double()
+    model[0].weight.data = torch.full((3, 1), scale, dtype=torch.float64)
+    reading = take_reading(model, lambda o, _: o.sum(), torch.ones(4, 1, dtype=torch.float64), None)
+    assert reading.activation_rms == pytest.approx([scale], rel=1e-12, abs=0)
