@@ -180,6 +180,31 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "model has a lazy module that is not initialised (3): run one batch",
     ),
+    "on the meta device": (
+        lambda: make(model=lambda: network().to("meta")),
+        ValueError,
+        "model has parameters on the meta device (0), which hold no values: give them memory",
+    ),
+    "on the meta device, ready made": (
+        lambda: make(model=(model := network().to("meta")), optimizer=sgd(model.parameters())),
+        ValueError,
+        "model has parameters on the meta device (0), which hold no values: give them memory",
+    ),
+    "scripted": (
+        lambda: make(model=lambda: torch.jit.script(network())),
+        TypeError,
+        "model is a TorchScript module, which takes no hooks: pass the module that was scripted",
+    ),
+    "traced": (
+        lambda: make(model=torch.jit.trace(network(), INPUTS)),
+        TypeError,
+        "model is a TorchScript module, which takes no hooks: pass the module that was scripted",
+    ),
+    "layers scripted": (
+        lambda: make(model=nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 3)))),
+        TypeError,
+        "model has layers in a TorchScript module (1), which takes no hooks: put the module",
+    ),
     "factory needs more": (
         lambda: make(model=lambda width: network()),
         TypeError,

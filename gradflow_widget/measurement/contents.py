@@ -45,8 +45,9 @@ class Contents:
         for module, mode in self._modes:
             module.training = mode
         for module, named in self._buffers:
-            module._buffers.clear()
-            module._buffers.update(named)
+            if not isinstance(module, torch.jit.ScriptModule):  # which replaces none of its own
+                module._buffers.clear()
+                module._buffers.update(named)
         self._attributes.restore()
         for parameter, asks in self._asked:
             if parameter.requires_grad != asks:

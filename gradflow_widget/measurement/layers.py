@@ -123,21 +123,37 @@ def find_layers(model: nn.Module) -> list[LayerParts]:
     """List the layers of ``model`` in the order in which they were registered.
 
     Raises:
-        TypeError: ``model`` is no ``nn.Module``.
-        ValueError: it has no parameters, or lazy modules that have not seen a batch.
+        TypeError: ``model`` is no ``nn.Module``, or is one of TorchScript, or has such layers.
+        ValueError: it has no parameters, or lazy modules that have not seen a batch, or
+            parameters on the meta device.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model is a TorchScript module, which takes no hooks: "
+            "pass the module that was scripted or traced."
+        )
     found: list[LayerParts] = []
     for name, module in model.named_modules():
         if "parametrizations" in name.split("."):
             continue
+        if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
+            raise TypeError(
+                f"model has layers in a TorchScript module ({name}), which takes no hooks: "
+                "put the module that was scripted or traced in its place."
+            )
         own = list(_own_parameters(module))
         tensors = [*(one for _, one in own), *module.buffers(recurse=False)]
         if any(is_lazy(one) for one in tensors):
             raise ValueError(
                 f"model has a lazy module that is not initialised ({name or _kind(module)}): "
                 "run one batch through the model first."
+            )
+        if any(one.is_meta for _, one in own):
+            raise ValueError(
+                f"model has parameters on the meta device ({name or _kind(module)}), which hold no "
+                "values: give them memory with model.to_empty(device=...) and initialise them."
             )
         if not own:
             continue

@@ -77,9 +77,13 @@ class ModelState:
             ):
                 module.training = mode
                 present = dict(module._buffers)
-                module._buffers.clear()
-                for name, kept in buffers.items():
-                    module._buffers[name] = None if kept is None else to_be(present.get(name), kept)
+                named = {
+                    name: None if kept is None else to_be(present.get(name), kept)
+                    for name, kept in buffers.items()
+                }
+                if not isinstance(module, torch.jit.ScriptModule):  # which replaces none of its own
+                    module._buffers.clear()
+                    module._buffers.update(named)
 
 
 def _set_to(buffer: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor:

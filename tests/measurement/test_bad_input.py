@@ -44,6 +44,46 @@ class TestProbe:
             with pytest.raises(ValueError, match=r"lazy module .* \(1\): run one batch through"):
                 refused()
 
+    @pytest.mark.parametrize("device", ["meta", torch.device("meta")])
+    def test_parameters_without_memory(self, device):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3, device=device))
+        optimizer = optimizer_of(model)
+        for refused in (
+            lambda: GradientProbe(model, optimizer),
+            lambda: take_reading(model, nn.MSELoss(), *batch()),
+        ):
+            with pytest.raises(
+                ValueError, match=r"parameters on the meta device \(1\), .*to_empty"
+            ):
+                refused()
+        assert not optimizer._optimizer_step_pre_hooks
+
+    @pytest.mark.parametrize("made", [torch.jit.script, lambda m: torch.jit.trace(m, batch()[0])])
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    def test_a_model_of_torchscript(self, made):
+        model = made(small())
+        optimizer = optimizer_of(model)
+        for refused in (
+            lambda: GradientProbe(model, optimizer),
+            lambda: take_reading(model, nn.MSELoss(), *batch()),
+        ):
+            with pytest.raises(TypeError, match=r"model is a TorchScript module, .* was scripted"):
+                refused()
+        assert not optimizer._optimizer_step_pre_hooks
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    def test_layers_within_torchscript(self):
+        inner = torch.jit.script(nn.Sequential(nn.Sequential(nn.Linear(3, 3)), nn.ReLU()))
+        model = nn.Sequential(small(), inner)
+        optimizer = optimizer_of(model)
+        for refused in (
+            lambda: GradientProbe(model, optimizer),
+            lambda: take_reading(model, nn.MSELoss(), *batch()),
+        ):
+            with pytest.raises(TypeError, match=r"layers in a TorchScript module \(1\), which"):
+                refused()
+        assert not optimizer._optimizer_step_pre_hooks
+
     def test_an_optimizer_that_is_none(self):
         with pytest.raises(TypeError, match=r"optimizer must be a torch\.optim\.Optimizer"):
             GradientProbe(small(), torch.optim.SGD)

@@ -511,3 +511,14 @@ def test_outputs_that_are_dataclasses():
     assert reading.signal_grad_norm[0] > 0
     again = take_reading(model, lambda out, _: out.first.square().sum(), x, None)
     np.testing.assert_allclose(reading.signal_grad_norm, again.signal_grad_norm, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_without_parameters_is_passed_through_and_put_back():
+    norm = torch.jit.script(nn.BatchNorm1d(4, affine=False))
+    model = nn.Sequential(nn.Linear(4, 4), norm, torch.jit.script(nn.Tanh()), nn.Linear(4, 3))
+    reading = take_reading(model, lambda o, _: o.square().sum(), torch.randn(8, 4), None)
+    assert reading.layers == ("0", "3")
+    assert np.isfinite(reading.signal_grad_norm).all()
+    assert norm.num_batches_tracked == 0
+    assert not norm.running_mean.any()

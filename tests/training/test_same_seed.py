@@ -298,6 +298,18 @@ def test_reset_brings_back_buffers_that_a_forward_pass_has_replaced(make_flow: A
     assert same_bits(losses_of(flow, 4), first)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_reset_brings_back_what_torchscript_has_counted(make_flow: Any) -> None:
+    norm = torch.jit.script(nn.BatchNorm1d(6, affine=False))
+    model = nn.Sequential(norm, nn.Linear(6, 3))
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, samples())
+    first = losses_of(flow, 4)
+    assert norm.num_batches_tracked == 4
+    flow.reset()
+    assert norm.num_batches_tracked == 0
+    assert same_bits(losses_of(flow, 4), first)
+
+
 def test_watching_changes_nothing(make_flow: Any) -> None:
     inputs, targets = samples()
     model = small_network(seed=3)
