@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ class History:
     holds NaN is.
 
     One thread may append while others read; :meth:`columns` reads several columns of the
-    same moment.
+    same moment. A copy, or what was pickled, holds the steps up to then and goes on by itself.
 
     Attributes:
         catch_up: brings in what has been measured and is not here yet; called ahead of reading.
@@ -116,6 +117,22 @@ class History:
             self._rows = np.empty((0, 0))
             self._further_rates: tuple[str, ...] = ()
             self._blocks: Blocks | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: all that was recorded, as it is at this moment."""
+        self.catch_up()
+        with self._lock:
+            state = vars(self).copy()
+            # Whoever appends next writes into these.
+            state["_rows"], state["_blocks"] = self._rows.copy(), copy.deepcopy(self._blocks)
+        del state["_lock"], state["catch_up"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up what another held; there is nobody to catch up with."""
+        self.__dict__.update(state)
+        self.catch_up = nothing_is_missing
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Return the number of rows: recent steps and blocks of older ones."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -391,3 +394,64 @@ class TestSeveralParameterGroups:
             probe.history.learning_rate_1, [math.nan] * 20 + [0.5] * 10 + [0.25] * 10
         )
         np.testing.assert_array_equal(probe.history.learning_rate, np.full(40, 0.1))
+
+
+COPIES: dict[str, Callable[[History], History]] = {
+    "pickle": lambda history: pickle.loads(pickle.dumps(history)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+}
+
+
+def assert_same(one: History, other: History) -> None:
+    assert (one.layers, one.steps_recorded) == (other.layers, other.steps_recorded)
+    np.testing.assert_array_equal(one.steps_per_row, other.steps_per_row)
+    for name in STEP_COLUMNS + LAYER_COLUMNS:
+        for statistic in ("min", "mean", "max"):
+            np.testing.assert_array_equal(
+                one.column(name, statistic), other.column(name, statistic)
+            )
+    assert one.to_dataframe().equals(other.to_dataframe())
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+class TestACopy:
+    @pytest.mark.parametrize("steps", [0, 1, 10, 257, 1000])
+    def test_is_the_same_and_goes_on_thinning_by_itself(self, copied, steps):
+        history, untouched, described = History(budget_bytes=1), History(budget_bytes=1), layers(2)
+        every = [reading(step, described, full=step % 3 == 0) for step in range(1, steps + 601)]
+        for one in every[:steps]:
+            history.append(one)
+            untouched.append(one)
+        twin = copied(history)
+        assert_same(twin, untouched)
+        for one in every[steps:]:
+            history.append(one)
+        assert_same(twin, untouched)
+        for one in every[steps:]:
+            twin.append(one)
+        assert_same(twin, history)
+        assert twin.latest is every[-1]
+
+    def test_of_a_watched_model_s_holds_every_step_so_far(self, copied):
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def train(steps: int) -> None:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                model(torch.ones(3, 4)).square().mean().backward()
+                optimizer.step()
+
+        with GradientProbe(model, optimizer) as probe:
+            history = probe.history
+            train(20)
+            twin = copied(history)
+            np.testing.assert_array_equal(twin.step, np.arange(1, 21))
+            train(5)
+            assert len(twin) == 20
+            np.testing.assert_array_equal(twin.loss, history.loss[:20])
+            assert twin.latest.loss == twin.loss[-1]
+        with GradientProbe(model, optimizer, history=twin):
+            train(5)
+        np.testing.assert_array_equal(twin.step, np.arange(1, 26))
