@@ -6,8 +6,10 @@ elsewhere the order of the modules does, and the names of the functions that for
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +168,9 @@ class _Survey:
     def _explore_graph(self, module: nn.Module, graph: fx.Graph, is_root: bool) -> list[nn.Module]:
         open_ended: list[nn.Module] = []
         explored: set[nn.Module] = set()
+        # Asked of one node again and again, where no nonlinearity stands between layers.
+        ends = {node for node in graph.nodes if _is_end(module, node)}
+        nonlinearity_at = functools.cache(functools.partial(_nonlinearity_at, module))
         for node in graph.nodes:
             if node.op != "call_module":
                 continue
@@ -175,7 +180,7 @@ class _Survey:
                 self._explore(layer)
             if not owns_matrix(layer):
                 continue
-            nonlinearity, at, reaches_end = _first_nonlinearity(module, node)
+            nonlinearity, at, reaches_end = _first_nonlinearity(node, ends, nonlinearity_at)
             beyond = _meets_matrix(module, at or node)
             following = Following(
                 nonlinearity,
@@ -271,22 +276,24 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _first_nonlinearity(
-    module: nn.Module, start: fx.Node
+    start: fx.Node,
+    ends: Collection[fx.Node],
+    nonlinearity_at: Callable[[fx.Node], Nonlinearity | None],
 ) -> tuple[Nonlinearity, fx.Node | None, bool]:
     """Return the nearest nonlinearity behind ``start``, its node, and whether the end is met."""
     placeholder: fx.Node | None = None
     reaches_end = False
-    waiting, seen = list(start.users), set(start.users)
+    waiting, seen = deque(start.users), set(start.users)
     while waiting:
-        node = waiting.pop(0)
+        node = waiting.popleft()
         if node.op == "output":
             reaches_end = True
             continue
-        if _is_end(module, node):
+        if node in ends:
             if placeholder is not None:
                 return LINEAR, placeholder, reaches_end
             continue
-        found = _nonlinearity_at(module, node)
+        found = nonlinearity_at(node)
         if found is not None and found is not LINEAR:
             return found, node, reaches_end
         if found is LINEAR and placeholder is None and not _SPARE.search(str(node.target)):
