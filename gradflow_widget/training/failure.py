@@ -18,8 +18,11 @@ class FirstBatchError(RuntimeError):
     """The user's model, loss or data raised on the first batch."""
 
 
-def described(error: BaseException) -> str:
-    """Return an exception's type and the first line of its message, without a full stop."""
+def described(error: BaseException, *, whole: bool = False) -> str:
+    """Return an exception's type and the first line of its message, without a full stop.
+
+    ``whole``: all lines of it as one.
+    """
     kind = type(error).__name__
     try:
         message = str(error)
@@ -28,10 +31,10 @@ def described(error: BaseException) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return kind
-    first = lines[0].rstrip(".:;, ")
-    if len(first) > _LONGEST:
-        first = first[:_LONGEST].rstrip() + "…"
-    return f"{kind}: {first}"
+    text = (" ".join(lines) if whole else lines[0]).rstrip(".:;, ")
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST].rstrip() + "…"
+    return f"{kind}: {text}"
 
 
 @contextmanager
@@ -56,7 +59,7 @@ def sentence_of(error: BaseException) -> str:
     """Return what there is to tell of an exception, in one line."""
     what_failed = error.__dict__.get(_FAILED)
     if what_failed is not None:
-        return f"{what_failed}: {described(error)}."
+        return f"{what_failed}: {described(error, whole=True)}."
     return " ".join(str(error).split()) or type(error).__name__
 
 

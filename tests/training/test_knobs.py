@@ -360,7 +360,7 @@ def notice_of(flow: GradientFlow) -> str:
     [
         (KeyError("gelu"), "KeyError: 'gelu'."),
         (AssertionError(), "AssertionError."),
-        (RuntimeError("one line.\nand another"), "RuntimeError: one line."),
+        (RuntimeError("one line\nand another"), "RuntimeError: one line and another."),
         (ValueError("x" * 500), f"ValueError: {'x' * 200}…."),
     ],
     ids=lambda one: type(one).__name__,
