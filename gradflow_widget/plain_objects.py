@@ -5,8 +5,8 @@ from __future__ import annotations
 import numbers
 import random
 from array import array
-from collections import Counter, OrderedDict, defaultdict, deque
-from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ ARRAYS = (np.ndarray, bytearray, array)
 """What holds numbers in a row, which can be copied and written over."""
 MAPPINGS = (dict, Counter, defaultdict, OrderedDict)
 """Python's own mappings that a pass may write into."""
+NOTHING_BUT_ATTRIBUTES = (SimpleNamespace, UserDict, UserList)
+"""Python's own that are but their attributes, though they are copied in ways of their own."""
 
 _PLAIN_VALUES = (
     type(None),
@@ -46,14 +48,7 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
     than its attributes, or is copied in a way of its own.
     """
     kind = type(value)
-    if not (
-        (hasattr(value, "__dict__") or any("__slots__" in vars(base) for base in kind.__mro__))
-        and kind.__module__.partition(".")[0] not in ("builtins", "torch", "numpy")
-        and kind.__reduce__ is object.__reduce__
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__setattr__ is object.__setattr__
-        and not any(hasattr(kind, name) for name in _WAYS_OF_ITS_OWN)
-    ):
+    if not (kind in NOTHING_BUT_ATTRIBUTES or _has_no_ways_of_its_own(value)):
         return False
     attributes = attributes_of(value)
     return len(attributes) <= _MOST_ATTRIBUTES and all(
@@ -63,6 +58,20 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
         or (is_iterator(one) and at_the_same_place(one) is not None)
         or (_depth < _DEEPEST and is_plain_object(one, _depth + 1))
         for one in attributes.values()
+    )
+
+
+def _has_no_ways_of_its_own(value: object) -> bool:
+    kind = type(value)
+    options = getattr(kind, "__dataclass_params__", None)
+    return (
+        (hasattr(value, "__dict__") or any("__slots__" in vars(base) for base in kind.__mro__))
+        and kind.__module__.partition(".")[0] not in ("builtins", "torch", "numpy")
+        and kind.__reduce__ is object.__reduce__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        # A frozen dataclass's own does nothing but refuse.
+        and (kind.__setattr__ is object.__setattr__ or (options is not None and options.frozen))
+        and not any(hasattr(kind, name) for name in _WAYS_OF_ITS_OWN)
     )
 
 

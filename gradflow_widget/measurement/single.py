@@ -13,19 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
+from .attributes import Contents, have_room
 from .capture import Capture
-from .contents import Contents, modules_of
 from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
 from .layers import find_layers, in_forward_order, with_ways
+from .loss_modules import modules_of
 from .making_way import nobody_trains
 from .norms import exact_norms, joined_norms, largest_magnitudes, stacked
 from .reading import FloatArray, Reading
-
-# A copy of more weights than these may be more than a device has room for.
-_MOST_WEIGHTS = 300_000_000
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 
@@ -36,9 +33,9 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
 
     Buffers are restored in place, and as the same objects where the pass replaced them; so are
     plain attributes such as counters, weights, whether they ask for a gradient, train or eval
-    mode, and the random state. Of more than ``_MOST_WEIGHTS`` weights only those of embeddings
-    that renormalise them are kept. Within the ``with`` there is no gradient; on leaving each
-    parameter has again the one that it had.
+    mode, and the random state. Where there is no room for a copy of all weights, only those of
+    embeddings that renormalise them are kept. Within the ``with`` there is no gradient; on
+    leaving each parameter has again the one that it had.
 
     Args:
         model: what is passed through.
@@ -46,8 +43,7 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     """
     modules = list(dict.fromkeys(part for one in (model, *others) for part in one.modules()))
     parameters = [one for module in modules for one in module.parameters(recurse=False)]
-    count = sum(parameter.numel() for parameter in parameters if not is_lazy(parameter))
-    contents = Contents(modules, every_weight=count <= _MOST_WEIGHTS)
+    contents = Contents(modules, every_weight=have_room(modules))
     gradients = [(parameter, parameter.grad) for parameter in parameters]
     python_random, numpy_random = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}

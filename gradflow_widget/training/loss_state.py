@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from ..measurement.contents import Contents
+from ..measurement.attributes import Contents, Known
 
 
 class LossState:
@@ -24,7 +24,13 @@ class LossState:
         others = set(model.modules()) if isinstance(model, nn.Module) and modules else set()
         parts = dict.fromkeys(part for module in modules for part in module.modules())
         self._parts = [part for part in parts if part not in others]
-        self._first = Contents(self._parts)
+        self._others = others
+        self._first = self._contents()
+
+    def _contents(self) -> Contents:
+        known = Known()
+        known.add_modules(self._others)
+        return Contents(self._parts, known=known)
 
     def put(self) -> None:
         """Let the loss have what it had at first, and no gradient."""
@@ -36,7 +42,7 @@ class LossState:
     @contextmanager
     def as_at_first(self) -> Iterator[None]:
         """Let it have what it had at first within the ``with``, and then what it has now again."""
-        now = Contents(self._parts)
+        now = self._contents()
         try:
             self._first.put_back()
             yield

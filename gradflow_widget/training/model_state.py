@@ -55,7 +55,7 @@ class ModelState:
 
     def write_into(self, twin: nn.Module) -> None:
         """Give a copy of the model, made since, what the model began with."""
-        self._attributes.write_into(twin)
+        self._attributes.write_into(twin.modules())
         self._put(twin, lambda present, kept: _set_to(present, kept.values))
 
     def _put(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from ..measurement.attributes import VALUES, content_of
+from ..measurement.attributes import VALUES, Known, content_of
 
 # Groups and state are others' concern, and hooks are for whoever put them there to take off.
 _EVERY_OPTIMIZER_HAS = frozenset(vars(SGD([nn.Parameter(torch.empty(0))])))
@@ -26,7 +26,7 @@ class OptimizerAttributes:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        known: set[int] = set()
+        known = Known(keeps_modules=False)  # those that it steps over are others' concern
         kept = {
             name: (value, content_of(value, known))
             for name, value in vars(optimizer).items()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..measurement.contents import modules_of
+from ..measurement.loss_modules import modules_of
 from .audience import Audience
 from .batches import DEFAULT_BATCH_SIZE, Batches, as_batches
 from .construction import Construction, ModelSource, OptimizerSource

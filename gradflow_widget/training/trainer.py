@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import LBFGS
 
-from ..measurement.contents import modules_of
+from ..measurement.loss_modules import modules_of
 from ..measurement.reading import Reading
 from ..measurement.single import checked_loss, everything_kept
 from .batches import Batches, IndexedBatches, TensorBatches, as_new, on_device

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..checked import checked_positive, checked_seed, checked_whole
-from ..measurement.contents import modules_of
 from ..measurement.layers import first_tensor
+from ..measurement.loss_modules import modules_of
 from ..measurement.single import everything_kept
 from .batches import (
     Batches,

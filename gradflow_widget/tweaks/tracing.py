@@ -92,7 +92,8 @@ def _traced(
     model: nn.Module, is_leaf: Callable[[nn.Module], bool], tracer: _SiteTracer
 ) -> tuple[fx.Graph | None, str]:
     graph: fx.Graph = tracer.graph
-    root = _shadow(model, "", tracer, is_leaf, {}, {}, {})
+    registered = {id(module): module for module in model.modules()}
+    root = _shadow(model, "", tracer, is_leaf, {}, {}, registered)
     try:
         arguments, keywords = _placeholders(type(model).forward, tracer)
         # forward may draw random numbers that no proxy has a part in.
@@ -261,6 +262,12 @@ def _twin(value: Any, known: dict[int, Any], depth: int) -> Any:
         return copy.copy(value) if bytes_of(value) <= _MOST_BYTES else value
     if is_iterator(value):
         return at_the_same_place(value) or value
+    if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
+        # One that lies in a list, say, and is none of the model's: its mode and counters are apart.
+        twin = known[id(value)] = object.__new__(kind)
+        for key, one in value.__dict__.items():
+            twin.__dict__[key] = type(one)() if "hooks" in key else _apart(one, known)
+        return twin
     if depth == _DEEPEST:
         return value
     if kind is set or (kind in (list, deque, *MAPPINGS) and len(value) > _MOST_MEMBERS):
@@ -282,7 +289,7 @@ def _twin(value: Any, known: dict[int, Any], depth: int) -> Any:
     if is_plain_object(value):
         twin = known[id(value)] = copy.copy(value)
         for key, one in attributes_of(value).items():
-            setattr(twin, key, _apart(one, known, depth + 1))
+            object.__setattr__(twin, key, _apart(one, known, depth + 1))  # frozen ones too
         return twin
     return value
 

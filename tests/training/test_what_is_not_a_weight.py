@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 from array import array
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import nn
 from gradflow_widget import GradientFlow, take_reading
 from gradflow_widget.iterators import at_the_same_place
 from gradflow_widget.measurement.attributes import PlainAttributes
+from gradflow_widget.training.optimizer_attributes import OptimizerAttributes
 
 from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
 
@@ -379,6 +382,167 @@ def test_what_a_model_counts_in_is_as_at_the_beginning_after_making_a_widget_and
     flow.activation = "tanh"
     assert flow.model is model
     assert model.state() == before
+
+
+@dataclass(frozen=True)
+class Frozen:
+    calls: list[int]
+
+
+class Labelled(dict[str, int]):
+    """A dictionary with an attribute beside its members."""
+
+    calls = 0
+
+
+class Namespace(dict[Any, Any]):
+    """A dictionary whose attributes are its members."""
+
+    def __init__(self, **members: Any) -> None:
+        super().__init__(**members)
+        self.__dict__ = self
+
+
+class Nested(nn.Module):
+    """Counts its calls in what lies around numbers, lists and dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.namespace = SimpleNamespace(calls=0, lists=[[0]])
+        self.mixed = SimpleNamespace(calls=0, model=[self])
+        self.frozen = Frozen([])
+        self.user: Any = (UserDict(there=0), UserList([0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.namespace.calls += 1
+        self.namespace.lists[0].append(1)
+        self.namespace.new = True
+        self.mixed.calls += 1
+        self.frozen.calls.append(1)
+        self.user[0]["there"] += 1
+        self.user[1].append(1)
+        out: torch.Tensor = self.last(torch.tanh(self.first(x)))
+        return out
+
+    def state(self) -> str:
+        return repr((self.namespace, self.mixed.calls, self.frozen, self.user))
+
+
+class Hiding(nn.Module):
+    """Keeps a teacher, and a number that it learns, where ``parameters()`` does not see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        inner = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 8), Counting())
+        self.teacher = [inner]
+        self.others = {"norm": (nn.BatchNorm1d(8),), "self": self, "first": [self.first]}
+        self.scale = [nn.Parameter(torch.ones(1))]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        teacher = self.teacher[0]
+        hidden = torch.tanh(self.first(x)) + teacher[:2](x).detach()
+        hidden = self.others["norm"][0](hidden) * self.scale[0].detach()
+        teacher[0].eval()
+        teacher[1].weight.data.mul_(0.9).add_(self.first.weight.data, alpha=0.1)
+        teacher[2].calls += 1
+        self.scale[0].data.mul_(0.9)
+        out: torch.Tensor = self.last(hidden)
+        return out
+
+    def state(self) -> Any:
+        teacher, norm = self.teacher[0], self.others["norm"][0]
+        values = {**teacher.state_dict(), **norm.state_dict(prefix="norm."), "s": self.scale[0]}
+        modes = [module.training for module in teacher.modules()]
+        calls = teacher[2].calls
+        return {name: value.tolist() for name, value in values.items()}, modes, calls
+
+
+def test_what_lies_deeper_is_as_at_the_beginning_after_making_a_widget_and_a_reset(
+    make_flow: Any,
+) -> None:
+    model = Nested()
+    before, namespace = model.state(), model.namespace
+    flow: GradientFlow = make_flow(model, sgd(model.parameters()), CROSS_ENTROPY, samples())
+    assert model.state() == before
+    take_reading(model, CROSS_ENTROPY, *samples())
+    assert model.state() == before
+    flow.step(2)
+    assert model.state() != before
+    flow.initialization = "he"
+    assert flow.model.state() == before
+    flow.step(2)
+    flow.initialization = "as given"
+    assert flow.model is model
+    assert model.state() == before
+    assert model.namespace is namespace
+
+
+def test_a_single_reading_leaves_hidden_modules_as_they_were() -> None:
+    model = Hiding()
+    before = model.state()
+    take_reading(model, CROSS_ENTROPY, *samples())
+    assert model.state() == before
+
+
+def test_every_run_begins_with_hidden_modules_as_they_were(make_flow: Any) -> None:
+    model = Hiding()
+    before, teacher, scale = model.state(), model.teacher[0], model.scale[0]
+    flow: GradientFlow = make_flow(model, sgd(model.parameters()), CROSS_ENTROPY, samples())
+    assert model.state() == before
+    first = losses_of(flow, 3)
+    assert model.state() != before
+    flow.reset()
+    assert model.state() == before
+    assert same_bits(losses_of(flow, 3), first)
+    flow.initialization = "he"
+    assert flow.model.state() == before
+    flow.step(2)
+    flow.initialization = "as given"
+    assert model.state() == before
+    assert same_bits(losses_of(flow, 3), first)
+    assert (model.teacher[0], model.scale[0]) == (teacher, scale)
+
+
+def test_a_single_reading_leaves_attributes_of_dictionaries_as_they_were() -> None:
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.labelled.calls += 1
+            self.labelled["there"] += 1
+            self.labelled.new = True
+            self.own.calls += 1
+            self.own[1] = 1
+            return super().forward(x)
+
+    model = Model(6, 3)
+    model.labelled, model.own = Labelled(there=0), Namespace(calls=0)
+    take_reading(model, CROSS_ENTROPY, *samples())
+    assert (model.labelled, model.labelled.calls) == ({"there": 0}, 0)
+    assert not hasattr(model.labelled, "new")
+    assert model.own == {"calls": 0}
+
+
+def test_a_copy_s_hidden_modules_are_its_own(make_flow: Any) -> None:
+    flow = make_flow(model := Hiding(), sgd(model.parameters()), CROSS_ENTROPY, samples())
+    flow.initialization = "he"
+    changed, before = flow.model, model.state()
+    assert type(changed.scale[0]) is nn.Parameter
+    assert changed.teacher[0] is not model.teacher[0]
+    flow.step(2)
+    assert model.state() == before
+
+
+def test_modules_that_an_optimizer_holds_are_not_kept_once_more() -> None:
+    model = plain_network()
+    optimizer = Warming(model.parameters(), lr=0.1)
+    optimizer.model, optimizer.weights = model, list(model.parameters())
+    kept = OptimizerAttributes(optimizer)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    kept.restore()
+    assert (model[0].weight == 1.0).all()
 
 
 def test_containers_come_back_as_the_same_objects() -> None:

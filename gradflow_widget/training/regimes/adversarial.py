@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...measurement.contents import modules_of
+from ...measurement.loss_modules import modules_of
 from ...measurement.single import checked_loss, everything_kept
 from ..objective import Objective
 from ..randomness import RandomState

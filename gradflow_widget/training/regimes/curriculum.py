@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...checked import checked_number, checked_whole
-from ...measurement.contents import modules_of
+from ...measurement.loss_modules import modules_of
 from ...measurement.single import everything_kept
 from ..batches import (
     DEFAULT_BATCH_SIZE,

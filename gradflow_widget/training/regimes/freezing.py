@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...checked import checked_whole
-from ...measurement.contents import modules_of
 from ...measurement.layers import LayerParts, find_layers, in_forward_order
+from ...measurement.loss_modules import modules_of
 from ...measurement.single import everything_kept
 from ..objective import Objective
 
