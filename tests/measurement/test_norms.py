@@ -85,7 +85,7 @@ def test_a_layer_cast_while_it_is_watched_has_the_norms_that_it_has() -> None:
             model[1](hidden.to(model[1].weight.dtype)).float().sum().backward()
             expected = [layer.weight.grad.double().norm().item() for layer in model]
             optimizer.step()
-            assert probe.history.weight_grad_norm[-1].tolist() == pytest.approx(expected, rel=1e-6)
+            assert probe.history.weight_grad_norm[-1].tolist() == pytest.approx(expected, rel=1e-5)
             if step == 0:
                 model[1].to(torch.bfloat16)
 
