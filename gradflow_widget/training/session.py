@@ -328,7 +328,6 @@ class TrainingSession(PresentRun):
         """
         self._worker.check_not_current("step()")
         self._own_steps.check_not_within("step()")
-        count = checked_whole("n", count)
         self._failure.raise_once()
         ticket = self.request_steps(count)
         try:

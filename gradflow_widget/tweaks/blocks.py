@@ -10,30 +10,21 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .numbering import Counter
-from .repeats import find_repeats
+from .repeats import Repeat, find_repeats
 from .sequence import runs_in_sequence
 
 _KEPT = "_gradflow_kept_runs"
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Repeat):
     """Blocks of one structure, one after another in a Sequential or ModuleList.
 
-    ``at`` is the container's name in ``named_modules``. A block is ``period`` neighbouring
-    modules, the first of them at index ``start``; there are ``count`` blocks.
+    ``at`` is the container's name in ``named_modules``; its modules are the members.
     """
 
     at: str
     container: nn.Module
-    start: int
-    period: int
-    count: int
-
-    @property
-    def stop(self) -> int:
-        """The index of the first module after the run."""
-        return self.start + self.period * self.count
 
     @property
     def blocks(self) -> list[list[nn.Module]]:
@@ -204,12 +195,12 @@ def _runs_in(container: nn.Module, path: str) -> Iterator[Run]:
     weighty = [module is not None and _has_weight(module) for module in members]
     taken = [False] * len(members)
     for kept in kept_runs(container):
-        run = Run(path, container, kept.start, kept.period, kept.count)
+        run = Run(kept.start, kept.period, kept.count, path, container)
         taken[run.start : run.stop] = [True] * (run.stop - run.start)
         yield run
     sizes = [0 if module is None else _size(module) for module in members]
     for one in find_repeats(kinds, sizes, weighty, taken):
-        yield Run(path, container, one.start, one.period, one.count)
+        yield Run(one.start, one.period, one.count, path, container)
 
 
 def _has_weight(module: nn.Module) -> bool:

@@ -250,7 +250,8 @@ def _companions(run: Run, ancestors: list[nn.Module]) -> Iterator[Run]:
                 f"{type(owner).__name__} walks {name} and {other} together, and {other} does not "
                 "repeat one block, so its depth can't be changed."
             )
-        yield Run(f"{run.at.rpartition('.')[0]}.{other}".lstrip("."), sibling, 0, 1, len(sibling))
+        at = f"{run.at.rpartition('.')[0]}.{other}".lstrip(".")
+        yield Run(0, 1, len(sibling), at, sibling)
 
 
 def _remove_last(container: nn.Module, kept: KeptRun) -> None:
