@@ -447,6 +447,27 @@ def test_a_loop_that_has_ended_repeats_itself_after_a_reset(nothing_is_left: Non
     flow.close()
 
 
+def test_a_loop_that_a_cold_change_has_ended_repeats_itself_when_it_is_run_again(
+    running: Any,
+) -> None:
+    loop = Loop()
+    torch.manual_seed(1)
+    flow = running(loop, loss_fn=CROSS_ENTROPY, data=(INPUTS, TARGETS))
+    flow.wait(7)
+    flow.pause()
+    flow.wait()
+    first = loop.losses[:]
+    loop.losses.clear()
+    activation = flow.activation
+    flow.activation = "relu"  # the loop's own model is not what is trained now
+    flow.activation = activation
+    flow.run(loop)
+    flow.wait(len(first) + 1)
+    flow.pause()
+    flow.wait()
+    assert same_bits(loop.losses[: len(first)], first)
+
+
 def test_reset_while_the_loop_plays_goes_on_playing(running: Any) -> None:
     flow = running(Loop())
     flow.wait(5)
