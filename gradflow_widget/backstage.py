@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .diagnosis.rules import UNDECIDED, Verdict, judge, layer_problems
-from .display.hearing import hear_here
 from .training.failure import sentence_of
 from .training.openmp import end_idle_threads
 from .tweaks.knobs import AS_GIVEN
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .training.settings import Settings
     from .training.validation import Validation
     from .widget import GradientFlow
+
+
+# In s.
+_SHORT_CELL = 0.5
 
 
 class Backstage:
@@ -41,9 +45,7 @@ class Backstage:
         self._status_is_stale = False
         self._changes_told: tuple[str, ...] = ()
         self._following = threading.local()
-        self._cell_runs = False
-        # Whether the controls are heard though a cell runs.
-        self._heard_in_cell = False
+        self._cell_began: float | None = None
 
     # -- what the session tells ------------------------------------------------------
 
@@ -129,9 +131,17 @@ class Backstage:
             return "Your loop runs under another widget: play and pause it there.", False
         if session.foreign_loop:
             return "Your loop is running in a cell: the controls apply when the cell ends.", False
-        if self._cell_runs and not self.stage.publisher.heard and self.is_playing():
+        if self._controls_wait():
             return "A cell is running: the controls apply when it ends.", False
         return "", False
+
+    def _controls_wait(self) -> bool:
+        """Say whether training goes on while a cell keeps the controls from being heard."""
+        began = self._cell_began
+        if began is None or self.stage.hearing.controls_are_beside:
+            return False
+        # Most cells are over before anybody could read that the controls wait.
+        return time.monotonic() - began > _SHORT_CELL and (self.is_playing() or self.is_stepping())
 
     def _changes(self) -> tuple[str, ...]:
         """Return what there is to say of the model and its optimizer, and of the regime.
@@ -161,17 +171,22 @@ class Backstage:
     def on_heard(self) -> None:
         """Take in that the page is heard; beside a running cell it is on a thread of its own.
 
-        Then that thread hears the controls too, and no notice need say that they wait.
+        Where steps are made without the controls, then that thread hears the controls too.
         """
         # A cell that computes while training goes on gets OpenMP threads of its own, which slow it.
         end_idle_threads()
-        flow, session = self._flow(), self.session
-        if flow is None or session is None or session.at_rest:
+        flow = self._flow()
+        if flow is None or self._cell_began is None or not self._takes_controls():
             return
+        hearing = self.stage.hearing
         beside = threading.current_thread() is not threading.main_thread()
-        if self._cell_runs and beside and not self._heard_in_cell:
-            self._heard_in_cell = True
-            hear_here(flow)
+        if beside and not hearing.controls_are_beside:
+            hearing.hear_beside(flow)
+
+    def _takes_controls(self) -> bool:
+        """Say whether steps are made for which the controls need not wait until a cell ends."""
+        session = self.session
+        return session is not None and (not session.at_rest or session.has_callers)
 
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""
@@ -189,12 +204,28 @@ class Backstage:
 
     def cell_begins(self) -> None:
         """Take in that a cell runs, which keeps the main thread."""
-        self._heard_in_cell = False
-        self._cell_runs = True
+        self._cell_began = time.monotonic()
+        flow, hearing = self._flow(), self.stage.hearing
+        if flow is None or not self.stage.publisher.visible:
+            return
+        if self._takes_controls():
+            hearing.hear_beside(flow)
+        else:
+            hearing.hear_in_turn(flow)
 
     def cell_ended(self) -> None:
         """Take in that the cell is done."""
-        self._cell_runs = False
+        self._cell_began = None
+        self.stage.publisher.assume_page(False)
+
+    def shown(self) -> None:
+        """Take in that the widget was displayed; the page can't say so while a cell runs."""
+        if self._cell_began is not None:
+            self.stage.publisher.assume_page(True)
+
+    def controls_made(self) -> None:
+        """Take in that there are other controls."""
+        self.stage.hearing.controls_are_beside = False
 
     def say(self) -> None:
         """Bring the status line, what was changed, and at rest the learning rate up to date."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
+
+from . import jupyter
 
 
 class Closable(Protocol):
@@ -15,29 +18,24 @@ class Closable(Protocol):
         """Stop it and let go of everything."""
 
 
-def _shell() -> Any:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    return get_ipython()
+def cell_runs() -> bool:
+    """Say whether the calling thread runs a cell, and not a callback of a widget, say."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    header = jupyter.message().get("header", {})
+    return bool(header.get("msg_type") == "execute_request")
 
 
 def _cell_and_run() -> tuple[str, int] | None:
     """Return the running cell's identity and the number of its run; None outside a cell."""
-    shell = _shell()
+    shell = jupyter.shell()
     if shell is None:
         return None
-    run = int(shell.execution_count)
-    try:
-        metadata = shell.kernel.get_parent("shell").get("metadata", {})
-        cell = metadata.get("cellId")
-    except AttributeError:
-        cell = None
+    cell = jupyter.message().get("metadata", {}).get("cellId")
     if not cell:  # a front end that does not tell: the same source is the same cell
         sources = shell.user_ns.get("In") or [""]
         cell = hashlib.sha256(str(sources[-1]).encode()).hexdigest()
-    return str(cell), run
+    return str(cell), int(shell.execution_count)
 
 
 class CellRegistry:
@@ -74,7 +72,7 @@ class CellRegistry:
 
 def around_each_cell(begins: Callable[[], None], ends: Callable[[], None]) -> Callable[[], None]:
     """Call ``begins`` and ``ends`` whenever a cell does; return how to stop that."""
-    shell = _shell()
+    shell = jupyter.shell()
     if shell is None:
         return lambda: None
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .backstage import Backstage
-from .cells import CellRegistry, around_each_cell
+from .cells import CellRegistry, around_each_cell, cell_runs
 from .display.controls import Controls
 from .display.stage import Stage
 from .fresh_traits import FreshTraits
@@ -104,6 +104,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self.add_class("gradflow")
             self._stop_listening = around_each_cell(self._cell_begins, self._cell_ended)
             self._ready = True
+            if cell_runs():
+                self._backstage.cell_begins()
             self._backstage.say()
             _cells.define(self)
         except BaseException:
@@ -126,6 +128,12 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
     def __repr__(self) -> str:
         # A saved notebook shows it where no widget can be drawn.
         return f"<GradientFlow: {self.status}>" if self._ready else super().__repr__()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if self._ready and not self._closed:
+            self._backstage.shown()
+        return bundle
 
     @classmethod
     def playground(
@@ -235,6 +243,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self._controls = controls_of(self)
             self.loaded_preset = name
             exchange(self, before, self._controls)
+            self._backstage.controls_made()
             self._late_buttons.append(before.buttons)
             if len(self._late_buttons) > _LATEST:
                 close_buttons(self._late_buttons.pop(0))

@@ -11,8 +11,9 @@ import ipywidgets.widgets.widget as ipywidgets_registry
 import pytest
 import torch
 
-from gradflow_widget import GradientFlow
+from gradflow_widget import GradientFlow, jupyter
 from gradflow_widget.training.pace import Pace
+from tests.fake_shell import FakeShell
 
 # Tensors of a few numbers gain nothing from threads, and lose a lot on a busy machine.
 torch.set_num_threads(1)
@@ -61,3 +62,10 @@ def nothing_is_left() -> Iterator[None]:
     assert threads == []
     assert set(ipywidgets_registry._instances) == widgets
     assert torch.autograd.backward is backward
+
+
+@pytest.fixture(params=[True, False], ids=["cell ids", "by source"])
+def shell(request: Any, monkeypatch: Any) -> FakeShell:
+    fake = FakeShell(tells_cells=request.param)
+    monkeypatch.setattr(jupyter, "shell", lambda: fake)
+    return fake

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
@@ -16,7 +15,8 @@ import traitlets
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradflow_widget import GradientFlow, cells
+from gradflow_widget import GradientFlow
+from tests.fake_shell import FakeShell
 from tests.training.parts import (
     CROSS_ENTROPY,
     plain_network,
@@ -333,48 +333,6 @@ def test_who_observes_everything_hears_of_numbers_and_a_link_follows_them(make_f
 # -- cells -------------------------------------------------------------------------------
 
 
-class FakeShell:
-    """What cells.py asks of IPython, with cells run by hand."""
-
-    def __init__(self, *, tells_cells: bool = True) -> None:
-        self.execution_count = 0
-        self.user_ns: dict[str, Any] = {"In": [""]}
-        self.callbacks: dict[str, list[Any]] = {"pre_run_cell": [], "post_run_cell": []}
-        self.cell = ""
-        self.events = SimpleNamespace(
-            callbacks=self.callbacks,
-            register=lambda event, callback: self.callbacks[event].append(callback),
-            unregister=lambda event, callback: self.callbacks[event].remove(callback),
-        )
-        if tells_cells:
-            parent = {"metadata": {}}
-            self.kernel = SimpleNamespace(get_parent=lambda _: self._parent(parent))
-
-    def _parent(self, parent: Any) -> Any:
-        return {"metadata": {"cellId": self.cell}}
-
-    def run(self, cell: str, body: Any) -> Any:
-        self.cell = cell
-        self.execution_count += 1
-        self.user_ns["In"].append(cell)
-        self._tell("pre_run_cell")
-        try:
-            return body()
-        finally:
-            self._tell("post_run_cell")
-
-    def _tell(self, event: str) -> None:
-        for callback in list(self.callbacks[event]):
-            callback(None)
-
-
-@pytest.fixture(params=[True, False], ids=["cell ids", "by source"])
-def shell(request: Any, monkeypatch: Any) -> FakeShell:
-    fake = FakeShell(tells_cells=request.param)
-    monkeypatch.setattr(cells, "_shell", lambda: fake)
-    return fake
-
-
 def test_running_a_cell_again_stops_the_old_widget(
     shell: FakeShell, make_flow: Any, nothing_is_left: None
 ) -> None:
@@ -450,46 +408,6 @@ def test_the_notice_about_a_plain_loop_goes_when_the_cell_has_ended(
     assert "the controls apply" not in flow.status
     assert "paused" in flow.status
     flow.reset()
-
-
-def test_where_the_page_is_heard_beside_a_cell_its_thread_hears_the_controls_too(
-    shell: FakeShell, make_flow: Any, monkeypatch: Any
-) -> None:
-    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
-    sent: list[tuple[Any, str]] = []
-    send = widgets.Widget.send
-
-    def note(widget: Any, content: Any, buffers: Any = None) -> None:
-        sent.append((widget, threading.current_thread().name))
-        send(widget, content, buffers)
-
-    monkeypatch.setattr(widgets.Widget, "send", note)
-
-    def hear(name: str) -> list[Any]:
-        """Say something to the panel on a thread; return the controls that were sent something."""
-        sent.clear()
-        view = {"type": "view", "page": "p", "visible": False}
-        thread = threading.Thread(
-            target=lambda: flow._stage.panel._handle_custom_msg(view, []), name=name
-        )
-        thread.start()
-        thread.join(30)
-        return [widget for widget, where in sent if where == name]
-
-    assert hear("at rest") == []
-    flow.play()
-    assert hear("between cells") == []
-
-    def cell() -> None:
-        controls = flow._controls
-        heard = hear("beside the cell")
-        for control in (controls.play_button, controls.rate_slider, controls.clip_menu):
-            assert control in heard
-        assert hear("once more") == []
-        flow.pause()
-        flow.wait(30)
-
-    shell.run("b", cell)
 
 
 # -- the page's controls -------------------------------------------------------------------

@@ -1,19 +1,66 @@
-"""Where in the kernel the page is heard: on the main shell, or on a subshell while a cell runs."""
+"""Where in the kernel the page is heard: on the main shell, or on a subshell while a cell runs.
+
+JupyterLab (4.4) names a subshell in what a page says of widgets: a thread of the kernel that no
+cell keeps. ipykernel (7.4) does not heed that: it brings what the page says to the shell whose
+message was being answered when something was last sent by the same comm. For what is sent in a
+cell that is the main shell, and for what a thread sends the shell that happened to be last.
+"""
 
 from __future__ import annotations
 
-from ipywidgets import DOMWidget, Widget
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any
 
+from ipywidgets import Button, ValueWidget, Widget
+
+from .. import jupyter
 from .reached import reached_from
 
 
-def hear_here(root: Widget) -> None:
-    """Let the controls in ``root`` be heard by the thread that calls this.
+class Hearing:
+    """Keeps to the subshell that the page names, whichever thread speaks to the page."""
 
-    ipykernel (7.4) brings what the page says to the thread that was last to send something by the
-    same comm. A control made in a cell is heard on the main shell, so not while a cell runs,
-    though the panel beside it may be heard on a subshell already.
-    """
+    def __init__(self) -> None:
+        self._of_the_page: Context | None = None
+        self.controls_are_beside = False
+
+    def heard(self) -> None:
+        """Take in that the calling thread is answering a message of the page."""
+        named = jupyter.message().get("header", {}).get("subshell_id")
+        self._of_the_page = None if named is None else copy_context()
+
+    def answering(self, send: Callable[..., object], *args: Any) -> None:
+        """Call what sends something, as if it answered the page's latest message."""
+        context = self._of_the_page
+        if context is None:
+            send(*args)
+        else:
+            # A context can be entered by one thread at a time.
+            context.copy().run(send, *args)
+
+    def show(self, show: Callable[[Any], object], value: Any) -> None:
+        """Call what moves a control, which stays to be heard where it is."""
+        if self.controls_are_beside:
+            self.answering(show, value)
+        else:
+            show(value)
+
+    def hear_beside(self, root: Widget) -> None:
+        """Have the controls in ``root`` heard on the page's subshell, if it names one."""
+        if self._of_the_page is not None:
+            self.controls_are_beside = True
+            self.answering(_hear_here, root)
+
+    def hear_in_turn(self, root: Widget) -> None:
+        """Have the controls in ``root`` wait for the cell that runs, which calls this."""
+        if self._of_the_page is not None:
+            self.controls_are_beside = False
+            _hear_here(root)
+
+
+def _hear_here(root: Widget) -> None:
+    """Let the controls in ``root`` be heard by the shell whose message is being answered."""
     for widget in reached_from(root):
-        if isinstance(widget, DOMWidget) and widget.comm is not None:
+        if isinstance(widget, (Button, ValueWidget)) and widget.comm is not None:
             widget.send({})  # a custom message, which no control listens to

@@ -6,9 +6,10 @@ calls for. A page that appears, or asks, is sent everything. A session that has 
 drawn waits for room before a step, and for a pace that the page holds without frames waiting
 for one another there; but never longer than ``PATIENCE``, and not at all where no page is
 looking or where the kernel can't hear it (a cell is running); then frames go out at a slow
-pace of their own. A page that has long shown nothing while another has shown frames is gone
-without a word, and is not counted among those that look. The newest reading is drawn, never
-a backlog.
+pace of their own. So they do where a cell has displayed the widget and runs on, and the page
+can't be heard to have appeared. A page that has long shown nothing while another has shown
+frames is gone without a word, and is not counted among those that look. The newest reading is
+drawn, never a backlog.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 PATIENCE = 0.5
 FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
+# In s, and twice as long each time: again for a page that was not ready for the frame before.
+_FIRST_AGAIN, _LATEST_AGAIN = 0.25, 2.0
 # As many frames as go out in half an hour of a cell that keeps the kernel from hearing the page.
 _MOST_FORGOTTEN = 20_000
 # From one step that is to be drawn to the next; these come a little later, when a step is over.
@@ -78,6 +81,9 @@ class Publisher:
         self._pace = SHORTEST_PACE
         self._due = 0.0
         self._unheard = False
+        self._assumed = False
+        self._assumed_at = 0.0
+        self._again = _FIRST_AGAIN
         self._held = 0  # frames since the last that the page confirms at once
         self._pings: dict[int, float] = {}
         self._round_trips: deque[float] = deque(maxlen=9)
@@ -197,8 +203,26 @@ class Publisher:
             # Such as that training rests now: there may be no later frame to be confirmed with.
             self._shows_more = self._shows_more or not step
             self._start()
-            if self.visible:  # a thread woken for nothing slows the training down
+            if self._has_page:  # a thread woken for nothing slows the training down
                 self._condition.notify_all()
+
+    def assume_page(self, assumed: bool) -> None:
+        """Take it that a page shows the widget though none has said so, or no longer."""
+        with self._condition:
+            if assumed == self._assumed or self._closed:
+                return
+            self._assumed, self._again = assumed, _FIRST_AGAIN
+            self._assumed_at = time.monotonic()
+            self._start()
+            self._condition.notify_all()
+
+    @property
+    def _has_page(self) -> bool:
+        return self.visible or self._is_assumed
+
+    @property
+    def _is_assumed(self) -> bool:
+        return self._assumed and not self._pages
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -325,7 +349,7 @@ class Publisher:
                 self._wait_until_it_may_send()
                 if self._closed:
                     return
-                whole, self._whole = self._whole, False
+                whole, self._whole = self._whole or self._is_assumed, False
                 draws_step, self._draws_step = self._draws_step, False
                 shows_more, self._shows_more = self._shows_more, False
                 self._number += 1
@@ -369,6 +393,15 @@ class Publisher:
     def _wait_until_it_may_send(self) -> None:
         """Wait for a frame that is wanted and for room; without room, long enough."""
         while not self._closed:
+            if self._is_assumed and not self._holders:
+                interval = UNHEARD_INTERVAL if self._wanted else self._again
+                left = max(self._last_sent, self._assumed_at) + interval - time.monotonic()
+                if left > 0:
+                    self._condition.wait(left)
+                    continue
+                if not self._wanted:
+                    self._again = min(2 * self._again, _LATEST_AGAIN)
+                return
             if not (self._wanted and self.visible) or self._holders:
                 self._condition.wait()
                 continue

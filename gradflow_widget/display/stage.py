@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from .bars import FlowChart, Measure
 from .frame import FrameWriter
+from .hearing import Hearing
 from .loss import LossChart
 from .panel import LayerTable, Panel, draw_table
 from .publisher import FASTEST_INTERVAL, Publisher
@@ -80,6 +81,8 @@ class Stage:
         )
         self.panel.set_trait("frame_targets", self._writer.ids)
         self.panel.send_state("frame_targets")
+        self.hearing = Hearing()
+        self._sends_to_subshell = False
         self.publisher = Publisher(self._compose, self._send)
         self.panel.on_msg(self._on_message)
         self.speed: Speed = 1
@@ -138,7 +141,7 @@ class Stage:
                 self._full.append(full)
         if full is not None:
             self.publisher.draw(step=True)
-        elif not self._director.is_playing():
+        elif not (self._director.is_playing() or self._director.is_stepping()):
             # Paused while this step was under way: the status line tells its number.
             self.publisher.draw(step=False)
 
@@ -300,9 +303,15 @@ class Stage:
         return (after - before) / (latest - then) if latest - then > 0.2 else 0.0
 
     def _send(self, message: dict[str, Any], buffers: list[memoryview]) -> None:
-        self.panel.send(message, buffers)
+        # Unheard by turns: the subshell may have gone with the page, or a cell keep the main shell.
+        self._sends_to_subshell = self.publisher.heard or not self._sends_to_subshell
+        if self._sends_to_subshell:
+            self.hearing.answering(self.panel.send, message, buffers)
+        else:
+            self.panel.send(message, buffers)
 
     def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
+        self.hearing.heard()
         self._director.on_heard()
         if content.get("type") == "key":
             self._director.on_key(str(content["action"]))

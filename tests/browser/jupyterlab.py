@@ -60,7 +60,6 @@ class Kernel:
         # Playwright keeps an event loop running in the test's thread, so the client has its own.
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._client = self._thread.submit(self._connect, connection_file).result()
-        self._subshell: str | None = None
 
     @staticmethod
     def _connect(connection_file: Path) -> BlockingKernelClient:
@@ -85,25 +84,6 @@ class Kernel:
     def execute(self, code: str, timeout: float = 30) -> None:
         """Run statements in the kernel; raise RuntimeError with the kernel's traceback."""
         self._request(code, timeout)
-
-    def execute_beside_a_cell(self, code: str, timeout: float = 30) -> None:
-        """Run statements on a subshell, which waits for no cell; what they raise is not told."""
-
-        def ask() -> None:
-            client = self._client
-            if self._subshell is None:
-                client.control_channel.send(client.session.msg("create_subshell_request"))
-                reply = client.get_control_msg(timeout=timeout)
-                self._subshell = reply["content"]["subshell_id"]
-            request = client.session.msg(
-                "execute_request",
-                {"code": code, "silent": True, "store_history": False, "allow_stdin": False},
-            )
-            request["header"]["subshell_id"] = self._subshell
-            client.shell_channel.send(request)
-            client._recv_reply(request["header"]["msg_id"], timeout=timeout)
-
-        self._thread.submit(ask).result()
 
     def wait_until(self, expression: str, timeout: float = 30) -> Any:
         """Evaluate an expression until its value is true, and return that value."""
@@ -169,9 +149,15 @@ class Notebook:
         self._command("notebook:run-all-cells", wait=wait)
 
     def wait_until_idle(self, timeout: float = 60) -> None:
-        """Wait until the page shows the kernel as idle."""
+        """Wait until the page shows the kernel as idle, and no cell as running.
+
+        A kernel is called idle after each message of the page that a subshell has answered.
+        """
         self.page.wait_for_function(
-            f"{_PANEL}.sessionContext.session?.kernel?.status === 'idle'", timeout=timeout * 1e3
+            f"""() => {_PANEL}.sessionContext.session?.kernel?.status === "idle"
+                && {_PANEL}.content.widgets.every(
+                    cell => cell.model.executionState !== "running")""",
+            timeout=timeout * 1e3,
         )
 
     def reload(self) -> None:

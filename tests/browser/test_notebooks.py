@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.flow_page import Drawn, FlowCell, FlowPage
+from tests.browser.flow_page import FlowCell, FlowPage
 from tests.browser.jupyterlab import JupyterLab
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -219,61 +219,71 @@ def test_a_plain_loop_is_drawn_while_its_cell_runs_and_steered_when_it_has_ended
     assert notebook.errors == []
 
 
-_WAITING_CELL = "cell_runs = True; flow.wait()"
-_WAITS = "A cell is running: the controls apply when it ends."
+# Each in a cell of its own until a file is there, with a widget that an earlier cell has shown.
+STEPS_IN_A_CELL = {
+    "wait": (OWN_LOOP, "flow.run(train); flow.wait()"),
+    "other work": (OWN_LOOP, "flow.run(train)\nwhile not pathlib.Path('stop').exists(): pass"),
+    "steps": (
+        "import pathlib; from gradflow_widget import GradientFlow\n"
+        "flow = GradientFlow.playground(); flow",
+        "for _ in flow.steps(100_000):\n    if pathlib.Path('stop').exists(): break",
+    ),
+}
 
 
-def run_waiting_cell(page: FlowPage, index: int) -> Drawn:
-    """Run a cell that waits for training, and look when it is plain whether the page is heard.
-
-    ipykernel has a widget heard on the thread that last sent something by it: the main one, which
-    the cell keeps, or by chance a subshell.
-    """
-    page.notebook.run_cell(index, wait=False)
-    page.kernel.execute_beside_a_cell("while 'cell_runs' not in globals(): pass")
-    before = page.drawn().steps_drawn
-    return page.wait_for(lambda now: now.notice == _WAITS or now.steps_drawn > before + 5)
-
-
-def test_a_cell_that_waits_for_training_says_that_the_controls_wait_too(lab: JupyterLab) -> None:
+@pytest.mark.parametrize(("define", "cell"), STEPS_IN_A_CELL.values(), ids=STEPS_IN_A_CELL)
+def test_the_controls_act_while_a_cell_runs(lab: JupyterLab, define: str, cell: str) -> None:
     stop = lab.server.root / "stop"
     stop.unlink(missing_ok=True)
-    notebook = lab.open_notebook([OWN_LOOP, "flow.run(train)", _WAITING_CELL])
+    notebook = lab.open_notebook([define, cell])
     notebook.run_cell(0)
-    notebook.run_cell(1)
     page = FlowPage(notebook)
-    live = page.wait_for(lambda drawn: drawn.step > 10)
-    assert live.notice == ""
+    page.wait_for(lambda drawn: drawn.bars)
 
-    waiting = run_waiting_cell(page, 2)
+    notebook.run_cell(1, wait=False)
+    before = page.wait_for(lambda drawn: drawn.step > 3 and drawn.steps_drawn > 3)
+    moving = page.wait_for(lambda now: now.steps_drawn > before.steps_drawn + 20)
+    assert moving.bars != before.bars
     page.slider("learning rate").press("ArrowRight")
-    if waiting.notice == "":
-        page.wait_for(lambda drawn: drawn.markers)
+    live = page.wait_for(lambda drawn: drawn.markers)
+    assert live.notice == ""
 
     stop.touch()
     notebook.wait_until_idle()
-    page.wait_for(lambda drawn: not drawn.notice)
-    notebook.kernel.wait_until("flow.learning_rate > 0.1")
+    assert notebook.kernel.evaluate("flow.learning_rate") > 0.1
+    notebook.kernel.execute("flow.close()")
     assert notebook.errors == []
 
 
-def test_where_the_page_is_heard_beside_a_cell_so_are_the_controls(lab: JupyterLab) -> None:
-    (lab.server.root / "stop").unlink(missing_ok=True)
-    notebook = lab.open_notebook([OWN_LOOP, "flow.run(train)", _WAITING_CELL])
-    notebook.run_cell(0)
-    notebook.run_cell(1)
-    page = FlowPage(notebook)
-    page.wait_for(lambda drawn: drawn.step > 10)
-    run_waiting_cell(page, 2)
+# In the one cell that also makes the widget and displays it.
+ONE_CELL = {
+    "plays": "flow.run(train); flow.wait()",
+    "plain loop": "train()",
+}
 
-    notebook.kernel.execute_beside_a_cell("flow._stage.panel.send({'type': 'ping', 'id': -1})")
-    page.wait_for(lambda drawn: drawn.notice == "" and drawn.steps_drawn)
+
+@pytest.mark.parametrize("rest", ONE_CELL.values(), ids=ONE_CELL)
+def test_steps_are_drawn_while_the_cell_runs_that_displays_the_widget(
+    lab: JupyterLab, rest: str
+) -> None:
+    stop = lab.server.root / "stop"
+    stop.unlink(missing_ok=True)
+    define = OWN_LOOP.rsplit("\n", 1)[0]
+    notebook = lab.open_notebook([f"{define}\ndisplay(flow)\n{rest}"])
+    notebook.run_cell(0, wait=False)
+    page = FlowPage(notebook)
+    before = page.wait_for(lambda drawn: drawn.step > 3 and len(drawn.bars) == 3)
+    moving = page.wait_for(lambda now: now.step > before.step + 20 and now.bars != before.bars)
+    if moving.notice == "":
+        moving = page.wait_for(lambda drawn: drawn.notice)
+    assert "the controls apply when" in moving.notice
+
     page.slider("learning rate").press("ArrowRight")
-    page.wait_for(lambda drawn: drawn.markers)
-    page.button("Pause").click()  # which ends what the cell waits for
+    stop.touch()
     notebook.wait_until_idle()
-    assert notebook.kernel.evaluate("flow.playing") is False
-    notebook.kernel.execute("flow.close()")
+    notebook.kernel.wait_until("flow.learning_rate > 0.1")
+    steps = notebook.kernel.evaluate("flow.step_number")
+    page.wait_for(lambda drawn: drawn.step == steps and not drawn.notice)
     assert notebook.errors == []
 
 

@@ -7,17 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+Showing = Callable[[Callable[[Any], object], Any], None]
+
 
 class Binding:
     """Two-way bindings between controls and traits of ``owner``.
 
     What the page sets goes to the trait, which checks it; a refused value is told by
-    ``failed`` and taken back. What code sets goes to the control.
+    ``failed`` and taken back. What code sets goes to the control; ``showing`` calls what moves
+    it, with the trait's value.
     """
 
-    def __init__(self, owner: Any, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, owner: Any, failed: Callable[[Exception], None], showing: Showing | None = None
+    ) -> None:
         self.owner = owner
         self._failed = failed
+        self._showing = showing or _call
         self._unbind: list[Callable[[], None]] = []
         # Of one thread: a person may move a control while another shows what code has set.
         self._here = threading.local()
@@ -59,7 +65,7 @@ class Binding:
 
         def observer(_: object) -> None:
             # Not the change's own value: two threads may tell of two changes in any order.
-            show(getattr(self.owner, trait))
+            self._showing(show, getattr(self.owner, trait))
 
         self.owner.observe(observer, trait)
         self._unbind.append(lambda: self.owner.unobserve(observer, trait))
@@ -83,3 +89,7 @@ class Binding:
 
         self.on_move(control, moved)
         self.bind(trait, show)
+
+
+def _call(show: Callable[[Any], object], value: Any) -> None:
+    show(value)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..folds import Folds
-from .binding import Binding
+from .binding import Binding, Showing
 from .in_sight import KnobsInSight
 from .network import NetworkKnobs
 from .offers import Actions, Offer
@@ -37,6 +37,7 @@ class Controls:
         layers: tells how many layers the network now has.
         regime: offer of ``regime``; None, and there is no such heading.
         presets: pairs of name and what to watch; none, and there is no such heading.
+        showing: calls what moves a control because code has set a trait, with its value.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Controls:
         layers: Callable[[], int],
         regime: Offer | None = None,
         presets: Sequence[tuple[str, str]] = (),
+        showing: Showing | None = None,
     ) -> None:
-        self._binding = binding = Binding(owner, actions.failed)
+        self._binding = binding = Binding(owner, actions.failed, showing)
 
         self._toolbar = bar = Toolbar(binding, actions, can_train=can_train)
         self.play_button, self.step_button = bar.play_button, bar.step_button

@@ -1,0 +1,27 @@
+"""What IPython and its kernel tell of the code that runs: a cell, or a callback of a widget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def shell() -> Any:
+    """Return IPython's shell; None outside IPython."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return None
+    return get_ipython()
+
+
+def message() -> Mapping[str, Any]:
+    """Return the message that the kernel is answering on the calling thread.
+
+    On a thread of one's own that is the latest of all; where there is no kernel it is empty.
+    """
+    try:
+        answered = shell().kernel.get_parent("shell")
+    except AttributeError:
+        return {}
+    return answered if isinstance(answered, Mapping) else {}

@@ -1,0 +1,54 @@
+"""IPython with a kernel, as far as the widget asks them, with cells and messages run by hand."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
+
+
+class FakeShell:
+    """What jupyter.py asks of IPython and ipykernel.
+
+    Args:
+        tells_cells: whether the front end says in which cell code stands.
+    """
+
+    def __init__(self, *, tells_cells: bool = True) -> None:
+        self.execution_count = 0
+        self.user_ns: dict[str, Any] = {"In": [""]}
+        self.callbacks: dict[str, list[Any]] = {"pre_run_cell": [], "post_run_cell": []}
+        self._tells_cells = tells_cells
+        self._message: ContextVar[dict[str, Any]] = ContextVar("message")
+        self._latest: dict[str, Any] = {"header": {}}
+        self.events = SimpleNamespace(
+            callbacks=self.callbacks,
+            register=lambda event, callback: self.callbacks[event].append(callback),
+            unregister=lambda event, callback: self.callbacks[event].remove(callback),
+        )
+        self.kernel = SimpleNamespace(get_parent=lambda _: self._message.get(self._latest))
+
+    def run(self, cell: str, body: Any) -> Any:
+        metadata = {"cellId": cell} if self._tells_cells else {}
+        self.answer({"header": {"msg_type": "execute_request"}, "metadata": metadata})
+        self.execution_count += 1
+        self.user_ns["In"].append(cell)
+        self._tell("pre_run_cell")
+        try:
+            return body()
+        finally:
+            self._tell("post_run_cell")
+
+    def answer(self, message: dict[str, Any]) -> None:
+        """Have the calling thread answer a message, which is the latest of all."""
+        self._message.set(message)
+        self._latest = message
+
+    @property
+    def answers_on(self) -> Any:
+        """Which subshell the message names that is being answered."""
+        return self.kernel.get_parent("shell")["header"].get("subshell_id")
+
+    def _tell(self, event: str) -> None:
+        for callback in list(self.callbacks[event]):
+            callback(None)
