@@ -88,7 +88,8 @@ class Playback(traitlets.HasTraits):
     def wait(self, steps: int | None = None, timeout: float | None = None) -> bool:
         """Wait until ``steps`` more steps are done, or until training comes to rest.
 
-        In a cell of its own: while a cell runs, the controls have to wait as well.
+        Meanwhile the controls act where the front end has them heard beside a cell, as
+        JupyterLab does; elsewhere they wait for the cell to end.
 
         Returns:
             False where ``timeout`` seconds ran out first.

@@ -21,7 +21,7 @@ class Director:
     """Who tells the stage what to say; it listens, too."""
 
     def __init__(self) -> None:
-        self.playing = False
+        self.playing = self.stepping = False
         self.said = ""
         self.keys: list[str] = []
 
@@ -38,7 +38,7 @@ class Director:
         return self.playing
 
     def is_stepping(self) -> bool:
-        return False
+        return self.stepping
 
     def on_heard(self) -> None: ...
 
@@ -96,6 +96,17 @@ def test_at_rest_the_line_counts_the_last_step_once_the_page_has_drawn_it(
     theatre.step(1)
 
     theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1.000 · paused · 1 of 1 drawn")
+
+
+def test_steps_made_in_a_cell_leave_room_for_those_that_are_drawn(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(theatre.publisher, "draw", lambda *, step: asked.append(step))
+    theatre.director.stepping = True
+    theatre.step(1, drawn=False)
+    theatre.step(2)
+    assert asked == [True]
 
 
 def test_without_a_page_no_steps_are_counted_as_drawn(theatre: Theatre) -> None:
