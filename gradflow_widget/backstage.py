@@ -216,12 +216,11 @@ class Backstage:
     def cell_ended(self) -> None:
         """Take in that the cell is done."""
         self._cell_began = None
-        self.stage.publisher.assume_page(False)
 
     def shown(self) -> None:
-        """Take in that the widget was displayed; the page can't say so while a cell runs."""
+        """Take in that the widget was displayed; the page can't say so while cells run."""
         if self._cell_began is not None:
-            self.stage.publisher.assume_page(True)
+            self.stage.publisher.assume_page()
 
     def controls_made(self) -> None:
         """Take in that there are other controls."""

@@ -6,10 +6,10 @@ calls for. A page that appears, or asks, is sent everything. A session that has 
 drawn waits for room before a step, and for a pace that the page holds without frames waiting
 for one another there; but never longer than ``PATIENCE``, and not at all where no page is
 looking or where the kernel can't hear it (a cell is running); then frames go out at a slow
-pace of their own. So they do where a cell has displayed the widget and runs on, and the page
-can't be heard to have appeared. A page that has long shown nothing while another has shown
-frames is gone without a word, and is not counted among those that look. The newest reading is
-drawn, never a backlog.
+pace of their own. So they do where a cell has displayed the widget, and runs on or others
+follow it at once: the page can't be heard to have appeared. A page that has long shown nothing
+while another has shown frames is gone without a word, and is not counted among those that
+look. The newest reading is drawn, never a backlog.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE = 0.5
 FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
 # In s, and twice as long each time: again for a page that was not ready for the frame before.
-_FIRST_AGAIN, _LATEST_AGAIN = 0.25, 2.0
+_FIRST_AGAIN = 0.25
 # As many frames as go out in half an hour of a cell that keeps the kernel from hearing the page.
 _MOST_FORGOTTEN = 20_000
 # From one step that is to be drawn to the next; these come a little later, when a step is over.
@@ -206,15 +206,13 @@ class Publisher:
             if self._has_page:  # a thread woken for nothing slows the training down
                 self._condition.notify_all()
 
-    def assume_page(self, assumed: bool) -> None:
-        """Take it that a page shows the widget though none has said so, or no longer."""
+    def assume_page(self) -> None:
+        """Take it, until one is heard, that a page shows the widget though none can say so."""
         with self._condition:
-            if assumed == self._assumed or self._closed:
-                return
-            self._assumed, self._again = assumed, _FIRST_AGAIN
-            self._assumed_at = time.monotonic()
-            self._start()
-            self._condition.notify_all()
+            if not (self._assumed or self._closed):
+                self._assumed, self._assumed_at = True, time.monotonic()
+                self._start()
+                self._condition.notify_all()
 
     @property
     def _has_page(self) -> bool:
@@ -400,7 +398,7 @@ class Publisher:
                     self._condition.wait(left)
                     continue
                 if not self._wanted:
-                    self._again = min(2 * self._again, _LATEST_AGAIN)
+                    self._again *= 2
                 return
             if not (self._wanted and self.visible) or self._holders:
                 self._condition.wait()

@@ -255,22 +255,24 @@ def test_the_controls_act_while_a_cell_runs(lab: JupyterLab, define: str, cell: 
     assert notebook.errors == []
 
 
-# In the one cell that also makes the widget and displays it.
-ONE_CELL = {
-    "plays": "flow.run(train); flow.wait()",
-    "plain loop": "train()",
+# With the cell that makes the widget: the page can't be heard to have appeared.
+AT_ONCE = {
+    "plays in the same cell": [
+        f"{OWN_LOOP.removesuffix('flow')}display(flow)\nflow.run(train); flow.wait()"
+    ],
+    "plain loop in the same cell": [f"{OWN_LOOP.removesuffix('flow')}display(flow)\ntrain()"],
+    "plain loop in the next cell": [OWN_LOOP, "train()"],
 }
 
 
-@pytest.mark.parametrize("rest", ONE_CELL.values(), ids=ONE_CELL)
-def test_steps_are_drawn_while_the_cell_runs_that_displays_the_widget(
-    lab: JupyterLab, rest: str
+@pytest.mark.parametrize("cells", AT_ONCE.values(), ids=AT_ONCE)
+def test_steps_are_drawn_that_begin_before_the_page_can_be_heard(
+    lab: JupyterLab, cells: list[str]
 ) -> None:
     stop = lab.server.root / "stop"
     stop.unlink(missing_ok=True)
-    define = OWN_LOOP.rsplit("\n", 1)[0]
-    notebook = lab.open_notebook([f"{define}\ndisplay(flow)\n{rest}"])
-    notebook.run_cell(0, wait=False)
+    notebook = lab.open_notebook(cells)
+    notebook.run_all_cells(wait=False)
     page = FlowPage(notebook)
     before = page.wait_for(lambda drawn: drawn.step > 3 and len(drawn.bars) == 3)
     moving = page.wait_for(lambda now: now.step > before.step + 20 and now.bars != before.bars)

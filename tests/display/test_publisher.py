@@ -56,7 +56,7 @@ def test_without_a_view_nothing_is_sent_and_nothing_waits(page: FakePage) -> Non
 
 
 def test_a_page_that_is_assumed_is_sent_everything_until_one_is_heard(page: FakePage) -> None:
-    page.publisher.assume_page(True)
+    page.publisher.assume_page()
     for state in (1, 2):
         page.state = state
         page.publisher.draw(step=True)
@@ -72,21 +72,9 @@ def test_a_page_that_is_assumed_is_sent_everything_until_one_is_heard(page: Fake
 
 
 def test_an_assumed_page_that_was_not_ready_is_sent_everything_again(page: FakePage) -> None:
-    page.publisher.assume_page(True)
+    page.publisher.assume_page()
     page.wait_for_frames(2)
     assert page.wholes == [True, True]
-
-
-def test_a_page_that_is_no_longer_assumed_is_sent_nothing(page: FakePage) -> None:
-    page.publisher.assume_page(True)
-    page.wait_for_frames(1)
-    page.publisher.assume_page(False)
-    sent = len(page.frames)
-    page.publisher.draw(step=True)
-
-    page.show()
-    page.wait_for_frames(sent + 1)
-    assert page.frames[-1]["number"] == sent + 1
 
 
 def test_the_first_frame_that_a_page_gets_is_whole(page: FakePage) -> None:
