@@ -63,8 +63,11 @@ class Backstage:
         self._status_is_stale = True
         self.stage.record(reading)
         flow = self._flow()
-        if flow is not None:
-            flow.take_numbers(reading.step, reading.loss)
+        if flow is None:
+            return
+        flow.take_numbers(reading.step, reading.loss)
+        if self.stage.hearing.controls_are_beside and self._loop_is_in_cell():
+            self.stage.hearing.hear_in_turn(flow)
 
     def validated(self, validation: Validation) -> None:
         """Take in a validation; where there is no accuracy, it draws nothing."""
@@ -171,22 +174,19 @@ class Backstage:
     def on_heard(self) -> None:
         """Take in that the page is heard; beside a running cell it is on a thread of its own.
 
-        Where steps are made without the controls, then that thread hears the controls too.
+        The controls are to be heard there too, except beside a plain loop of the user's.
         """
         # A cell that computes while training goes on gets OpenMP threads of its own, which slow it.
         end_idle_threads()
-        flow = self._flow()
-        if flow is None or self._cell_began is None or not self._takes_controls():
+        flow, hearing = self._flow(), self.stage.hearing
+        if flow is None or self._loop_is_in_cell() or not hearing.controls_are_elsewhere:
             return
-        hearing = self.stage.hearing
-        beside = threading.current_thread() is not threading.main_thread()
-        if beside and not hearing.controls_are_beside:
+        if self._cell_began is not None or hearing.controls_are_beside:
             hearing.hear_beside(flow)
 
-    def _takes_controls(self) -> bool:
-        """Say whether steps are made for which the controls need not wait until a cell ends."""
+    def _loop_is_in_cell(self) -> bool:
         session = self.session
-        return session is not None and (not session.at_rest or session.has_callers)
+        return session is not None and session.foreign_loop and not session.loop_of_another
 
     def on_key(self, action: str) -> None:
         """Do what a key in the page asks for."""
@@ -203,28 +203,23 @@ class Backstage:
     # -- what the widget asks and tells ----------------------------------------------
 
     def cell_begins(self) -> None:
-        """Take in that a cell runs, which keeps the main thread."""
-        self._cell_began = time.monotonic()
-        flow, hearing = self._flow(), self.stage.hearing
-        if flow is None or not self.stage.publisher.visible:
+        """Take in that a cell runs; where it is on the main thread, it keeps that."""
+        if threading.current_thread() is not threading.main_thread():
             return
-        if self._takes_controls():
-            hearing.hear_beside(flow)
-        else:
-            hearing.hear_in_turn(flow)
+        self._cell_began = time.monotonic()
+        flow = self._flow()
+        if flow is not None and self.stage.publisher.visible:
+            self.stage.hearing.hear_beside(flow)
 
     def cell_ended(self) -> None:
         """Take in that the cell is done."""
-        self._cell_began = None
+        if threading.current_thread() is threading.main_thread():
+            self._cell_began = None
 
     def shown(self) -> None:
         """Take in that the widget was displayed; the page can't say so while cells run."""
         if self._cell_began is not None:
             self.stage.publisher.assume_page()
-
-    def controls_made(self) -> None:
-        """Take in that there are other controls."""
-        self.stage.hearing.controls_are_beside = False
 
     def say(self) -> None:
         """Bring the status line, what was changed, and at rest the learning rate up to date."""

@@ -22,8 +22,10 @@ def cell_runs() -> bool:
     """Say whether the calling thread runs a cell, and not a callback of a widget, say."""
     if threading.current_thread() is not threading.main_thread():
         return False
-    header = jupyter.message().get("header", {})
-    return bool(header.get("msg_type") == "execute_request")
+    message = jupyter.message()
+    is_request = message.get("header", {}).get("msg_type") == "execute_request"
+    # IPython tells of no cell that runs silently, as what a page or a debugger asks does.
+    return bool(is_request and not message.get("content", {}).get("silent"))
 
 
 def _cell_and_run() -> tuple[str, int] | None:

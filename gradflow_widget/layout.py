@@ -56,7 +56,7 @@ def controls_of(flow: GradientFlow) -> Controls:
         layers=lambda: len(flow._training.layers),
         regime=Offer(flow.regime, _sentence(session.refusals.of_all_regimes())),
         presets=tuple(flow.presets().items()) if flow._offers_presets else (),
-        showing=flow._stage.hearing.show,
+        showing=flow._stage.hearing.keeping,
     )
 
 

@@ -83,7 +83,7 @@ class Playback(traitlets.HasTraits):
         """
         self._training.run(loop)
         if self._controls is not None:
-            self._controls.allow_playing()
+            self._stage.hearing.keeping(self._controls.allow_playing)
 
     def wait(self, steps: int | None = None, timeout: float | None = None) -> bool:
         """Wait until ``steps`` more steps are done, or until training comes to rest.

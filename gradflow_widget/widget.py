@@ -203,7 +203,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
 
         Raises:
             ValueError: there is no such preset, or the seed can't be used.
-            RuntimeError: the widget is closed, or your own loop is under way in a cell.
+            RuntimeError: the widget is closed, or a cell makes steps, or runs a loop of yours.
             Exception: what was raised in making the preset's network, for want of memory say.
         """
         preset = preset_of(name)
@@ -215,6 +215,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
                 if present.loop_of_another
                 else "your own loop is under way in a cell: load a preset when the cell has ended."
             )
+        if present.steps_are_awaited:
+            raise RuntimeError("a cell is making steps: load a preset when they are done.")
         knobs = preset.arguments(seed)
         network, data, seed = (knobs.pop(key) for key in ("network", "data", "seed"))
         parts = assemble(network, data, knobs)
@@ -243,7 +245,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self._controls = controls_of(self)
             self.loaded_preset = name
             exchange(self, before, self._controls)
-            self._backstage.controls_made()
+            self._stage.hearing.controls_made()
             self._late_buttons.append(before.buttons)
             if len(self._late_buttons) > _LATEST:
                 close_buttons(self._late_buttons.pop(0))

@@ -66,6 +66,6 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.fixture(params=[True, False], ids=["cell ids", "by source"])
 def shell(request: Any, monkeypatch: Any) -> FakeShell:
-    fake = FakeShell(tells_cells=request.param)
+    fake = FakeShell(has_kernel=request.param)
     monkeypatch.setattr(jupyter, "shell", lambda: fake)
     return fake

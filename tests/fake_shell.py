@@ -11,14 +11,13 @@ class FakeShell:
     """What jupyter.py asks of IPython and ipykernel.
 
     Args:
-        tells_cells: whether the front end says in which cell code stands.
+        has_kernel: there is none in plain IPython.
     """
 
-    def __init__(self, *, tells_cells: bool = True) -> None:
+    def __init__(self, *, has_kernel: bool = True) -> None:
         self.execution_count = 0
         self.user_ns: dict[str, Any] = {"In": [""]}
         self.callbacks: dict[str, list[Any]] = {"pre_run_cell": [], "post_run_cell": []}
-        self._tells_cells = tells_cells
         self._message: ContextVar[dict[str, Any]] = ContextVar("message")
         self._latest: dict[str, Any] = {"header": {}}
         self.events = SimpleNamespace(
@@ -26,11 +25,11 @@ class FakeShell:
             register=lambda event, callback: self.callbacks[event].append(callback),
             unregister=lambda event, callback: self.callbacks[event].remove(callback),
         )
-        self.kernel = SimpleNamespace(get_parent=lambda _: self._message.get(self._latest))
+        if has_kernel:
+            self.kernel = SimpleNamespace(get_parent=lambda _: self._message.get(self._latest))
 
     def run(self, cell: str, body: Any) -> Any:
-        metadata = {"cellId": cell} if self._tells_cells else {}
-        self.answer({"header": {"msg_type": "execute_request"}, "metadata": metadata})
+        self.answer({"header": {"msg_type": "execute_request"}, "metadata": {"cellId": cell}})
         self.execution_count += 1
         self.user_ns["In"].append(cell)
         self._tell("pre_run_cell")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
 import pytest
 import torch
 
+from gradflow_widget import GradientFlow, jupyter
 from tests.fake_shell import FakeShell
 from tests.training.parts import CROSS_ENTROPY, plain_network, samples
 from tests.waiting import join
@@ -21,8 +23,20 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 
 @pytest.fixture(autouse=True)
-def no_cell_is_short(monkeypatch: Any) -> None:
+def no_cell_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradflow_widget.backstage._SHORT_CELL", -1.0)
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
+    fake = FakeShell()
+    monkeypatch.setattr(jupyter, "shell", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def page(shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> HeardPage:
+    return HeardPage(shell, monkeypatch)
 
 
 class HeardPage:
@@ -31,9 +45,9 @@ class HeardPage:
     As in ipykernel 7.4, that is on the shell whose message was answered when they last sent.
     """
 
-    def __init__(self, shell: FakeShell, monkeypatch: Any, subshell: str | None) -> None:
-        self._shell, self._subshell = shell, subshell
-        self.heard_on: dict[Any, Any] = {}
+    def __init__(self, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._shell = shell
+        self.heard_on: dict[Any, str | None] = {}
         send = widgets.Widget._send
 
         def note(widget: Any, message: Any, buffers: Any = None) -> None:
@@ -42,107 +56,163 @@ class HeardPage:
 
         monkeypatch.setattr(widgets.Widget, "_send", note)
 
-    def say(self, flow: Any) -> None:
-        """Say that it shows the widget."""
+    def say(self, flow: GradientFlow, subshell: str | None = "page") -> None:
+        """Say that it shows the widget, and name a subshell to be heard on."""
+        view = {"type": "view", "page": "p", "visible": True}
+        self._beside(lambda: flow._stage.panel._handle_custom_msg(view, []), subshell)
 
+    def move(self, move: Callable[[], object], subshell: str | None = "page") -> None:
+        """Have a person move a control."""
+        self._beside(move, subshell)
+
+    def hears(self, flow: GradientFlow) -> set[str | None]:
+        """Return where the controls are heard."""
+        parts = flow._controls
+        assert parts is not None
+        controls = (parts.play_button, parts.rate_slider, parts.clip_menu, parts.depth_slider)
+        return {self.heard_on.get(control) for control in controls}
+
+    def _beside(self, work: Callable[[], object], subshell: str | None) -> None:
         def answer() -> None:
-            self._shell.answer({"header": {"subshell_id": self._subshell}})
-            view = {"type": "view", "page": "p", "visible": True}
-            flow._stage.panel._handle_custom_msg(view, [])
+            self._shell.answer({"header": {"subshell_id": subshell}})
+            work()
 
         thread = threading.Thread(target=answer)
         thread.start()
         join(thread)
 
 
-def _moved_in_page(flow: Any) -> list[Any]:
-    controls = flow._controls
-    return [controls.play_button, controls.rate_slider, controls.clip_menu, controls.depth_slider]
-
-
 def test_beside_a_cell_the_controls_are_heard_where_the_page_asks(
-    shell: FakeShell, make_flow: Any, monkeypatch: Any
+    shell: FakeShell, page: HeardPage, make_flow: Any
 ) -> None:
-    page = HeardPage(shell, monkeypatch, "of the page")
     flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
     page.say(flow)
     flow.play()
-    page.heard_on.clear()
 
     def cell() -> None:
-        assert {page.heard_on[control] for control in _moved_in_page(flow)} == {"of the page"}
+        assert page.hears(flow) == {"page"}
         # What code sets in the cell leaves them where they are.
         flow.learning_rate = 0.3
-        assert page.heard_on[flow._controls.rate_slider] == "of the page"
+        assert page.hears(flow) == {"page"}
         flow._stage.refresh_status()
         assert "A cell is running" not in flow.status
         flow.pause()
         flow.wait()
 
+    page.heard_on.clear()
     shell.run("b", cell)
 
 
-def test_beside_steps_in_a_cell_the_controls_are_heard_where_the_page_asks(
-    shell: FakeShell, make_flow: Any, monkeypatch: Any
+def test_a_page_that_is_first_heard_beside_a_cell_has_its_controls_heard_there_too(
+    shell: FakeShell, page: HeardPage, make_flow: Any
 ) -> None:
-    page = HeardPage(shell, monkeypatch, "of the page")
-    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
-    page.say(flow)
-
     def cell() -> None:
-        assert {page.heard_on[control] for control in _moved_in_page(flow)} == {None}
-        for _ in flow.steps(3):
-            page.say(flow)
-        assert {page.heard_on[control] for control in _moved_in_page(flow)} == {"of the page"}
+        flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+        for _ in flow.steps(2):
+            flow._stage.refresh_status()
+            assert "A cell is running: the controls apply when it ends" in flow.status
+        assert page.hears(flow) == {None}
+        page.say(flow)
+        assert page.hears(flow) == {"page"}
+        for _ in flow.steps(1):
+            flow._stage.refresh_status()
+            assert "A cell is running" not in flow.status
 
-    shell.run("b", cell)
+    shell.run("a", cell)
 
 
 def test_in_a_plain_loop_the_controls_wait_for_the_cell(
-    shell: FakeShell, make_flow: Any, monkeypatch: Any
+    shell: FakeShell, page: HeardPage, make_flow: Any
 ) -> None:
-    page = HeardPage(shell, monkeypatch, "of the page")
     model = plain_network()
     optimizer = sgd(model.parameters())
     flow = shell.run("a", lambda: make_flow(model, optimizer))
     page.say(flow)
-    # Such as a control that a person moved between cells, which answers what the page said.
-    shell.answer({"header": {"subshell_id": "of the page"}})
-    flow.learning_rate = 0.3
-    assert page.heard_on[flow._controls.rate_slider] == "of the page"
 
     def cell() -> None:
-        CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
-        optimizer.step()
+        assert page.hears(flow) == {"page"}
+        for _ in range(2):
+            CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+            optimizer.step()
+        assert page.hears(flow) == {None}
         page.say(flow)
-        assert {page.heard_on[control] for control in _moved_in_page(flow)} == {None}
+        assert page.hears(flow) == {None}
 
     shell.run("b", cell)
+    shell.run("c", lambda: None)
+    assert page.hears(flow) == {"page"}
     flow.reset()
 
 
-@pytest.mark.parametrize("makes_steps", ["plays", "steps"])
-def test_where_the_page_asks_for_no_subshell_a_notice_says_that_the_controls_wait(
-    shell: FakeShell, make_flow: Any, monkeypatch: Any, makes_steps: str
+def test_the_controls_follow_a_page_to_another_subshell(
+    shell: FakeShell, page: HeardPage, make_flow: Any
 ) -> None:
-    page = HeardPage(shell, monkeypatch, None)
     flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
     page.say(flow)
-    if makes_steps == "plays":
-        flow.play()
+    shell.run("b", lambda: None)
+    assert page.hears(flow) == {"page"}
+    page.say(flow, "reloaded")
+    assert page.hears(flow) == {"reloaded"}
+    page.say(flow, None)
+    assert page.hears(flow) == {None}
+
+
+def test_where_the_page_names_no_subshell_a_notice_says_that_the_controls_wait(
+    shell: FakeShell, page: HeardPage, make_flow: Any
+) -> None:
+    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    page.say(flow, None)
+    flow.play()
+    page.heard_on.clear()
 
     def cell() -> None:
-        if makes_steps == "plays":
-            flow._stage.refresh_status()
-            assert "A cell is running: the controls apply when it ends" in flow.status
-            flow.pause()
-            flow.wait()
-        else:
-            for _ in flow.steps(1):
-                flow._stage.refresh_status()
-                assert "A cell is running: the controls apply when it ends" in flow.status
-        assert {page.heard_on.get(control) for control in _moved_in_page(flow)} == {None}
+        flow._stage.refresh_status()
+        assert "A cell is running: the controls apply when it ends" in flow.status
+        assert not any(isinstance(widget, widgets.Dropdown) for widget in page.heard_on)
+        flow.pause()
+        flow.wait()
 
     shell.run("b", cell)
     flow._stage.refresh_status()
     assert "A cell is running" not in flow.status
+
+
+def test_a_cell_on_a_subshell_of_its_own_moves_no_controls(
+    shell: FakeShell, page: HeardPage, make_flow: Any
+) -> None:
+    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    page.say(flow)
+
+    def cell() -> None:
+        began = flow._backstage._cell_began
+        console = threading.Thread(target=lambda: shell.run("console", lambda: None))
+        console.start()
+        join(console)
+        assert flow._backstage._cell_began == began
+
+    shell.run("b", cell)
+    page.heard_on.clear()
+    console = threading.Thread(target=lambda: shell.run("console", lambda: None))
+    console.start()
+    join(console)
+    assert page.heard_on == {}
+
+
+def test_while_a_cell_makes_steps_no_preset_takes_the_network_away(
+    shell: FakeShell, page: HeardPage, make_flow: Any
+) -> None:
+    flow = GradientFlow.playground(depth=3)
+    told: list[str] = []
+
+    def load() -> None:
+        with pytest.raises(RuntimeError) as refusal:
+            flow.load_preset("vanishing sigmoid")
+        told.append(str(refusal.value))
+
+    for number, _ in enumerate(flow.steps(3)):
+        if number == 1:
+            page.move(load)
+    assert told == ["a cell is making steps: load a preset when they are done."]
+    assert flow.step_number == 3
+    flow.load_preset("vanishing sigmoid")
+    flow.close()

@@ -22,41 +22,58 @@ class Hearing:
     """Keeps to the subshell that the page names, whichever thread speaks to the page."""
 
     def __init__(self) -> None:
-        self._of_the_page: Context | None = None
-        self.controls_are_beside = False
+        # The latest message of the page, where it named a subshell, and which.
+        self._answered: Context | None = None
+        self._named: str | None = None
+        self._of_controls: str | None = None
+
+    @property
+    def controls_are_beside(self) -> bool:
+        """Whether the controls are heard on a subshell, though a cell runs."""
+        return self._of_controls is not None
+
+    @property
+    def controls_are_elsewhere(self) -> bool:
+        """Whether the controls are not heard where the page was heard last asks for it."""
+        return self._of_controls != self._named
 
     def heard(self) -> None:
         """Take in that the calling thread is answering a message of the page."""
         named = jupyter.message().get("header", {}).get("subshell_id")
-        self._of_the_page = None if named is None else copy_context()
+        self._answered = None if named is None else copy_context()
+        self._named = named
 
     def answering(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something, as if it answered the page's latest message."""
-        context = self._of_the_page
+        context = self._answered
         if context is None:
             send(*args)
         else:
             # A context can be entered by one thread at a time.
             context.copy().run(send, *args)
 
-    def show(self, show: Callable[[Any], object], value: Any) -> None:
-        """Call what moves a control, which stays to be heard where it is."""
+    def keeping(self, send: Callable[..., object], *args: Any) -> None:
+        """Call what sends something by the controls, which stay to be heard where they are."""
         if self.controls_are_beside:
-            self.answering(show, value)
+            self.answering(send, *args)
         else:
-            show(value)
+            send(*args)
 
     def hear_beside(self, root: Widget) -> None:
-        """Have the controls in ``root`` heard on the page's subshell, if it names one."""
-        if self._of_the_page is not None:
-            self.controls_are_beside = True
-            self.answering(_hear_here, root)
+        """Have the controls in ``root`` heard where the page asks for it."""
+        if self._named is None and self._of_controls is None:
+            return
+        self._of_controls = self._named
+        self.answering(_hear_here, root)
 
     def hear_in_turn(self, root: Widget) -> None:
         """Have the controls in ``root`` wait for the cell that runs, which calls this."""
-        if self._of_the_page is not None:
-            self.controls_are_beside = False
-            _hear_here(root)
+        self._of_controls = None
+        _hear_here(root)
+
+    def controls_made(self) -> None:
+        """Take in that there are other controls, heard where the calling thread was asked."""
+        self._of_controls = None
 
 
 def _hear_here(root: Widget) -> None:

@@ -141,7 +141,7 @@ class Stage:
                 self._full.append(full)
         if full is not None:
             self.publisher.draw(step=True)
-        elif not (self._director.is_playing() or self._director.is_stepping()):
+        elif not self._steps_follow():
             # Paused while this step was under way: the status line tells its number.
             self.publisher.draw(step=False)
 
@@ -153,7 +153,7 @@ class Stage:
         """
         with self._lock:
             self.loss.validation.append(step, accuracy)
-        if not self._director.is_playing():  # else the next step's frame shows it
+        if not self._steps_follow():  # else the next step's frame shows it
             self.publisher.draw(step=False)
 
     def changes_told(self, sentences: Sequence[str]) -> None:
@@ -281,7 +281,7 @@ class Stage:
         accuracy = self.loss.validation.latest
         if accuracy is not None:
             parts.append(f"validation {accuracy:.1f} %")
-        if self._director.is_playing() or self._director.is_stepping():
+        if self._steps_follow():
             rate = self._rate()
             if rate:
                 parts.append(f"{rate:.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s")
@@ -292,6 +292,9 @@ class Stage:
         if self.publisher.counts_drawn:
             parts.append(f"{self.publisher.steps_drawn:,} of {self._steps:,} drawn")
         return " · ".join(parts)
+
+    def _steps_follow(self) -> bool:
+        return self._director.is_playing() or self._director.is_stepping()
 
     def _rate(self) -> float:
         """Return steps a second over about the last second."""
@@ -321,7 +324,7 @@ class Stage:
         publisher.receive(content)
         counted = (publisher.counts_drawn, publisher.steps_drawn) != before
         # The last step's confirmation comes after the last frame, which could not count it.
-        if counted and not self._director.is_playing():
+        if counted and not self._steps_follow():
             self.publisher.draw(step=False)
 
 

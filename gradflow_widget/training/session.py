@@ -78,6 +78,7 @@ class TrainingSession(PresentRun):
         )
         self._audience = audience
         self._pace = Pace()
+        self._awaited: set[int] = set()
         self._telling = Telling(audience)
         self._failure = LastFailure()
         self._validating = None if validator is None else Validating(validator, audience)
@@ -157,6 +158,11 @@ class TrainingSession(PresentRun):
     def has_callers(self) -> bool:
         """Whether a caller of :meth:`steps` is between two of them."""
         return self._own_steps.callers > 0
+
+    @property
+    def steps_are_awaited(self) -> bool:
+        """Whether a caller of :meth:`step` or :meth:`steps` is not done yet."""
+        return bool(self._awaited) or self.has_callers
 
     @property
     def closed(self) -> bool:
@@ -330,11 +336,14 @@ class TrainingSession(PresentRun):
         self._own_steps.check_not_within("step()")
         self._failure.raise_once()
         ticket = self.request_steps(count)
+        self._awaited.add(ticket)
         try:
             self._pace.wait_for_ticket(ticket)
         except BaseException:
             self.pause()
             raise
+        finally:
+            self._awaited.discard(ticket)
         self._failure.raise_again()
         self._bench.check_open()
         self.history  # noqa: B018 - waits for readings still on the device
