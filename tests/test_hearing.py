@@ -13,7 +13,7 @@ import torch
 from gradflow_widget import GradientFlow, jupyter
 from tests.fake_shell import FakeShell
 from tests.training.parts import CROSS_ENTROPY, plain_network, samples
-from tests.waiting import join
+from tests.waiting import join, started, wait_for
 
 INPUTS, TARGETS = samples()
 
@@ -198,6 +198,76 @@ def test_a_cell_on_a_subshell_of_its_own_moves_no_controls(
     assert page.heard_on == {}
 
 
+def test_code_that_is_no_cell_is_not_told_as_one(shell: FakeShell, make_flow: Any) -> None:
+    callback = {"header": {"msg_type": "comm_msg"}}
+    silent = {"header": {"msg_type": "execute_request"}, "content": {"silent": True}}
+    for message in (callback, silent):
+        shell.answer(message)
+        flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+        for _ in flow.steps(1):
+            flow._stage.refresh_status()
+            assert "A cell is running" not in flow.status
+
+
+def test_where_the_page_is_not_heard_it_is_spoken_to_from_either_shell_in_turn(
+    shell: FakeShell, page: HeardPage, make_flow: Any
+) -> None:
+    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    page.say(flow)
+    stage, heard_on = flow._stage, []
+
+    def speak() -> None:
+        for _ in range(4):
+            stage._send({"type": "ping", "id": 0}, [])
+            heard_on.append(page.heard_on[stage.panel])
+
+    stage.publisher.close()  # so that nobody else speaks
+    shell.run("b", speak)
+    assert heard_on == ["page"] * 4
+    heard_on.clear()
+    stage.publisher._unheard = True
+    shell.run("c", speak)
+    assert heard_on == [None, "page", None, "page"]
+
+
+def test_a_loop_that_is_handed_over_in_a_cell_leaves_the_controls_where_they_are_heard(
+    shell: FakeShell, page: HeardPage, make_flow: Any
+) -> None:
+    model = plain_network()
+    optimizer = sgd(model.parameters())
+    flow = shell.run("a", lambda: make_flow(model, optimizer))
+    page.say(flow)
+
+    def loop() -> None:
+        CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+        optimizer.step()
+
+    def cell() -> None:
+        assert page.hears(flow) == {"page"}
+        flow.run(loop)
+        flow.wait()
+        assert page.hears(flow) == {"page"}
+
+    shell.run("b", cell)
+
+
+def test_controls_made_in_a_cell_are_heard_where_the_page_asks(
+    shell: FakeShell, page: HeardPage
+) -> None:
+    flow = shell.run("a", lambda: GradientFlow.playground(depth=3))
+    page.say(flow)
+
+    def cell() -> None:
+        assert page.hears(flow) == {"page"}
+        flow.load_preset("vanishing sigmoid")
+        assert page.hears(flow) != {"page"}
+        page.say(flow)
+        assert page.hears(flow) == {"page"}
+
+    shell.run("b", cell)
+    flow.close()
+
+
 def test_while_a_cell_makes_steps_no_preset_takes_the_network_away(
     shell: FakeShell, page: HeardPage, make_flow: Any
 ) -> None:
@@ -212,7 +282,12 @@ def test_while_a_cell_makes_steps_no_preset_takes_the_network_away(
     for number, _ in enumerate(flow.steps(3)):
         if number == 1:
             page.move(load)
-    assert told == ["a cell is making steps: load a preset when they are done."]
     assert flow.step_number == 3
+    waiting = started(lambda: flow.step(1_000_000))
+    wait_for(lambda: flow.step_number > 3)
+    page.move(load)
+    flow.pause()
+    join(waiting)
+    assert told == ["a cell is making steps: load a preset when they are done."] * 2
     flow.load_preset("vanishing sigmoid")
     flow.close()

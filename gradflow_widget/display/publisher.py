@@ -81,8 +81,7 @@ class Publisher:
         self._pace = SHORTEST_PACE
         self._due = 0.0
         self._unheard = False
-        self._assumed = False
-        self._assumed_at = 0.0
+        self._assumed_at: float | None = None
         self._again = _FIRST_AGAIN
         self._held = 0  # frames since the last that the page confirms at once
         self._pings: dict[int, float] = {}
@@ -209,8 +208,8 @@ class Publisher:
     def assume_page(self) -> None:
         """Take it, until one is heard, that a page shows the widget though none can say so."""
         with self._condition:
-            if not (self._assumed or self._closed):
-                self._assumed, self._assumed_at = True, time.monotonic()
+            if self._assumed_at is None and not self._closed:
+                self._assumed_at = time.monotonic()
                 self._start()
                 self._condition.notify_all()
 
@@ -220,7 +219,7 @@ class Publisher:
 
     @property
     def _is_assumed(self) -> bool:
-        return self._assumed and not self._pages
+        return self._assumed_at is not None and not self._pages
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -393,7 +392,7 @@ class Publisher:
         while not self._closed:
             if self._is_assumed and not self._holders:
                 interval = UNHEARD_INTERVAL if self._wanted else self._again
-                left = max(self._last_sent, self._assumed_at) + interval - time.monotonic()
+                left = max(self._last_sent, self._assumed_at or 0.0) + interval - time.monotonic()
                 if left > 0:
                     self._condition.wait(left)
                     continue

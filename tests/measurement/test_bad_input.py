@@ -18,6 +18,16 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
+def refuse_both(model: nn.Module, error: type[Exception], sentence: str) -> None:
+    """Check that neither a probe nor a reading takes ``model``, and that no hook is left."""
+    optimizer = optimizer_of(model)
+    with pytest.raises(error, match=sentence):
+        GradientProbe(model, optimizer)
+    with pytest.raises(error, match=sentence):
+        take_reading(model, nn.MSELoss(), *batch())
+    assert not optimizer._optimizer_step_pre_hooks
+
+
 class TestProbe:
     def test_a_model_that_is_none(self):
         with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, not str"):
@@ -47,42 +57,19 @@ class TestProbe:
     @pytest.mark.parametrize("device", ["meta", torch.device("meta")])
     def test_parameters_without_memory(self, device):
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3, device=device))
-        optimizer = optimizer_of(model)
-        for refused in (
-            lambda: GradientProbe(model, optimizer),
-            lambda: take_reading(model, nn.MSELoss(), *batch()),
-        ):
-            with pytest.raises(
-                ValueError, match=r"parameters on the meta device \(1\), .*to_empty"
-            ):
-                refused()
-        assert not optimizer._optimizer_step_pre_hooks
+        refuse_both(model, ValueError, r"parameters on the meta device \(1\), .*to_empty")
 
     @pytest.mark.parametrize("made", [torch.jit.script, lambda m: torch.jit.trace(m, batch()[0])])
     @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
     def test_a_model_of_torchscript(self, made):
         model = made(small())
-        optimizer = optimizer_of(model)
-        for refused in (
-            lambda: GradientProbe(model, optimizer),
-            lambda: take_reading(model, nn.MSELoss(), *batch()),
-        ):
-            with pytest.raises(TypeError, match=r"model is a TorchScript module, .* was scripted"):
-                refused()
-        assert not optimizer._optimizer_step_pre_hooks
+        refuse_both(model, TypeError, r"model is a TorchScript module, .* was scripted")
 
     @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
     def test_layers_within_torchscript(self):
         inner = torch.jit.script(nn.Sequential(nn.Sequential(nn.Linear(3, 3)), nn.ReLU()))
         model = nn.Sequential(small(), inner)
-        optimizer = optimizer_of(model)
-        for refused in (
-            lambda: GradientProbe(model, optimizer),
-            lambda: take_reading(model, nn.MSELoss(), *batch()),
-        ):
-            with pytest.raises(TypeError, match=r"layers in a TorchScript module \(1\), which"):
-                refused()
-        assert not optimizer._optimizer_step_pre_hooks
+        refuse_both(model, TypeError, r"layers in a TorchScript module \(1\), which")
 
     def test_an_optimizer_that_is_none(self):
         with pytest.raises(TypeError, match=r"optimizer must be a torch\.optim\.Optimizer"):

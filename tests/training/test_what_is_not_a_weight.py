@@ -363,10 +363,8 @@ class Tallying(nn.Module):
         )
 
 
-def test_what_a_model_counts_in_is_as_at_the_beginning_after_making_a_widget_and_a_reset(
-    make_flow: Any,
-) -> None:
-    model = Tallying()
+def stepped_after_looks(make_flow: Any, model: Any) -> GradientFlow:
+    """Make a widget and take a reading, which leave ``model.state()`` as it is; then step twice."""
     before = model.state()
     flow: GradientFlow = make_flow(model, sgd(model.parameters()), CROSS_ENTROPY, samples())
     assert model.state() == before
@@ -374,6 +372,15 @@ def test_what_a_model_counts_in_is_as_at_the_beginning_after_making_a_widget_and
     assert model.state() == before
     flow.step(2)
     assert model.state() != before
+    return flow
+
+
+def test_what_a_model_counts_in_is_as_at_the_beginning_after_making_a_widget_and_a_reset(
+    make_flow: Any,
+) -> None:
+    model = Tallying()
+    before = model.state()
+    flow = stepped_after_looks(make_flow, model)
     flow.activation = "relu"
     changed = flow.model
     assert changed.state() == before
@@ -465,12 +472,7 @@ def test_what_lies_deeper_is_as_at_the_beginning_after_making_a_widget_and_a_res
 ) -> None:
     model = Nested()
     before, namespace = model.state(), model.namespace
-    flow: GradientFlow = make_flow(model, sgd(model.parameters()), CROSS_ENTROPY, samples())
-    assert model.state() == before
-    take_reading(model, CROSS_ENTROPY, *samples())
-    assert model.state() == before
-    flow.step(2)
-    assert model.state() != before
+    flow = stepped_after_looks(make_flow, model)
     flow.initialization = "he"
     assert flow.model.state() == before
     flow.step(2)
