@@ -69,7 +69,7 @@ class HeardPage:
         """Return where the controls are heard."""
         parts = flow._controls
         assert parts is not None
-        controls = (parts.play_button, parts.rate_slider, parts.clip_menu, parts.depth_slider)
+        controls = (parts.play_button, parts.step_button, parts.rate_slider, parts.clip_menu)
         return {self.heard_on.get(control) for control in controls}
 
     def _beside(self, work: Callable[[], object], subshell: str | None) -> None:
