@@ -25,3 +25,11 @@ def message() -> Mapping[str, Any]:
     except AttributeError:
         return {}
     return answered if isinstance(answered, Mapping) else {}
+
+
+def has_subshell(name: str) -> bool:
+    """Say whether the kernel still has the subshell of that name, as far as it tells."""
+    try:
+        return name in shell().kernel.shell_channel_thread.manager.list_subshell()
+    except AttributeError:
+        return True

@@ -16,6 +16,8 @@ class FakeShell:
 
     def __init__(self, *, has_kernel: bool = True) -> None:
         self.execution_count = 0
+        self.ended_subshells: set[str] = set()
+        self._subshells: set[str] = set()
         self.user_ns: dict[str, Any] = {"In": [""]}
         self.callbacks: dict[str, list[Any]] = {"pre_run_cell": [], "post_run_cell": []}
         self._message: ContextVar[dict[str, Any]] = ContextVar("message")
@@ -26,7 +28,11 @@ class FakeShell:
             unregister=lambda event, callback: self.callbacks[event].remove(callback),
         )
         if has_kernel:
-            self.kernel = SimpleNamespace(get_parent=lambda _: self._message.get(self._latest))
+            manager = SimpleNamespace(list_subshell=lambda: self._subshells - self.ended_subshells)
+            self.kernel = SimpleNamespace(
+                get_parent=lambda _: self._message.get(self._latest),
+                shell_channel_thread=SimpleNamespace(manager=manager),
+            )
 
     def run(self, cell: str, body: Any) -> Any:
         self.answer({"header": {"msg_type": "execute_request"}, "metadata": {"cellId": cell}})
@@ -42,6 +48,9 @@ class FakeShell:
         """Have the calling thread answer a message, which is the latest of all."""
         self._message.set(message)
         self._latest = message
+        subshell = message["header"].get("subshell_id")
+        if subshell is not None:
+            self._subshells.add(subshell)
 
     @property
     def answers_on(self) -> Any:

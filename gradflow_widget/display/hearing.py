@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from typing import Any
 
 from ipywidgets import Button, ValueWidget, Widget
@@ -19,51 +20,58 @@ from .reached import reached_from
 
 
 class Hearing:
-    """Keeps to the subshell that the page names, whichever thread speaks to the page."""
+    """Keeps to the subshell that the page names, whichever thread speaks to the page.
+
+    Until the page is heard, and where its subshell has ended, what is sent answers the message
+    in which this was made. A thread of our own would answer the latest of all, which may be of a
+    page whose subshell is about to end: from then on nothing that the page says would be heard.
+    """
 
     def __init__(self) -> None:
-        # The latest message of the page, where it named a subshell, and which.
-        self._answered: Context | None = None
-        self._named: str | None = None
+        self._at_first = _Answered.now()
+        # The latest message of the page.
+        self._latest: _Answered | None = None
         self._of_controls: str | None = None
 
     @property
     def controls_are_beside(self) -> bool:
         """Whether the controls are heard on a subshell, though a cell runs."""
-        return self._of_controls is not None
+        return self._of_controls is not None and jupyter.has_subshell(self._of_controls)
 
     @property
     def controls_are_elsewhere(self) -> bool:
         """Whether the controls are not heard where the page was heard last asks for it."""
-        return self._of_controls != self._named
+        return self._of_controls != self._now.subshell
+
+    @property
+    def _now(self) -> _Answered:
+        """What is answered by whatever is sent now."""
+        latest = self._latest
+        return latest if latest is not None and latest.is_heard else self._at_first
 
     def heard(self) -> None:
         """Take in that the calling thread is answering a message of the page."""
-        named = jupyter.message().get("header", {}).get("subshell_id")
-        self._answered = None if named is None else copy_context()
-        self._named = named
+        self._latest = _Answered.now()
 
     def answering(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something, as if it answered the page's latest message."""
-        context = self._answered
-        if context is None:
-            send(*args)
-        else:
-            # A context can be entered by one thread at a time.
-            context.copy().run(send, *args)
+        self._now.by(send, *args)
+
+    def answering_the_first(self, send: Callable[..., object], *args: Any) -> None:
+        """Call what sends something, as if no page had been heard yet."""
+        self._at_first.by(send, *args)
 
     def keeping(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something by the controls, which stay to be heard where they are."""
-        if self.controls_are_beside:
-            self.answering(send, *args)
-        else:
-            send(*args)
+        answering = self.answering if self.controls_are_beside else self.answering_the_first
+        answering(send, *args)
 
     def hear_beside(self, root: Widget) -> None:
         """Have the controls in ``root`` heard where the page asks for it."""
-        if self._named is None and self._of_controls is None:
+        named = self._now.subshell
+        if named is None and self._of_controls is None:
             return
-        self._of_controls = self._named
+        self._of_controls = named
         self.answering(_hear_here, root)
 
     def hear_in_turn(self, root: Widget) -> None:
@@ -74,6 +82,34 @@ class Hearing:
     def controls_made(self) -> None:
         """Take in that there are other controls, heard where the calling thread was asked."""
         self._of_controls = None
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A message that a thread of the kernel has answered.
+
+    Attributes:
+        subshell: which one it named; None for the main shell.
+        context: what makes other threads answer it, too.
+    """
+
+    subshell: str | None
+    context: Context
+
+    @classmethod
+    def now(cls) -> _Answered:
+        """Return the one that the calling thread answers."""
+        return cls(jupyter.message().get("header", {}).get("subshell_id"), copy_context())
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what a page says in reply is still heard."""
+        return self.subshell is None or jupyter.has_subshell(self.subshell)
+
+    def by(self, send: Callable[..., object], *args: Any) -> None:
+        """Call what sends something."""
+        # A context can be entered by one thread at a time.
+        self.context.copy().run(send, *args)
 
 
 def _hear_here(root: Widget) -> None:

@@ -306,12 +306,12 @@ class Stage:
         return (after - before) / (latest - then) if latest - then > 0.2 else 0.0
 
     def _send(self, message: dict[str, Any], buffers: list[memoryview]) -> None:
-        # Unheard by turns: the subshell may have gone with the page, or a cell keep the main shell.
+        # Unheard by turns: a cell may keep the main shell, or another callback the subshell.
         self._sends_to_subshell = self.publisher.heard or not self._sends_to_subshell
         if self._sends_to_subshell:
             self.hearing.answering(self.panel.send, message, buffers)
         else:
-            self.panel.send(message, buffers)
+            self.hearing.answering_the_first(self.panel.send, message, buffers)
 
     def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
         self.hearing.heard()
