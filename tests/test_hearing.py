@@ -249,6 +249,18 @@ def test_a_widget_speaks_from_its_own_cell_whatever_was_answered_last(
     assert set(page.heard_on.values()) == {None}
 
 
+def test_the_publisher_knows_whether_a_cell_may_keep_the_page_from_being_heard(
+    shell: FakeShell, page: HeardPage, make_flow: Any
+) -> None:
+    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    publisher = flow._stage.publisher
+    assert not publisher.heard_beside_cells
+    page.say(flow)
+    assert publisher.heard_beside_cells
+    page.say(flow, None)
+    assert not publisher.heard_beside_cells
+
+
 def test_where_the_subshell_has_ended_the_main_shell_hears_and_then_the_next_page_is_heard(
     shell: FakeShell, page: HeardPage, make_flow: Any
 ) -> None:

@@ -34,6 +34,11 @@ class Hearing:
         self._of_controls: str | None = None
 
     @property
+    def is_beside(self) -> bool:
+        """Whether the page is heard on a subshell, though a cell runs."""
+        return self._now.subshell is not None
+
+    @property
     def controls_are_beside(self) -> bool:
         """Whether the controls are heard on a subshell, though a cell runs."""
         return self._of_controls is not None and jupyter.has_subshell(self._of_controls)

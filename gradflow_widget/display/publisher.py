@@ -6,9 +6,10 @@ calls for. A page that appears, or asks, is sent everything. A session that has 
 drawn waits for room before a step, and for a pace that the page holds without frames waiting
 for one another there; but never longer than ``PATIENCE``, and not at all where no page is
 looking or where the kernel can't hear it (a cell is running); then frames go out at a slow
-pace of their own. So they do where a cell has displayed the widget, and runs on or others
-follow it at once: the page can't be heard to have appeared. A page that has long shown nothing
-while another has shown frames is gone without a word, and is not counted among those that
+pace of their own. A page that is heard beside cells is only busy, and is waited for longer.
+Slowly frames go out, too, where a cell has displayed the widget, and runs on or others follow
+it at once: the page can't be heard to have appeared. A page that has long shown nothing while
+another has shown frames is gone without a word, and is not counted among those that
 look. The newest reading is drawn, never a backlog.
 """
 
@@ -25,6 +26,8 @@ from typing import Any
 _log = logging.getLogger(__name__)
 
 PATIENCE = 0.5
+# Less than FORGOTTEN_AFTER: each frame that a page gone without a word forgets would be a step.
+PATIENCE_BESIDE_CELLS = 1.5
 FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
 # In s, and twice as long each time: again for a page that was not ready for the frame before.
@@ -96,6 +99,8 @@ class Publisher:
         # costs the browser nearly as much as drawing a frame.
         self.confirmed_together = 1
         self.visible = False
+        # Whether the page is heard though a cell runs.
+        self.heard_beside_cells = False
         self.steps_drawn = 0
         self.animation_frames = 0
 
@@ -125,6 +130,10 @@ class Publisher:
         """Whether ``steps_drawn`` is what pages have shown: there are some, and they are heard."""
         return bool(self._pages) and self.heard
 
+    @property
+    def _patience(self) -> float:
+        return PATIENCE_BESIDE_CELLS if self.heard_beside_cells else PATIENCE
+
     def has_room(self) -> bool:
         """Whether a frame asked for now would go out at once and be shown."""
         return not self._wanted and len(self._in_flight) < self._window
@@ -144,7 +153,7 @@ class Publisher:
             if self._unheard:
                 return self._may_draw_unheard()
             if self._condition.wait_for(
-                lambda: self._is_unseen() or self._has_room_now(), PATIENCE
+                lambda: self._is_unseen() or self._has_room_now(), self._patience
             ):
                 self._condition.wait_for(self._is_unseen, self._due - time.monotonic())
                 self._due = max(self._due, time.monotonic()) + self._pace
@@ -168,7 +177,7 @@ class Publisher:
                 self._granted = now
                 return True
             oldest = min((sent for sent, _ in self._in_flight.values()), default=0.0)
-            if self._in_flight and time.monotonic() - oldest > PATIENCE:
+            if self._in_flight and time.monotonic() - oldest > self._patience:
                 self._unheard = True
             return False
 

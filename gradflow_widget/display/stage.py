@@ -315,6 +315,7 @@ class Stage:
 
     def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
         self.hearing.heard()
+        self.publisher.heard_beside_cells = self.hearing.is_beside
         self._director.on_heard()
         if content.get("type") == "key":
             self._director.on_key(str(content["action"]))

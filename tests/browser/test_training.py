@@ -102,6 +102,32 @@ def test_keys_play_pause_step_and_reset_and_never_reach_jupyterlab(cell: FlowCel
     expect(page.root).to_be_visible()
 
 
+# As when the page has had its last word on the widget before this one, whose subshell then ended.
+ANSWERED_LAST = """
+import threading, time
+from IPython.display import display
+from gradflow_widget import GradientFlow
+
+flow = GradientFlow.playground(depth=4)
+kernel = get_ipython().kernel
+last = {"header": {"subshell_id": "of the page before"}}
+beside = threading.Thread(target=kernel.set_parent, args=([], last))
+beside.start()
+beside.join()
+display(flow)
+while flow._stage.publisher._number == 0:
+    time.sleep(0.01)
+"""
+
+
+def test_the_page_is_heard_though_the_subshell_of_the_widget_before_has_ended(
+    cell: FlowCell,
+) -> None:
+    page = cell.show(ANSWERED_LAST)
+    page.press("s")
+    page.wait_for(lambda drawn: drawn.step == 1)
+
+
 @pytest.mark.parametrize("control", ["menu", "button", "slider", "toggle", "heading"])
 def test_keys_pressed_on_a_control_never_reach_jupyterlab(cell: FlowCell, control: str) -> None:
     """There "r" makes the cell raw, "m" text, "x" cuts it and "b" adds one."""

@@ -328,6 +328,28 @@ def test_a_page_that_never_answers_holds_a_step_boundedly_and_then_not_at_all(
     assert seconds(lambda: [page.publisher.wait_for_room() for _ in range(100)]) < 20.0
 
 
+def test_a_page_that_no_cell_keeps_from_being_heard_is_but_busy(
+    page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setattr(module, "PATIENCE_BESIDE_CELLS", 30.0)
+    monkeypatch.setattr(module, "FORGOTTEN_AFTER", 60.0)
+    page.publisher.heard_beside_cells = True
+    page.show()
+    page.wait_for_frames(1)
+    for state in range(1, page.publisher.most_in_flight):
+        draws_a_step(page, state)
+    page.wait_for_frames(page.publisher.most_in_flight)
+
+    had_room: list[bool] = []
+    waiting = started(lambda: had_room.append(page.publisher.wait_for_room()))
+    waiting.join(4 * module.PATIENCE)
+    assert not page.publisher.room_without_waiting(0.0)
+    page.confirm_all()
+    join(waiting)
+    assert had_room == [True]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_unheard_frames_still_go_out_at_a_slow_pace(page: FakePage) -> None:
     page.show()
