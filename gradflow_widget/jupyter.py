@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -27,9 +27,10 @@ def message() -> Mapping[str, Any]:
     return answered if isinstance(answered, Mapping) else {}
 
 
-def has_subshell(name: str) -> bool:
-    """Say whether the kernel still has the subshell of that name, as far as it tells."""
+def subshells() -> Collection[str]:
+    """Return the names of the kernel's subshells, threads that answer messages beside a cell."""
     try:
-        return name in shell().kernel.shell_channel_thread.manager.list_subshell()
-    except AttributeError:
-        return True
+        found: Collection[str] = shell().kernel.shell_channel_thread.manager.list_subshell()
+    except AttributeError:  # ipykernel has them since 7.0
+        return ()
+    return found

@@ -249,6 +249,29 @@ def test_a_widget_speaks_from_its_own_cell_whatever_was_answered_last(
     assert set(page.heard_on.values()) == {None}
 
 
+def test_without_subshells_what_is_sent_belongs_to_the_cell_that_runs(
+    shell: FakeShell, make_flow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts such as nbclient listen to the cell that they are running, and to nothing else."""
+    cells: dict[Any, str] = {}
+    send = widgets.Widget._send
+
+    def note(widget: Any, message: Any, buffers: Any = None) -> None:
+        cells[widget] = shell.kernel.get_parent("shell")["metadata"]["cellId"]
+        send(widget, message, buffers)
+
+    monkeypatch.setattr(widgets.Widget, "_send", note)
+    flow = shell.run("a", lambda: make_flow(plain_network, sgd, CROSS_ENTROPY, samples()))
+    panel, slider = flow._stage.panel, flow._controls.rate_slider
+
+    def cell() -> None:
+        flow.learning_rate = 0.3
+        join(started(lambda: flow._stage._send({"type": "ping", "id": 0}, [])))
+        assert cells[panel] == cells[slider] == "b"
+
+    shell.run("b", cell)
+
+
 def test_the_publisher_knows_whether_a_cell_may_keep_the_page_from_being_heard(
     shell: FakeShell, page: HeardPage, make_flow: Any
 ) -> None:

@@ -36,23 +36,23 @@ class Hearing:
     @property
     def is_beside(self) -> bool:
         """Whether the page is heard on a subshell, though a cell runs."""
-        return self._now.subshell is not None
+        return self._named is not None
 
     @property
     def controls_are_beside(self) -> bool:
         """Whether the controls are heard on a subshell, though a cell runs."""
-        return self._of_controls is not None and jupyter.has_subshell(self._of_controls)
+        return self._of_controls in jupyter.subshells()
 
     @property
     def controls_are_elsewhere(self) -> bool:
         """Whether the controls are not heard where the page was heard last asks for it."""
-        return self._of_controls != self._now.subshell
+        return self._of_controls != self._named
 
     @property
-    def _now(self) -> _Answered:
-        """What is answered by whatever is sent now."""
+    def _named(self) -> str | None:
+        """The subshell that the page was heard on last, where that has not ended."""
         latest = self._latest
-        return latest if latest is not None and latest.is_heard else self._at_first
+        return latest.subshell if latest is not None and latest.subshell_lives else None
 
     def heard(self) -> None:
         """Take in that the calling thread is answering a message of the page."""
@@ -60,11 +60,19 @@ class Hearing:
 
     def answering(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something, as if it answered the page's latest message."""
-        self._now.by(send, *args)
+        latest = self._latest
+        if latest is not None and latest.subshell_lives:
+            latest.by(send, *args)
+        else:
+            self.answering_the_first(send, *args)
 
     def answering_the_first(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something, as if no page had been heard yet."""
-        self._at_first.by(send, *args)
+        # Where there are no subshells the latest message is as good, and the one that hosts expect.
+        if _Answered.now().subshell is not None or jupyter.subshells():
+            self._at_first.by(send, *args)
+        else:
+            send(*args)
 
     def keeping(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something by the controls, which stay to be heard where they are."""
@@ -73,7 +81,7 @@ class Hearing:
 
     def hear_beside(self, root: Widget) -> None:
         """Have the controls in ``root`` heard where the page asks for it."""
-        named = self._now.subshell
+        named = self._named
         if named is None and self._of_controls is None:
             return
         self._of_controls = named
@@ -107,9 +115,9 @@ class _Answered:
         return cls(jupyter.message().get("header", {}).get("subshell_id"), copy_context())
 
     @property
-    def is_heard(self) -> bool:
-        """Whether what a page says in reply is still heard."""
-        return self.subshell is None or jupyter.has_subshell(self.subshell)
+    def subshell_lives(self) -> bool:
+        """Whether it named a subshell, and that has not ended."""
+        return self.subshell in jupyter.subshells()
 
     def by(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something."""
