@@ -12,6 +12,7 @@ from types import CodeType, FunctionType
 
 from torch import fx, nn
 
+from .member_loops import is_gathered, loops_over, mentions
 from .tracing import inputs_of, traced
 
 _SIDE_BY_SIDE = re.compile(r"expert|head|branch|tower|gate|group|path|scale|classifier|codebook")
@@ -82,7 +83,8 @@ def names_in(code: CodeType) -> set[object]:
     return found
 
 
-def _methods_naming(cls: type[nn.Module], name: str) -> Iterator[ast.FunctionDef]:
+def methods_naming(cls: type[nn.Module], name: str) -> Iterator[ast.FunctionDef]:
+    """Yield the syntax trees of the methods of a module's class that name an attribute."""
     for _, function in methods_of(cls):
         # Reading the source of every method of a Hugging Face model takes 60 ms.
         if name in names_in(function.__code__):
@@ -94,10 +96,10 @@ def _methods_naming(cls: type[nn.Module], name: str) -> Iterator[ast.FunctionDef
 def walked_with(cls: type[nn.Module], name: str) -> set[str]:
     """Return the attributes of ``self`` that a loop over ``self.<name>`` goes through with it."""
     found: set[str] = set()
-    for function in _methods_naming(cls, name):
+    for function in methods_naming(cls, name):
         for node in ast.walk(function):
             parts = list(ast.walk(node)) if isinstance(node, ast.For | ast.comprehension) else []
-            if any(_mentions(part, name) for part in parts):
+            if any(mentions(part, name) for part in parts):
                 found |= {part.attr for part in parts if isinstance(part, ast.Attribute)}
     return found - {name}
 
@@ -105,88 +107,7 @@ def walked_with(cls: type[nn.Module], name: str) -> set[str]:
 def _by_source(cls: type[nn.Module], at: str) -> bool | None:
     name = at.rpartition(".")[2]
     found: list[bool] = []
-    for function in _methods_naming(cls, name):
-        found += _loops_that_hand_on(function, name)
+    for function in methods_naming(cls, name):
+        found += [loop.hands_on() for loop in loops_over(function, name)]
+        found += [False] * is_gathered(function, name)
     return any(found) if found else None
-
-
-def _loops_that_hand_on(function: ast.FunctionDef, name: str) -> Iterator[bool]:
-    for node in ast.walk(function):
-        if isinstance(node, ast.For) and any(_mentions(part, name) for part in ast.walk(node)):
-            found = _hands_on(node, name)
-            if found is not None:
-                yield found
-        elif isinstance(node, ast.ListComp | ast.GeneratorExp | ast.DictComp) and any(
-            _mentions(part, name)
-            for generator in node.generators
-            for part in ast.walk(generator.iter)
-        ):
-            yield False
-
-
-def _hands_on(loop: ast.For, name: str) -> bool | None:
-    members: set[str] = set()
-    if any(_mentions(part, name) for part in ast.walk(loop.iter)):
-        members |= _names(loop.target)
-    body = [node for statement in loop.body for node in ast.walk(statement)]
-    assignments = [
-        (_assigned(target), node.value)
-        for node in body
-        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
-    for targets, value in assignments:
-        if isinstance(value, ast.Subscript) and _mentions(value.value, name):
-            members |= targets
-
-    def is_member_call(node: ast.AST) -> bool:
-        # The member is called, or handed to what calls it, as in checkpoint(member, x).
-        if not isinstance(node, ast.Call):
-            return False
-        parts = [node.func, *node.args]
-        return any(
-            (isinstance(part, ast.Name) and part.id in members)
-            or (isinstance(part, ast.Subscript) and _mentions(part.value, name))
-            or (isinstance(part, ast.Attribute) and _names(part.value) & members)
-            for part in parts
-        )
-
-    calls = [node for node in body if is_member_call(node)]
-    if not calls:
-        return None
-    carried: set[str] = set()
-    grown = True
-    while grown:
-        before = len(carried)
-        for targets, value in assignments:
-            parts = list(ast.walk(value))
-            if _names(value) & carried or any(is_member_call(part) for part in parts):
-                carried |= targets - members
-        grown = len(carried) > before
-    return any(
-        _names(argument) & carried
-        for call in calls
-        if isinstance(call, ast.Call)
-        for argument in [*call.args, *(keyword.value for keyword in call.keywords)]
-    )
-
-
-def _mentions(node: ast.AST, name: str) -> bool:
-    return (isinstance(node, ast.Attribute) and node.attr == name) or (
-        isinstance(node, ast.Subscript)
-        and isinstance(node.slice, ast.Constant)
-        and node.slice.value == name
-    )
-
-
-def _assigned(target: ast.expr) -> set[str]:
-    # The i of a[i] = … is read, not written.
-    if isinstance(target, ast.Tuple | ast.List):
-        return set().union(*(_assigned(part) for part in target.elts))
-    if isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
-        return _assigned(target.value)
-    return _names(target)
-
-
-def _names(node: ast.AST) -> set[str]:
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {"self"}

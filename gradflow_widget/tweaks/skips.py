@@ -15,14 +15,14 @@ from .blocks import Run, find_runs, shown_path
 from .copying import copied, refuse_lazy
 from .errors import CannotTweak
 from .lineage import descend
+from .outer_skips import has_skips_around, terms_of_sum
 from .record import forget, record, value_of
 from .sequence import methods_of, syntax_of
 from .shapes import change_of_shape
 from .stand_in import StandIn
-from .tracing import inputs_of, is_torch_layer, traced
+from .tracing import is_torch_layer, traced
 
 DEPTH_SCALE, LEARNED = "1/sqrt(2L)", "learned"
-_ADDS = frozenset({"add", "add_", "__add__", "__iadd__", "iadd", "__radd__"})
 
 
 class Residual(StandIn):
@@ -131,7 +131,7 @@ def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
     Raises:
         ValueError: the scale is none of these.
         CannotTweak: the model repeats no block, or its blocks change their input's shape or
-            have a skip connection inside.
+            have a skip connection inside or around them.
     """
     _checked_scale(scale)
     twin = copied(model)
@@ -203,14 +203,14 @@ def wrappable_runs(model: nn.Module) -> list[Run]:
         )
     if not runs:
         raise CannotTweak("The model repeats no block that a skip connection could go around.")
-    reasons = {id(run): _obstacle(run) for run in runs}
+    reasons = {id(run): _obstacle(model, run) for run in runs}
     fitting = [run for run in runs if not reasons[id(run)]]
     if not fitting:
         raise CannotTweak(reasons[id(runs[0])])
     return fitting
 
 
-def _obstacle(run: Run) -> str:
+def _obstacle(model: nn.Module, run: Run) -> str:
     """Return why the blocks of a run can't be wrapped, as a sentence; "" if they can."""
     where = f"of {shown_path(run.at) or 'the model'}"
     for block in run.blocks[:1]:
@@ -234,6 +234,11 @@ def _obstacle(run: Run) -> str:
                 "there is no room for a skip connection around each."
             )
         seen |= {id(module) for module in block}
+    if has_skips_around(model, run):
+        return (
+            f"Around the repeated blocks {where} ({type(run.blocks[0][0]).__name__}) the model has "
+            "a skip connection already, and a second one would double it."
+        )
     return ""
 
 
@@ -247,21 +252,11 @@ def _has_skip(module: nn.Module) -> bool:
         return False
     graph, _ = traced(module, lambda part: next(part.children(), None) is None)
     if graph is not None:
-        return any(_adds_signals(node) for node in graph.nodes)
+        return any(map(terms_of_sum, graph.nodes))
     sources = (
         syntax_of(function) for name, function in methods_of(type(module)) if name == "forward"
     )
     return any(_adds_names(source) for source in sources if source is not None)
-
-
-def _adds_signals(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op not in ("call_function", "call_method") or name not in _ADDS:
-        return False
-    terms = [term for term in node.args if isinstance(term, fx.Node)]
-    return len(terms) == 2 and all(
-        any(source.op == "placeholder" for source in inputs_of([term])) for term in terms
-    )
 
 
 def _adds_names(function: ast.FunctionDef) -> bool:

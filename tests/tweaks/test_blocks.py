@@ -97,8 +97,54 @@ class Stopping(Parallel):
         return x
 
 
+class Routed(Parallel):
+    """Members side by side, each with the samples whose choice is its index."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        choice = x.argmax(1)
+        out = torch.zeros_like(x)
+        for index, member in enumerate(self.members):
+            mask = (choice == index).any(-1)
+            if mask.any():
+                out[mask] += member(x[mask])
+        return out
+
+
+class RoutedByNumber(Parallel):
+    """The same, its members looked up by their number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        choice = x.argmax(1)
+        out = torch.zeros_like(x)
+        for index in range(len(self.members)):
+            rows = choice.eq(index).nonzero().squeeze(-1)
+            if len(rows):
+                out[rows] = self.members[index](x[rows])
+        return out
+
+
+class Numbered(Parallel):
+    """Members one after another, whose number is told too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, (member, _) in enumerate(zip(self.members, range(3), strict=True)):
+            x = member(x)
+            if (x > index).all():
+                break
+        return x
+
+
 @pytest.mark.parametrize(
-    ("model", "expected"), [(Parallel(), 0), (Chosen(), 0), (Stopping(), 1)], ids=lambda one: ""
+    ("model", "expected"),
+    [
+        (Parallel(), 0),
+        (Chosen(), 0),
+        (Routed(), 0),
+        (RoutedByNumber(), 0),
+        (Stopping(), 1),
+        (Numbered(), 1),
+    ],
+    ids=lambda one: "",
 )
 def test_only_members_that_work_on_each_other_are_a_run(model: nn.Module, expected: int) -> None:
     assert len(runs(model)) == expected
