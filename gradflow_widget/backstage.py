@@ -96,6 +96,7 @@ class Backstage:
             self._following.now = True
             flow.playing = session.playing
         self._following.now = False
+        flow._offer_playing()
         self.say()
 
     def is_following(self) -> bool:
@@ -122,7 +123,7 @@ class Backstage:
             return "", False
         failure = session.failure
         if failure:
-            return f"Training stopped: {failure}.", True
+            return f"Training stopped: {failure}. {self._notice}".rstrip(), True
         if self._notice:
             return self._notice, True
         if session.has_grown:

@@ -33,11 +33,15 @@ def _cell_and_run() -> tuple[str, int] | None:
     shell = jupyter.shell()
     if shell is None:
         return None
-    cell = jupyter.message().get("metadata", {}).get("cellId")
-    if not cell:  # a front end that does not tell: the same source is the same cell
-        sources = shell.user_ns.get("In") or [""]
-        cell = hashlib.sha256(str(sources[-1]).encode()).hexdigest()
-    return str(cell), int(shell.execution_count)
+    sources = shell.user_ns.get("In") or [""]
+    return _cell_of(sources[-1]), int(shell.execution_count)
+
+
+def _cell_of(source: object) -> str:
+    """Return the identity of the cell that runs, whose source this is as IPython keeps it."""
+    told = jupyter.message().get("metadata", {}).get("cellId")
+    # A front end that does not tell: the same source is the same cell.
+    return str(told or hashlib.sha256(str(source).encode()).hexdigest())
 
 
 class CellRegistry:
@@ -71,15 +75,29 @@ class CellRegistry:
             cell, run = place
             self._defined.setdefault(cell, []).append((run, weakref.ref(thing)))
 
+    def begins_again(self, thing: Closable, info: object) -> bool:
+        """Say whether the cell that is about to run has defined ``thing`` before.
 
-def around_each_cell(begins: Callable[[], None], ends: Callable[[], None]) -> Callable[[], None]:
-    """Call ``begins`` and ``ends`` whenever a cell does; return how to stop that."""
+        ``info``: what IPython tells of it.
+        """
+        source = getattr(info, "raw_cell", None)
+        cell = _cell_of("" if source is None else jupyter.shell().transform_cell(source))
+        return any(reference() is thing for _, reference in self._defined.get(cell, []))
+
+
+def around_each_cell(
+    begins: Callable[[object], None], ends: Callable[[], None]
+) -> Callable[[], None]:
+    """Call ``begins`` and ``ends`` whenever a cell does; return how to stop that.
+
+    ``begins`` is given what IPython tells of the cell.
+    """
     shell = jupyter.shell()
     if shell is None:
         return lambda: None
 
-    def began(*_: object) -> None:
-        begins()
+    def began(info: object = None) -> None:
+        begins(info)
 
     def ended(*_: object) -> None:
         ends()

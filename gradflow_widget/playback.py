@@ -45,8 +45,12 @@ class Playback(traitlets.HasTraits):
         self._training.play()
 
     def pause(self) -> None:
-        """Stop after the step under way."""
-        self._training.pause()
+        """Stop after the step under way, and return when that is done.
+
+        A step of more than ten seconds is not waited for any longer: :meth:`wait` does. Nor is
+        one within which this is called.
+        """
+        self._training.pause_after_step()
 
     def step(self, n: int = 1) -> None:
         """Run ``n`` steps and return when they are done.
@@ -82,8 +86,6 @@ class Playback(traitlets.HasTraits):
                 own, or the widget is closed.
         """
         self._training.run(loop)
-        if self._controls is not None:
-            self._stage.hearing.keeping(self._controls.allow_playing)
 
     def wait(self, steps: int | None = None, timeout: float | None = None) -> bool:
         """Wait until ``steps`` more steps are done, or until training comes to rest.
@@ -113,6 +115,11 @@ class Playback(traitlets.HasTraits):
             RuntimeError: the widget is closed, or your own loop is under way in a cell.
         """
         self._training.reset(seed)
+
+    def _offer_playing(self) -> None:
+        """Let play and step be pressed where there is something to train with now."""
+        if self._controls is not None:
+            self._stage.hearing.keeping(self._controls.offer_playing, self._training.can_train)
 
     def _press(self, action: str) -> None:
         """Do what a button or a key asks for: "toggle", "step", "reset" or "new seed"."""
@@ -153,7 +160,7 @@ class Playback(traitlets.HasTraits):
         if not self._ready or self._backstage.is_following():
             return
         if not change["new"]:
-            self._training.pause()
+            self._training.pause_after_step()
             return
         try:
             self._training.play()

@@ -336,7 +336,13 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         if self.__dict__.get("_ready"):
             self._backstage.refresh_status()
 
-    def _cell_begins(self) -> None:
+    def _cell_begins(self, info: object) -> None:
+        if _cells.begins_again(self, info):
+            # It trains by the notebook's names: once the cell has given these to another model and
+            # optimizer it would train that one, past the hooks that could end it. One that comes
+            # to no step in time is ended where it does.
+            with suppress(RuntimeError):
+                self._training.end_loop()
         self._backstage.cell_begins()
 
     def _cell_ended(self) -> None:

@@ -134,6 +134,7 @@ class LossChart:
     def forget_ghost(self) -> None:
         """Show nothing of the run before."""
         self._ghost = None
+        self._x_end = 20.0  # the present run stretches it again
         self._y_log.forget()
         self._y_linear.forget()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .audience import Audience, Telling
 from .bench import Bench
-from .own_loop import OwnLoop
+from .own_loop import LoopStopped, OwnLoop
 from .pace import Pace
 from .randomness import RandomState
 from .resting import Resting
@@ -47,6 +47,8 @@ class UserLoops:
         self._loop: OwnLoop | None = None
         # Where the latest loop, which is over, began to draw random numbers.
         self._began_at: RandomState | None = None
+        # The seed under which a loop first began, and where: what no seed brings back.
+        self._first: tuple[int, RandomState] | None = None
         self._foreign: threading.Thread | None = None
 
     # -- one that was handed over ----------------------------------------------------
@@ -111,7 +113,7 @@ class UserLoops:
         """Unwind it, to be repeated; False where none is under way, or it has just ended.
 
         Of one that is over the random state comes back that it began with: handed over again, it
-        repeats itself. With a ``seed``, what follows draws from that.
+        repeats itself. With another ``seed`` than the present one, what follows draws from that.
 
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.
@@ -119,12 +121,21 @@ class UserLoops:
         loop = self._loop_of_another()
         if loop is None:
             if self._began_at is not None:
-                if seed is not None:
-                    self._began_at = RandomState.seeded(seed)
+                self._began_at = self._beginning(self._began_at, seed)
                 self._began_at.put()
             return False
-        loop.unwind(seed)
+        loop.unwind(self._beginning(loop.begins_at, seed))
         return not loop.is_over
+
+    def _beginning(self, latest: RandomState, seed: int | None) -> RandomState:
+        """Return where a loop begins that began at ``latest`` under the present seed."""
+        present = self._bench.settings.seed
+        if seed is None or seed == present:
+            return latest
+        if self._first is None:
+            self._first = present, latest
+        first_seed, first = self._first
+        return first if seed == first_seed else RandomState.seeded(seed)
 
     def _loop_of_another(self) -> OwnLoop | None:
         if self._loop is not None and self._worker.is_current:
@@ -138,6 +149,19 @@ class UserLoops:
             self._began_at = self._loop.begins_at
             self._began_at.put()
             self._loop = None
+            self._pace.pause()
+
+    def end(self) -> None:
+        """Unwind it for good; random numbers go on from where they are.
+
+        Raises:
+            RuntimeError: it is the caller itself, or does not come to a step in time.
+        """
+        loop = self._loop_of_another()
+        if loop is not None:
+            loop.unwind(loop.begins_at)
+            loop.call_off()
+            self._loop, self._began_at = None, loop.begins_at
             self._pace.pause()
 
     # -- one in a cell ---------------------------------------------------------------
@@ -206,9 +230,14 @@ class UserLoops:
         Raises:
             RuntimeError: it is a plain one, and the session, or a loop that was handed over,
                 makes steps just now.
+            LoopStopped: the session that it was handed to is closed, and it has gone over to
+                another optimizer, past that session's hooks.
         """
         if self._bench.is_in_own_step:
             return
+        thread = threading.current_thread()
+        if isinstance(thread, TrainingThread) and thread.is_left and not self._worker.is_current:
+            raise LoopStopped
         if not self.may_train_here():
             raise RuntimeError(
                 "the widget is training this model itself: pause() it before a loop of your own "

@@ -115,8 +115,8 @@ class OwnLoop:
         ):
             raise RuntimeError(_NO_STEP.format(PATIENCE))
 
-    def unwind(self, seed: int | None = None) -> None:
-        """End the function where it steps next; run again, it begins anew.
+    def unwind(self, begins_at: RandomState) -> None:
+        """End the function where it steps next; run again, it begins anew, at ``begins_at``.
 
         Raises:
             RuntimeError: it does not come to a step in time.
@@ -127,8 +127,7 @@ class OwnLoop:
         if not unwound:
             raise RuntimeError(_NO_STEP.format(PATIENCE))
         self._is_repeated = True
-        if seed is not None:
-            self.begins_at = RandomState.seeded(seed)
+        self.begins_at = begins_at
 
     def _set_must_end(self, value: bool) -> None:
         self._must_end = value

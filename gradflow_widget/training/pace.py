@@ -83,8 +83,16 @@ class Pace:
             self._rest()
             return first
 
+    def call_off(self) -> None:
+        """Call off the steps that were asked for; what plays goes on."""
+        with self._lock:
+            self._call_off()
+
     def _rest(self) -> None:
         self._playing = False
+        self._call_off()
+
+    def _call_off(self) -> None:
         self._served = self._asked
         if not self._working:
             self._told = self._served

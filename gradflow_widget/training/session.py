@@ -235,7 +235,7 @@ class TrainingSession(PresentRun):
         of it is drawn anew. What depends on the batch size, the weights of "lsuv" and the order
         of a curriculum by loss, is that of the present one. An optimizer from a factory is made
         anew. A loop of the user's starts again, with the same optimizer and the random state that
-        it first began with, or one of the new seed.
+        it first began with, or one of the new seed. Steps that were asked for are called off.
 
         Raises:
             ValueError: ``seed`` can't be used.
@@ -249,6 +249,7 @@ class TrainingSession(PresentRun):
                 lambda: self._make_way(lambda: self._loops.unwind(seed)),
                 keeps_optimizer=self._loops.under_way,
             )
+            self._pace.call_off()
         self._audience.state_changed()
 
     def _make_way(self, end_loop: Callable[[], object]) -> None:
@@ -299,9 +300,18 @@ class TrainingSession(PresentRun):
         self._audience.state_changed()
 
     def pause(self) -> None:
-        """Stop after the step under way."""
+        """Stop after the step under way, for which nobody waits here."""
         self._pace.pause()
         self._audience.state_changed()
+
+    def pause_after_step(self) -> None:
+        """Pause, and wait, boundedly, until the step under way is done.
+
+        Not for a step within which this is called.
+        """
+        self.pause()
+        if not (self._worker.is_current or self._bench.is_in_own_step):
+            self._pace.wait(None, PATIENCE)
 
     def request_steps(self, count: int) -> int:
         """Pause after ``count`` more steps, without waiting for them.
@@ -416,6 +426,17 @@ class TrainingSession(PresentRun):
                 raise RuntimeError(reason)
             self._loops.hand_over(loop)
         self.play()
+
+    def end_loop(self) -> None:
+        """End a loop that was handed over, where one is under way.
+
+        Raises:
+            RuntimeError: it is the caller itself, or does not come to a step in time.
+        """
+        if self._loops.under_way:
+            with self._bench.changing():
+                self._loops.end()
+            self._audience.state_changed()
 
     def loop_has_ended(self) -> None:
         """Note that the cell with the user's plain loop has ended, and validate what it did.

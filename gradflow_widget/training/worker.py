@@ -13,13 +13,19 @@ from .pace import Pace
 class TrainingThread(threading.Thread):
     """A worker's thread. Who is stepped by what another session runs here is its guest."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], None], pace: Pace) -> None:
         super().__init__(target=work, name="gradflow-training", daemon=True)
+        self._pace = pace
         self._guests: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     def call_at_rest(self, guest: Callable[[], None]) -> None:
         """Call ``guest``, a method of what may go meanwhile, once when training rests here."""
         self._guests.append(weakref.WeakMethod(guest))
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its session is closed."""
+        return self._pace.stopped
 
     def rests(self) -> None:
         """Tell the guests that training rests here."""
@@ -68,7 +74,7 @@ class Worker:
         """Start the thread where there is none yet and the pace has not stopped."""
         with self._lock:
             if self._thread is None and not self._pace.stopped:
-                self._thread = TrainingThread(self._work)
+                self._thread = TrainingThread(self._work, self._pace)
                 self._thread.start()
 
     def tell_guests(self) -> None:

@@ -9,19 +9,23 @@ from torch import fx, nn
 from .blocks import Run
 from .member_loops import loops_over
 from .sequence import methods_naming
-from .tracing import inputs_of, traced
+from .tracing import traced
 
-ADDS = frozenset({"add", "add_", "__add__", "__iadd__", "iadd", "__radd__"})
+_ADDS = frozenset({"add", "add_", "__add__", "__iadd__", "iadd", "__radd__"})
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def terms_of_sum(node: fx.Node) -> list[fx.Node]:
-    """Return the two signals that a node adds, none where it is no such sum."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op not in ("call_function", "call_method") or name not in ADDS:
-        return []
-    terms = [term for term in node.args if isinstance(term, fx.Node)]
-    return terms if len(terms) == 2 and all(map(_is_signal, terms)) else []
+def sums_in(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Return the nodes that add two signals, which come from the inputs, and these two."""
+    signals: set[fx.Node] = set()
+    sums: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or not signals.isdisjoint(node.all_input_nodes):
+            signals.add(node)
+        terms = [term for term in node.args if isinstance(term, fx.Node) and term in signals]
+        if len(terms) == 2 and _adds(node):
+            sums[node] = terms
+    return sums
 
 
 def has_skips_around(model: nn.Module, run: Run) -> bool:
@@ -55,32 +59,54 @@ def _by_trace(owner: nn.Module, run: Run) -> bool | None:
     paths: dict[int, str] = {}
     for path, module in owner.named_modules():
         paths.setdefault(id(module), path)
-    called = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
+    nodes = list(graph.nodes)
+    place = {node: index for index, node in enumerate(nodes)}
+    called = {str(node.target): node for node in nodes if node.op == "call_module"}
     ends = [(called.get(paths[id(b[0])]), called.get(paths[id(b[-1])])) for b in run.blocks]
     calls = [(first, last) for first, last in ends if first is not None and last is not None]
-    outputs = {last for _, last in calls}
-    sums = [(node, terms) for node in graph.nodes if (terms := terms_of_sum(node))]
+    blocks = {called[paths[module]] for module in members if paths[module] in called}
+    sums, start = sums_in(graph), 0
     for (first, last), (following, _) in pairwise(calls):
+        # What came before the block before is of no other block than that. So each node is looked
+        # at twice at most, however deep the model.
+        near = nodes[start : place[following]]
         fed = set(first.all_input_nodes)
-        before, comes_next = inputs_of([*fed]), inputs_of(following.all_input_nodes)
-        for total, terms in sums:
-            # A sum of what all blocks return, or of the first input and the last output, goes
-            # into none of them.
-            if total not in comes_next:
+        made, comes_next = {last}, set(following.all_input_nodes)
+        for node in near:
+            if node in blocks:
                 continue
-            behind = [inputs_of([term]) for term in terms]
-            for (made, around), other in ((behind, terms[1]), (behind[::-1], terms[0])):
-                is_of_block = made & outputs == before & outputs | {last}
-                is_of_input = other in before or fed <= around
-                if is_of_block and is_of_input and around & outputs == before & outputs:
-                    return True
+            if not fed.isdisjoint(node.all_input_nodes):
+                fed.add(node)
+            if not made.isdisjoint(node.all_input_nodes):
+                made.add(node)
+        for node in reversed(near):
+            if node in comes_next:
+                comes_next.update(node.all_input_nodes)
+        around = fed - made | _behind(first, near)
+        # A sum of what all blocks return, or of the first input and the last output, goes into
+        # none of them.
+        for total in sums.keys() & comes_next & made:
+            one, other = sums[total]
+            if (one in made and other in around) or (other in made and one in around):
+                return True
+        start = place[last]
     return False
+
+
+def _behind(first: fx.Node, near: list[fx.Node]) -> set[fx.Node]:
+    """Return what the inputs of a block are computed from nearby."""
+    behind = set(first.all_input_nodes)
+    for node in reversed(near):
+        if node in behind:
+            behind.update(node.all_input_nodes)
+    return behind.intersection(near)
+
+
+def _adds(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name in _ADDS
 
 
 def _prefixes(path: str) -> list[str]:
     parts = path.split(".") if path else []
     return [".".join(parts[:count]) for count in range(1, len(parts))]
-
-
-def _is_signal(node: fx.Node) -> bool:
-    return any(source.op == "placeholder" for source in inputs_of([node]))

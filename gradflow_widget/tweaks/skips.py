@@ -15,7 +15,7 @@ from .blocks import Run, find_runs, shown_path
 from .copying import copied, refuse_lazy
 from .errors import CannotTweak
 from .lineage import descend
-from .outer_skips import has_skips_around, terms_of_sum
+from .outer_skips import has_skips_around, sums_in
 from .record import forget, record, value_of
 from .sequence import methods_of, syntax_of
 from .shapes import change_of_shape
@@ -252,7 +252,7 @@ def _has_skip(module: nn.Module) -> bool:
         return False
     graph, _ = traced(module, lambda part: next(part.children(), None) is None)
     if graph is not None:
-        return any(map(terms_of_sum, graph.nodes))
+        return bool(sums_in(graph))
     sources = (
         syntax_of(function) for name, function in methods_of(type(module)) if name == "forward"
     )

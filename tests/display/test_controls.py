@@ -251,7 +251,7 @@ def test_without_a_way_to_train_play_and_step_rest_until_there_is_one() -> None:
     assert controls.step_button.disabled
     assert "run(loop)" in controls.play_button.tooltip
 
-    controls.allow_playing()
+    controls.offer_playing(True)
     assert not controls.play_button.disabled
     assert not controls.step_button.disabled
 

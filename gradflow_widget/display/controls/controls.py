@@ -117,9 +117,9 @@ class Controls:
         bar = (self.play_button, self.step_button, self.reset_button, self.seed_button)
         return [*bar, *self.preset_buttons.values()]
 
-    def allow_playing(self) -> None:
-        """Enable play and step: there is something to train with now."""
-        self._toolbar.allow_playing()
+    def offer_playing(self, can_train: bool) -> None:
+        """Enable play and step where there is something to train with now."""
+        self._toolbar.offer_playing(can_train)
 
     def close(self) -> None:
         """Let go of the owner's traits."""

@@ -40,9 +40,7 @@ class Toolbar:
         self.seed_button = button(
             "New seed", "random", "Another run: new weights and batches", actions.new_seed
         )
-        if not can_train:
-            rest(self.play_button, _OWN_LOOP)
-            rest(self.step_button, _OWN_LOOP)
+        self.offer_playing(can_train)
         listed = [(_every(n), n) for n in SPEEDS if isinstance(n, int)]
         self.speed_menu = Choice(
             binding,
@@ -65,10 +63,13 @@ class Toolbar:
         self.row.add_class("gradflow-toolbar")
         binding.bind("playing", self._show_playing)
 
-    def allow_playing(self) -> None:
-        """Enable play and step: there is something to train with now."""
-        self.play_button.disabled = self.step_button.disabled = False
-        self.play_button.tooltip, self.step_button.tooltip = _PLAY, _STEP
+    def offer_playing(self, can_train: bool) -> None:
+        """Enable play and step where there is something to train with now."""
+        for pressed, tooltip in ((self.play_button, _PLAY), (self.step_button, _STEP)):
+            if can_train:
+                pressed.disabled, pressed.tooltip = False, tooltip
+            else:
+                rest(pressed, _OWN_LOOP)
 
     def _show_playing(self, playing: bool) -> None:
         self.play_button.description = "Pause" if playing else "Play"
