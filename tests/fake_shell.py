@@ -36,13 +36,17 @@ class FakeShell:
 
     def run(self, cell: str, body: Any) -> Any:
         self.answer({"header": {"msg_type": "execute_request"}, "metadata": {"cellId": cell}})
+        self._tell("pre_run_cell", SimpleNamespace(raw_cell=cell))
         self.execution_count += 1
-        self.user_ns["In"].append(cell)
-        self._tell("pre_run_cell")
+        self.user_ns["In"].append(self.transform_cell(cell))
         try:
             return body()
         finally:
-            self._tell("post_run_cell")
+            self._tell("post_run_cell", None)
+
+    def transform_cell(self, source: str) -> str:
+        """Return a cell's source as IPython runs and keeps it."""
+        return f"{source}\n"
 
     def answer(self, message: dict[str, Any]) -> None:
         """Have the calling thread answer a message, which is the latest of all."""
@@ -57,6 +61,6 @@ class FakeShell:
         """Which subshell the message names that is being answered."""
         return self.kernel.get_parent("shell")["header"].get("subshell_id")
 
-    def _tell(self, event: str) -> None:
+    def _tell(self, event: str, info: object) -> None:
         for callback in list(self.callbacks[event]):
-            callback(None)
+            callback(info)

@@ -358,6 +358,46 @@ def test_running_a_cell_again_stops_the_old_widget(
     assert not any(shell.callbacks.values())
 
 
+def test_running_a_cell_again_ends_the_loop_before_its_names_are_others(
+    shell: FakeShell, make_flow: Any, nothing_is_left: None
+) -> None:
+    names: dict[str, Any] = {}
+    inputs, targets = samples()
+
+    def loop() -> None:
+        while True:
+            names["optimizer"].zero_grad()
+            CROSS_ENTROPY(names["model"](inputs), targets).backward()
+            names["optimizer"].step()
+
+    def cell() -> None:
+        model = names["model"] = plain_network()
+        names["optimizer"] = sgd(model.parameters())
+        first = model[0].weight.detach().clone()
+        if "flow" in names:  # the loop of the run before
+            assert not names["flow"].playing
+            assert names["flow"].wait()
+            assert torch.equal(model[0].weight, first)
+        names["flow"] = flow = make_flow(model, names["optimizer"])
+        flow.run(loop)
+        flow.wait(3)
+
+    for _ in range(3):
+        shell.run("a", cell)
+    flow = names["flow"]
+    shell.run("b", lambda: None)  # another cell leaves it alone
+    flow.wait(3)
+    flow.pause()
+    torch.manual_seed(5)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    shell.run("a", lambda: None)
+    assert torch.equal(torch.rand(1), drawn)
+    with pytest.raises(RuntimeError, match="nothing to train with"):
+        flow.play()
+    flow.close()
+
+
 def test_two_widgets_of_one_cell_both_live_and_are_both_replaced(
     shell: FakeShell, make_flow: Any
 ) -> None:

@@ -193,6 +193,28 @@ def test_the_ghost_is_of_a_run_that_has_trained(theatre: Theatre) -> None:
     assert not stage.loss.targets["loss_ghost"].visible
 
 
+def test_the_step_axis_is_no_longer_than_what_it_shows(theatre: Theatre) -> None:
+    stage = theatre.stage
+
+    def end() -> float:
+        stage.settle()
+        return float(stage.loss.targets["loss_x"].max)
+
+    for step in range(1, 301):
+        theatre.step(step)
+    assert 300 <= end() < 460
+    stage.begin_run(reading([1.0, 1.0], step=0, signal_grad_norm=[1.0, 1.0]))
+    assert 300 <= end() < 460  # of the ghost
+    stage.begin_run(reading([1.0, 1.0], step=0, signal_grad_norm=[1.0, 1.0]))
+    stage.forget_ghosts()
+    assert end() == 20
+    for step in range(1, 41):
+        theatre.step(step)
+    assert 40 <= end() < 70
+    stage.forget_ghosts()
+    assert 40 <= end() < 70
+
+
 def test_a_knob_turned_before_the_first_step_leaves_no_marker(theatre: Theatre) -> None:
     theatre.stage.mark("lr 0.1")
     theatre.step(1)

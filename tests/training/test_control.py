@@ -69,6 +69,97 @@ def test_play_goes_on_until_pause_and_wait_waits_for_the_step_under_way(flow: An
     assert torch.equal(flow.model[0].weight, weight) == (flow.step_number == at_rest)
 
 
+class Held(nn.Module):
+    """Stands in the middle of its forward until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.entered.set()
+        assert self.released.wait(PATIENCE)
+        return self.linear(x)
+
+
+@pytest.fixture
+def held(make_flow: Any) -> Any:
+    model = Held()
+    model.released.set()  # for the look before any step
+    flow = make_flow(model, sgd(model.parameters()), CROSS_ENTROPY, samples())
+    model.released.clear()
+    model.entered.clear()
+    yield flow
+    model.released.set()
+
+
+@pytest.mark.parametrize("how", ["pause()", "the trait"])
+def test_pause_returns_when_the_step_under_way_is_done(held: Any, how: str) -> None:
+    held.play()
+    assert held.model.entered.wait(PATIENCE)
+    pausing = started(held.pause if how == "pause()" else lambda: held.set_trait("playing", False))
+    wait_for(lambda: not held.playing)
+    pausing.join(0.1)
+    assert pausing.is_alive()
+    assert held.step_number == 0
+    held.model.released.set()
+    join(pausing)
+    assert held.step_number == 1
+    assert held.model.linear.weight.grad is not None
+
+
+def test_the_page_s_button_pauses_without_waiting_for_the_step(held: Any) -> None:
+    held.play()
+    assert held.model.entered.wait(PATIENCE)
+    held._press("toggle")
+    assert not held.playing
+    assert held.step_number == 0
+
+
+def test_a_pause_does_not_wait_for_ever_for_a_step(
+    held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.session.PATIENCE", 0.05)
+    held.play()
+    assert held.model.entered.wait(PATIENCE)
+    held.pause()
+    assert held.step_number == 0
+
+
+def test_a_pause_within_a_step_does_not_wait_for_it(flow: Any) -> None:
+    flow.observe(lambda change: flow.pause() if change["new"] == 3 else None, "step_number")
+    flow.model.register_forward_hook(lambda *_: flow.pause() if flow.step_number == 5 else None)
+    flow.play()
+    assert flow.wait(timeout=PATIENCE)
+    assert flow.step_number == 3
+    flow.play()
+    assert flow.wait(timeout=PATIENCE)
+    assert flow.step_number == 6
+
+
+def test_reset_calls_off_the_steps_that_were_asked_for(held: Any) -> None:
+    for _ in range(5):
+        held._press("step")
+    assert held.model.entered.wait(PATIENCE)
+    resetting = started(held.reset)
+    held.model.released.set()
+    join(resetting)
+    assert held.wait(timeout=PATIENCE)
+    assert held.step_number == 0
+    held.step(2)
+    assert held.step_number == 2
+
+
+def test_a_step_that_a_reset_has_called_off_returns(held: Any) -> None:
+    stepping = started(lambda: held.step(1000))
+    assert held.model.entered.wait(PATIENCE)
+    resetting = started(held.reset)
+    held.model.released.set()
+    join(resetting, stepping)
+    assert held.step_number == 0
+
+
 def test_playing_can_be_set_as_a_trait(flow: Any) -> None:
     flow.playing = True
     flow.wait(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -409,6 +410,74 @@ def test_reset_restarts_the_loop_with_the_first_weights_and_the_same_random_numb
     flow.reset(seed=5)
     flow.step(len(first) + 1)
     assert not same_bits(loop.losses, first)
+    for _ in range(2):
+        loop.losses.clear()
+        flow.reset(seed=0)
+        flow.step(len(first) + 1)
+        assert same_bits(loop.losses, first)
+
+
+def test_play_and_step_can_be_pressed_while_there_is_a_loop(nothing_is_left: None) -> None:
+    loop = Loop(1)
+    flow = watched(loop)
+
+    def can_be_pressed() -> list[bool]:
+        return [
+            not one.disabled for one in (flow._controls.play_button, flow._controls.step_button)
+        ]
+
+    assert can_be_pressed() == [False, False]
+    flow.run(loop)
+    assert can_be_pressed() == [True, True]
+    flow.wait()
+    assert can_be_pressed() == [False, False]
+
+    def fails() -> None:
+        raise KeyError("no such batch")
+
+    flow.run(fails)
+    with pytest.raises(KeyError):
+        flow.wait()
+    assert can_be_pressed() == [False, False]
+    flow._press("step")  # by its key
+    assert "KeyError: 'no such batch'. there is nothing to train with" in flow.status
+    flow.close()
+
+
+def test_a_loop_that_has_gone_over_to_another_optimizer_ends_with_its_session(
+    nothing_is_left: None,
+) -> None:
+    """As one does that trains by a notebook's names, when a cell has given them to others."""
+    names: dict[str, Any] = {"model": plain_network()}
+    names["optimizer"] = torch.optim.SGD(names["model"].parameters(), lr=0.1)
+    flow = GradientFlow(names["model"], names["optimizer"])
+    standing, goes_on = threading.Event(), threading.Event()
+
+    def loop() -> None:
+        while True:
+            names["optimizer"].zero_grad()
+            CROSS_ENTROPY(names["model"](INPUTS), TARGETS).backward()
+            if "new" in names:
+                standing.set()
+                assert goes_on.wait(PATIENCE)
+            names["optimizer"].step()
+
+    flow.run(loop)
+    flow.wait(3)
+    model = plain_network()
+    names.update(new=True, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert standing.wait(PATIENCE)
+    thread = flow._training._worker._thread
+    ending = started(flow.close)
+    wait_for(lambda: flow._training.closed)
+    new = GradientFlow(model, names["optimizer"], CROSS_ENTROPY, samples())
+    with closing(new):
+        weight = model[0].weight.detach().clone()
+        goes_on.set()
+        join(thread, ending)
+        assert torch.equal(model[0].weight, weight)
+        new.step(2)
+        assert new.step_number == 2
 
 
 def test_a_loop_that_has_ended_repeats_itself_after_a_reset(nothing_is_left: None) -> None:
@@ -438,6 +507,10 @@ def test_a_loop_that_has_ended_repeats_itself_after_a_reset(nothing_is_left: Non
     assert same_bits(losses(), other)
     flow.reset(seed=5)
     assert same_bits(losses(), other)
+    flow.reset(seed=0)  # the first, though it began wherever the random state was
+    assert same_bits(losses(), first)
+    flow.reset(seed=0)
+    assert same_bits(losses(), first)
     flow.reset()
     torch.manual_seed(0)  # who seeds by himself has his own numbers
     seeded = losses()
