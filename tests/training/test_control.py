@@ -127,7 +127,10 @@ def test_a_pause_does_not_wait_for_ever_for_a_step(
     assert held.step_number == 0
 
 
-def test_a_pause_within_a_step_does_not_wait_for_it(flow: Any) -> None:
+def test_a_pause_within_a_step_does_not_wait_for_it(
+    flow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.session.PATIENCE", 10 * PATIENCE)
     flow.observe(lambda change: flow.pause() if change["new"] == 3 else None, "step_number")
     flow.model.register_forward_hook(lambda *_: flow.pause() if flow.step_number == 5 else None)
     flow.play()
