@@ -11,7 +11,7 @@ from ..tweaks.activation import with_activation
 from ..tweaks.copying import changed_in_place, copied, refusing_without_room
 from ..tweaks.depth import with_depth
 from ..tweaks.initialization import with_initialization
-from ..tweaks.normalization import with_normalization
+from ..tweaks.normalization import OF_WEIGHTS, check_norms_of_weights, with_normalization
 from ..tweaks.orthogonality import with_orthogonality
 from ..tweaks.skips import with_skips
 from .snapshot import Snapshot
@@ -53,6 +53,8 @@ def changed_copy(
             for name in _ORDER:
                 if name in changes:
                     twin = _tweaked(twin, name, changes[name], seed, inputs_of)
+        if changes.get("normalization") in OF_WEIGHTS and "initialization" not in changes:
+            check_norms_of_weights(twin)
     return twin
 
 

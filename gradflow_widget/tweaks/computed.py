@@ -176,6 +176,36 @@ def frozen_behind(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
                         yield step, name, buffer
 
 
+def divided_by_zero(model: nn.Module) -> str:
+    """Return "weight" or "spectral", the norm by which weights of 0 are divided; "" if none are.
+
+    Found by computing them: where a norm underflows, or only one output's weights are 0, what
+    comes out is not finite either.
+    """
+    for module in model.modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        for name, steps in module.get_submodule("parametrizations").named_children():
+            kind = computed_as(module, name)
+            if kind in ("weight", "spectral") and _comes_out_not_finite(steps):
+                return kind
+    return ""
+
+
+def _comes_out_not_finite(steps: nn.Module) -> bool:
+    if not all(bool(parameter.isfinite().all()) for parameter in steps.parameters()):
+        return False
+    # In train mode spectral norm moves its vectors whenever its weight is looked at.
+    modes = [(step, step.training) for step in steps.modules()]
+    steps.eval()
+    try:
+        with torch.no_grad():
+            return not bool(steps().isfinite().all())
+    finally:
+        for step, mode in modes:
+            step.training = mode
+
+
 def _start_anew(steps: nn.Module, weight: Tensor) -> None:
     """Make spectral norm look for a new weight's largest singular value from the start.
 

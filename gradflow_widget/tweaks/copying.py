@@ -34,6 +34,11 @@ def changed_in_place(twin: nn.Module) -> Iterator[None]:
         _in_hand.reset(token)
 
 
+def is_in_hand(model: nn.Module) -> bool:
+    """Whether ``model`` is a copy that several tweaks change, of which this may not be the last."""
+    return _in_hand.get() is model
+
+
 @contextmanager
 def refusing_without_room() -> Iterator[None]:
     """Say in one sentence that memory has run out, whichever way PyTorch and Python put it.
@@ -95,7 +100,7 @@ def copied(model: nn.Module) -> nn.Module:
         CannotTweak: the model can't be copied, or the copy does not fit in memory.
     """
     check_is_module(model)
-    if _in_hand.get() is model:
+    if is_in_hand(model):
         mark_lineage(model)
         return model
     # A forward pass may have left some of its graph in attributes, which deepcopy refuses.

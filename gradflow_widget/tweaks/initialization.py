@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checked import as_float, as_whole
 from ..quoting import quoted
-from .computed import computed_as, frozen_behind
+from .computed import computed_as, divided_by_zero, frozen_behind
 from .copying import copied, refuse_lazy
 from .defaults import reset_as_built
 from .errors import CannotTweak
@@ -112,8 +112,9 @@ def with_initialization(
     Raises:
         ValueError: the scheme is unknown, or gain, seed, batch or an option is out of range.
         TypeError: the scheme has no such option.
-        CannotTweak: the model has no weight that the scheme knows how to draw, or weights that
-            are kept orthogonal, which zeros and constants are not.
+        CannotTweak: the model has no weight that the scheme knows how to draw, weights that
+            are kept orthogonal, which zeros and constants are not, or some under weight or
+            spectral norm that would be 0.
     """
     checked_scheme(scheme)
     values = _checked_options(scheme, gain, seed, options)
@@ -137,6 +138,7 @@ def with_initialization(
             parameter.copy_(before)
         for step, name, before in behind_frozen:
             step.get_buffer(name).copy_(before)
+    _check_norms_are_not_zero(twin, scheme)
     if scheme == "lsuv":
         unscaled = scale_to_unit_variance(twin, batch, 1.0 if gain is None else gain)
         notes += [f"orthogonal but not scaled: {_listed(unscaled)}"] if unscaled else []
@@ -157,6 +159,14 @@ def _check_can_be_orthogonal(model: nn.Module, scheme: str) -> None:
         raise CannotTweak(
             f"Weights are kept orthogonal, which those of {scheme!r} are not: take "
             "orthogonality off before, or choose another initialisation."
+        )
+
+
+def _check_norms_are_not_zero(twin: nn.Module, scheme: str) -> None:
+    if kind := divided_by_zero(twin):
+        raise CannotTweak(
+            f"{kind.capitalize()} norm divides weights by their norm, which is 0 for some with "
+            f"{scheme!r}: take {kind} norm off before, or choose another initialisation."
         )
 
 

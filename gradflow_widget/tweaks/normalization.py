@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..quoting import quoted
-from .computed import computed_as, register_norm, uncompute
-from .copying import copied, refuse_lazy
+from .computed import computed_as, divided_by_zero, register_norm, uncompute
+from .copying import copied, is_in_hand, refuse_lazy
 from .errors import CannotTweak
 from .following import Following, following
 from .lineage import descend
@@ -20,7 +20,7 @@ from .stand_in import StandIn
 from .weights import is_gpt_conv1d
 
 KINDS = ("batch", "layer", "group", "rms", "weight", "spectral")
-_OF_WEIGHTS = ("weight", "spectral")
+OF_WEIGHTS = ("weight", "spectral")
 _ORIGINAL, _FAST_PATH = "_gradflow_original_norm", "_gradflow_fast_path"
 _TITLES = {
     "batch": "Batch norm",
@@ -99,7 +99,8 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
 
     Raises:
         ValueError: the kind is unknown.
-        CannotTweak: there is no hidden activation, or it can't be seen where they are.
+        CannotTweak: there is no hidden activation, or it can't be seen where they are; or the
+            kind is of weights, and some are 0, by whose norm they would be divided.
     """
     if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
         raise ValueError(
@@ -107,7 +108,7 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
         )
     refuse_lazy(model)
     twin = copied(model)
-    of_weights = kind in _OF_WEIGHTS
+    of_weights = kind in OF_WEIGHTS
     has_norms = any(True for _ in _own_norms(twin))
     taken = _take_out(twin, kind)
     exchanged = _exchange(twin, None if of_weights else kind)
@@ -128,6 +129,9 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
     layers = _layers_before_activations(twin, kind)
     put = _compute_norms(twin, layers, kind) if of_weights else _put_in(twin, layers, kind)
     _set_fast_paths(twin)
+    # The next tweak of a copy in hand may draw the weights anew.
+    if not is_in_hand(twin):
+        check_norms_of_weights(twin)
     also = f", {_counted(exchanged, 'norm')} taken out" if exchanged else ""
     where = "of the weights of" if of_weights else "behind"
     sentence = f"{title} {where} {_counted(put, 'hidden layer')}{also}."
@@ -137,7 +141,7 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
 def has_normalization(model: nn.Module) -> bool:
     """Return whether there is anything that ``with_normalization(model, None)`` takes out."""
     return any(
-        is_norm(module) or isinstance(module, RemovedNorm) or computed_as(module) in _OF_WEIGHTS
+        is_norm(module) or isinstance(module, RemovedNorm) or computed_as(module) in OF_WEIGHTS
         for module in model.modules()
     )
 
@@ -154,13 +158,26 @@ def check_normalizable(model: nn.Module) -> None:
         _layers_before_activations(model, "batch")
 
 
+def check_norms_of_weights(model: nn.Module) -> None:
+    """Raise where weight or spectral norm divides by 0; ``model`` is untouched.
+
+    Raises:
+        CannotTweak: as ``with_normalization`` does.
+    """
+    if kind := divided_by_zero(model):
+        raise CannotTweak(
+            f"{_TITLES[kind]} divides weights by their norm, which is 0 for some of these: "
+            "initialise the model anew before."
+        )
+
+
 def normalization_of(model: nn.Module) -> str | None:
     """Return the kind of the norms in use, or None where there are none or several kinds."""
     kinds = {kind_of(norm) for _, _, norm in _own_norms(model) if not isinstance(norm, RemovedNorm)}
     for module in model.modules():
         if isinstance(module, Normalized):
             kinds.add(kind_of(module.norm))
-        elif computed_as(module) in _OF_WEIGHTS:
+        elif computed_as(module) in OF_WEIGHTS:
             kinds.add(computed_as(module))
     return kinds.pop() or None if len(kinds) == 1 else None
 
@@ -189,7 +206,7 @@ def _take_out(model: nn.Module, kind: str | None) -> list[bool]:
                 taken.append(False)
     for module in list(model.modules()):
         found = computed_as(module)
-        if found in _OF_WEIGHTS and found != kind:
+        if found in OF_WEIGHTS and found != kind:
             taken.append(not uncompute(module))
     return taken
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from gradflow_widget import GradientFlow
 from gradflow_widget.tweaks.computed import put_computed
 from gradflow_widget.tweaks.depth import with_depth
+from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.initialization import with_initialization
 from gradflow_widget.tweaks.normalization import with_normalization
 from gradflow_widget.tweaks.orthogonality import with_orthogonality
@@ -24,6 +26,12 @@ def partly_frozen() -> nn.Sequential:
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
     model[0].requires_grad_(False)
     return model
+
+
+def flow_of(model: nn.Module) -> GradientFlow:
+    data = (torch.randn(32, 6), torch.randint(2, (32,)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return GradientFlow(model, optimizer, loss_fn=nn.CrossEntropyLoss(), data=data)
 
 
 def trains(model: nn.Module) -> dict[str, bool]:
@@ -169,6 +177,95 @@ class TestNewBlocks:
         after = model.state_dict()
         assert all(torch.equal(value, after[key]) for key, value in before.items())
         assert all(parametrize.is_parametrized(block[0]) for block in model.blocks)
+
+
+PUT_ON = {"weight": parametrizations.weight_norm, "spectral": parametrizations.spectral_norm}
+MAKE_ZEROS: dict[str, tuple[str, dict[str, float]]] = {
+    "zeros": ("zeros", {}),
+    "constant of 0": ("constant", {"value": 0.0}),
+    "normal without spread": ("normal", {"std": 0.0}),
+    "a gain whose square underflows": ("he", {"gain": 1e-40}),
+}
+
+
+def zeros_within(model: nn.Module) -> nn.Module:
+    nn.init.zeros_(model[2].weight)
+    return model
+
+
+class ZeroAtFirst(nn.Linear):
+    """Starts from 0 by its own class, as the last layer of a residual branch may."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+@pytest.mark.parametrize("kind", PUT_ON)
+class TestNormsOfZero:
+    @pytest.mark.parametrize("zeros", MAKE_ZEROS)
+    def test_are_refused_in_either_order(self, kind: str, zeros: str) -> None:
+        scheme, options = MAKE_ZEROS[zeros]
+        with pytest.raises(CannotTweak, match=f"0 for some with '{scheme}': take {kind} norm off"):
+            with_initialization(with_normalization(small(), kind), scheme, **options)
+        with pytest.raises(CannotTweak, match=r"0 for some of these: initialise the model anew"):
+            with_normalization(with_initialization(small(), scheme, **options), kind)
+
+    def test_are_refused_where_the_model_has_the_norm_itself(self, kind: str) -> None:
+        model = partly_frozen()
+        PUT_ON[kind](model[2])
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        with pytest.raises(CannotTweak, match=f"{kind.capitalize()} norm divides weights"):
+            with_initialization(model, "zeros")
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert with_initialization(model, "constant")[2].weight.isfinite().all()
+
+    def test_of_frozen_weights_that_stay_are_none(self, kind: str) -> None:
+        model = partly_frozen()
+        PUT_ON[kind](model[0])
+        drawn = with_initialization(model, "zeros")
+        assert drawn[0].weight.any()
+        assert not drawn[4].weight.any()
+
+    def test_are_refused_where_a_class_draws_zeros(self, kind: str) -> None:
+        model = nn.Sequential(ZeroAtFirst(4, 4), nn.Tanh(), nn.Linear(4, 2))
+        with pytest.raises(CannotTweak, match="0 for some of these"):
+            with_normalization(model, kind)
+        nn.init.normal_(model[0].weight)
+        with pytest.raises(CannotTweak, match="0 for some with 'default'"):
+            with_initialization(with_normalization(model, kind), "default")
+
+    def test_refuse_a_knob_and_the_run_goes_on(self, kind: str) -> None:
+        flow = flow_of(partly_frozen())
+        flow.normalization = kind
+        with pytest.raises(CannotTweak, match="0 for some with 'zeros'"):
+            flow.initialization = "zeros"
+        assert (flow.initialization, flow.normalization) == ("as given", kind)
+        flow.normalization = None
+        flow.initialization = "zeros"
+        with pytest.raises(CannotTweak, match="0 for some with 'zeros'"):
+            flow.normalization = kind
+        assert (flow.initialization, flow.normalization) == ("zeros", None)
+        flow.step(2)
+        assert all(map(math.isfinite, flow.history.loss))
+
+    def test_of_given_weights_do_not_matter_where_they_are_drawn_anew(self, kind: str) -> None:
+        flow = flow_of(zeros_within(partly_frozen()))
+        with pytest.raises(CannotTweak, match="initialise the model anew before"):
+            flow.normalization = kind
+        flow.initialization = "he"
+        flow.normalization = kind
+        flow.step(2)
+        assert all(map(math.isfinite, flow.history.loss))
+
+
+def test_weight_norm_is_refused_where_one_output_has_weights_of_zero() -> None:
+    model = partly_frozen()
+    with torch.no_grad():
+        model[2].weight[3] = 0
+    with pytest.raises(CannotTweak, match="Weight norm divides"):
+        with_normalization(model, "weight")
+    assert with_normalization(model, "spectral")[2].weight.isfinite().all()
 
 
 def test_buffers_behind_a_weight_stay_the_same_tensors() -> None:
