@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .errors import CannotTweak
 from .random_state import drawn_from
@@ -49,6 +52,34 @@ def computed_as(module: nn.Module, name: str = "weight") -> str:
     steps = module.get_submodule(f"parametrizations.{name}").children()
     kinds = (_KINDS.get(type(step).__name__) for step in steps)
     return next((kind for kind in kinds if kind), "other")
+
+
+@dataclass(frozen=True)
+class Hooked:
+    """A tensor that a hook computes before each forward pass, from which nothing leads back.
+
+    Attributes:
+        name: the tensor's, an attribute of its module that is no parameter.
+        by: the function of PyTorch that put the hook there.
+        sources: the names of the parameters that it is computed from.
+    """
+
+    name: str
+    by: str
+    sources: tuple[str, ...]
+
+
+def hooked(module: nn.Module) -> Iterator[Hooked]:
+    """Yield what the older weight and spectral norm, and pruning, compute in ``module``."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            sources = (f"{hook.name}_g", f"{hook.name}_v")
+            yield Hooked(hook.name, "torch.nn.utils.weight_norm", sources)
+        elif isinstance(hook, SpectralNorm):
+            yield Hooked(hook.name, "torch.nn.utils.spectral_norm", (f"{hook.name}_orig",))
+        elif isinstance(hook, BasePruningMethod):
+            name: str = hook._tensor_name
+            yield Hooked(name, "torch.nn.utils.prune", (f"{name}_orig",))
 
 
 def give_own_class(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .computed import hooked
 from .copying import leave_gradients_out
 from .errors import CannotTweak
 from .lineage import descend
@@ -101,6 +102,11 @@ def _check_set(layers: list[nn.Module]) -> None:
 
 
 def _refuse(layer: nn.Module, name: str) -> NoReturn:
+    if by := next((one.by for one in hooked(layer) if name in one.sources), ""):
+        raise CannotTweak(
+            f"A new block needs fresh weights, but those of a {type(layer).__name__} are computed "
+            f"already, by {by}: take that off before."
+        )
     raise CannotTweak(
         f"A new block needs fresh weights, but {type(layer).__name__} does not say how to "
         f"initialise its {name}: give the class a method reset_parameters()."

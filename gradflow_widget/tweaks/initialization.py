@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..checked import as_float, as_whole
 from ..quoting import quoted
-from .computed import computed_as, divided_by_zero, frozen_behind
+from .computed import computed_as, divided_by_zero, frozen_behind, hooked
 from .copying import copied, refuse_lazy
 from .defaults import reset_as_built
 from .errors import CannotTweak
@@ -25,6 +25,7 @@ from .unit_variance import scale_to_unit_variance
 from .weights import (
     Weight,
     biases_of,
+    computed_by_a_hook,
     drawn_normal,
     drawn_orthogonal,
     is_parametrized,
@@ -49,10 +50,6 @@ _OPTIONS: dict[str, dict[str, float | None]] = {
     "critical": {"sigma_b": None},
 }
 _WITH_GAIN = ("xavier", "he", "lecun", "orthogonal", "lsuv")
-_NOTHING_TO_DRAW = (
-    "The model has no weight matrix that a scheme knows how to draw: that takes a linear, "
-    "convolutional, attention or recurrent layer."
-)
 _TITLES = {
     "default": "as the classes do it",
     "zeros": "zeros",
@@ -98,7 +95,8 @@ def with_initialization(
     Embeddings, which multiply nothing, have their class's default except under zeros, constant
     and normal; a projection tied to one counts as embedding. Custom layers, whose connections
     can't be known, have their class's ``reset_parameters``; those without one keep their
-    weights, and the record names them. Frozen weights stay.
+    weights, and the record names them, as well as what hooks compute weights from, which stays:
+    torch.nn.utils.weight_norm, spectral_norm and prune. Frozen weights stay.
 
     Args:
         model: the model, which is left as it is.
@@ -123,7 +121,10 @@ def with_initialization(
     refuse_lazy(model)
     _check_can_be_orthogonal(model, scheme)
     twin = copied(model)
-    frozen = [(p, p.detach().clone()) for p in twin.parameters() if not p.requires_grad]
+    frozen = [p for p in twin.parameters() if not p.requires_grad]
+    behind_hooks = _behind_hooks(twin)
+    # A class draws these as it draws any of its parameters, but nothing leads to the weight.
+    stay = [(p, p.detach().clone()) for p in (*frozen, *map(twin.get_parameter, behind_hooks))]
     behind_frozen = [(step, name, b.clone()) for step, name, b in frozen_behind(twin)]
     # What follows what is read off the twin before its weights change: PReLU's slope is one.
     behind = following(twin) if scheme != "default" else {}
@@ -134,7 +135,7 @@ def with_initialization(
         left = [name for name in left if name not in drawn.names]
         notes = drawn.notes
     with torch.no_grad():
-        for parameter, before in frozen:
+        for parameter, before in stay:
             parameter.copy_(before)
         for step, name, before in behind_frozen:
             step.get_buffer(name).copy_(before)
@@ -145,11 +146,24 @@ def with_initialization(
     if frozen:
         notes.append(f"{len(frozen)} frozen ones stay")
     named = dict(twin.named_parameters())
-    left = [name for name in left if named[name].requires_grad]
+    for by in dict.fromkeys(behind_hooks.values()):
+        computing = [name for name, one in behind_hooks.items() if one == by]
+        notes.append(f"kept, for {by} computes weights from them: {_listed(computing)}")
+    left = [name for name in left if named[name].requires_grad and name not in behind_hooks]
     if left:
         notes.append(f"kept, for their class does not say how to draw them: {_listed(left)}")
     sentence = f"Initialisation {_TITLES[scheme]}: {'; '.join([*notes, f'seed {seed}'])}."
     return record(twin, "initialization", sentence, scheme)
+
+
+def _behind_hooks(model: nn.Module) -> dict[str, str]:
+    """Return by what hooks compute other tensors from parameters, by the parameters' names."""
+    return {
+        f"{path}.{source}".lstrip("."): one.by
+        for path, module in model.named_modules()
+        for one in hooked(module)
+        for source in one.sources
+    }
 
 
 def _check_can_be_orthogonal(model: nn.Module, scheme: str) -> None:
@@ -178,7 +192,18 @@ def check_initializable(model: nn.Module) -> None:
     """
     refuse_lazy(model)
     if not any(True for module in model.modules() for _ in weights_of(module)):
-        raise CannotTweak(_NOTHING_TO_DRAW)
+        _refuse_nothing_to_draw(model)
+
+
+def _refuse_nothing_to_draw(model: nn.Module) -> NoReturn:
+    if by := next(filter(None, map(computed_by_a_hook, model.modules())), ""):
+        raise CannotTweak(
+            f"The weights are computed already, by {by}: take that off before they can be drawn."
+        )
+    raise CannotTweak(
+        "The model has no weight matrix that a scheme knows how to draw: that takes a linear, "
+        "convolutional, attention or recurrent layer."
+    )
 
 
 def checked_scheme(scheme: object) -> str:
@@ -239,7 +264,7 @@ class _Drawing:
             for weight in weights_of(module):
                 self._draw(weight)
         if not self._used:
-            raise CannotTweak(_NOTHING_TO_DRAW)
+            _refuse_nothing_to_draw(model)
         self.names = {name for name, p in model.named_parameters() if id(p) in self._done}
         self.notes = [f"{count} × {what}" for what, count in self._used.items()]
 

@@ -17,7 +17,7 @@ from .lineage import descend
 from .norms import Place, is_norm, kind_of, new_norm, place_of_norm
 from .record import forget, record
 from .stand_in import StandIn
-from .weights import is_gpt_conv1d
+from .weights import computed_by_a_hook, is_gpt_conv1d
 
 KINDS = ("batch", "layer", "group", "rms", "weight", "spectral")
 OF_WEIGHTS = ("weight", "spectral")
@@ -92,7 +92,8 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
         kind: ``"batch"``, ``"layer"``, ``"group"`` (16 features or more in a group, 32 groups
             at most) or ``"rms"``; ``"weight"`` or ``"spectral"`` compute the weights of those
             layers by torch.nn.utils.parametrizations and take other norms out; None takes
-            out every norm and every weight or spectral norm, ours and the model's own.
+            out every norm and every weight or spectral norm, ours and the model's own, but
+            for those in hooks (torch.nn.utils.weight_norm and spectral_norm), which stay.
 
     An exchanged norm is remembered: asking for its kind again brings it back as it was, and
     None takes back what was put in, so that outputs are bit for bit those from before.
@@ -100,7 +101,8 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
     Raises:
         ValueError: the kind is unknown.
         CannotTweak: there is no hidden activation, or it can't be seen where they are; or the
-            kind is of weights, and some are 0, by whose norm they would be divided.
+            kind is of weights, and these are computed already, or some are 0, by whose norm
+            they would be divided.
     """
     if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
         raise ValueError(
@@ -318,7 +320,7 @@ def _compute_norms(model: nn.Module, layers: list[nn.Module], kind: str) -> int:
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     count = 0
     for layer in layers:
-        found = computed_as(layer)
+        found = computed_as(layer) or computed_by_a_hook(layer)
         if found not in ("", kind):
             raise CannotTweak(
                 f"The weights are computed already, by {found}: take that off before "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from .copying import copied, refuse_lazy
 from .errors import CannotTweak
 from .full_rank import completed, is_alike
 from .record import forget, record
-from .weights import Weight, is_gpt_conv1d, weights_of
+from .weights import Weight, computed_by_a_hook, is_gpt_conv1d, weights_of
 
 HARD = "hard"
 # Torch's own choice for matrices that are not square keeps their signs in what is trained, where
@@ -109,6 +110,8 @@ def check_orthogonalizable(model: nn.Module) -> None:
 
 
 def _count_penalized(model: nn.Module) -> int:
+    if by := next(filter(None, map(computed_by_a_hook, model.modules())), ""):
+        _refuse_computed(by)
     count = len(list(penalized(model)))
     if not count:
         raise CannotTweak(_NONE.format("linear, convolutional, attention or recurrent"))
@@ -189,10 +192,9 @@ def _keep_orthogonal(model: nn.Module) -> int:
         if not (is_kernel or isinstance(module, nn.Linear) or is_gpt_conv1d(module)):
             continue
         if found and found != "orthogonal":
-            raise CannotTweak(
-                f"The weights are computed already, by {found} norm: take that off before making "
-                "them orthogonal."
-            )
+            _refuse_computed(f"{found} norm")
+        if by := computed_by_a_hook(module):
+            _refuse_computed(by)
         weight = module._parameters.get("weight")
         if not found and (weight is None or owners[id(weight)] > 1):
             # A parametrization would untie it.
@@ -201,6 +203,12 @@ def _keep_orthogonal(model: nn.Module) -> int:
         if not found and weight is not None:
             _register(module, weight, is_kernel)
     return count
+
+
+def _refuse_computed(by: str) -> NoReturn:
+    raise CannotTweak(
+        f"The weights are computed already, by {by}: take that off before making them orthogonal."
+    )
 
 
 def _register(module: nn.Module, weight: nn.Parameter, is_kernel: bool) -> None:

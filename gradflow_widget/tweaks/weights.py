@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .computed import put_computed
+from .computed import hooked, put_computed
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,30 @@ def weights_of(module: nn.Module) -> Iterator[Weight]:
     """Yield the weights that ``module`` owns itself, those whose connections are known.
 
     Linear and Bilinear layers, convolutions and their transposes, GPT-2's Conv1D, attention's
-    projections, and recurrent layers and cells; no embeddings, which multiply nothing.
+    projections, and recurrent layers and cells; no embeddings, which multiply nothing, and
+    nothing that is neither a parameter nor parametrized, as what hooks compute.
     """
+    for weight in _of_kind(module):
+        if weight.tied_to is not None or is_parametrized(module, weight.name):
+            yield weight
+
+
+def computed_by_a_hook(module: nn.Module) -> str:
+    """Return what put a hook there that computes a weight of ``weights_of``'s kinds; else ""."""
+    kinds = (
+        nn.Linear,
+        nn.Bilinear,
+        nn.modules.conv._ConvNd,
+        nn.MultiheadAttention,
+        nn.RNNBase,
+        nn.RNNCellBase,
+    )
+    if not isinstance(module, kinds) and not is_gpt_conv1d(module):
+        return ""
+    return next((one.by for one in hooked(module) if "weight" in one.name), "")
+
+
+def _of_kind(module: nn.Module) -> Iterator[Weight]:
     if isinstance(module, nn.Linear):
         yield Weight(module, "weight", module.in_features, module.out_features, ("bias",))
     elif isinstance(module, nn.Bilinear):
@@ -112,8 +134,9 @@ def _of_attention(module: nn.MultiheadAttention) -> Iterator[Weight]:
 
 def _of_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> Iterator[Weight]:
     hidden = int(module.hidden_size)
+    behind = {name for one in hooked(module) for name in one.sources}
     for name, parameter in module.named_parameters(recurse=False):
-        if name.startswith("weight") and parameter.dim() == 2:
+        if name.startswith("weight") and parameter.dim() == 2 and name not in behind:
             outputs, inputs = parameter.shape
             stacked = 1 if name.startswith("weight_hr") else outputs // hidden
             yield Weight(
