@@ -147,6 +147,8 @@ class KnobTraits(traitlets.HasTraits):
             return "the optimizer has no learning rate."
         if name == "weight_decay" and session.own_weight_decay is None:
             return "the optimizer has no weight decay."
+        if name == "weight_decay" and session.decay_meets_sparse:
+            return "the optimizer has none for the sparse gradients of the model's embeddings."
         if name == "batch_size":
             return session.refusals.of_batch_size(session.settings.batch_size)
         if name == "optimizer_kind":
@@ -200,7 +202,8 @@ class KnobTraits(traitlets.HasTraits):
             if other != name:
                 setattr(self, other, off)
         if name == "optimizer_kind" and session.settings.weight_decay is None:
-            self.weight_decay = session.own_weight_decay
+            # None stands for the new one's own, which is no turn that could be refused.
+            self.weight_decay = None
 
     @traitlets.observe("regime")
     def _turn_regime(self, change: Any) -> None:

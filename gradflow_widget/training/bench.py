@@ -26,6 +26,7 @@ from .optimizers import has_step_hooks
 from .pace import Pace
 from .run import Run, check_rates, check_unwatched
 from .settings import Settings
+from .sparse import check_takes_sparse
 from .steering import learning_rate_of
 from .trainer import Trainer
 from .validating import Validating
@@ -218,7 +219,8 @@ class Bench:
         """Return the settings as ``changes`` would make them.
 
         Raises:
-            ValueError: a value is out of range, or the batch size larger than the data.
+            ValueError: a value is out of range, the batch size larger than the data, or the kind
+                of optimizer none that takes the gradients.
         """
         settings = self.settings.replaced(**self._construction.meant(changes))
         size = None if self._trainer is None else self._trainer.samples
@@ -227,6 +229,8 @@ class Bench:
                 f"batch_size is {settings.batch_size} but data has only {size} samples: "
                 f"choose at most {size}."
             )
+        if settings.optimizer_kind != self.settings.optimizer_kind:
+            check_takes_sparse(settings.optimizer_kind, self.run.model, self.run.given_optimizer)
         return settings
 
     def turn_hot(self, changes: dict[str, Any]) -> bool:

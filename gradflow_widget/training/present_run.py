@@ -70,6 +70,11 @@ class PresentRun:
         return self._bench.run.steering.own_weight_decay
 
     @property
+    def decay_meets_sparse(self) -> bool:
+        """Whether weight decay would come to sparse gradients, for which the optimizer has none."""
+        return self._bench.run.steering.decay_meets_sparse(self.model)
+
+    @property
     def tweaks(self) -> tuple[Tweak, ...]:
         """What has been changed in the model of the present run."""
         return tweaks_of(self.model)

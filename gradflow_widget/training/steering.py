@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
@@ -18,6 +19,7 @@ from ..measurement.optimizers import number_in, rate_of
 from ..measurement.probe import GradientProbe
 from .optimizers import decays_of, set_weight_decay
 from .settings import Settings
+from .sparse import decay_meets_sparse
 
 # Further apart than the rounding of a rate that is kept in a float32 tensor.
 _SAME_RATIO = 1e-6
@@ -54,6 +56,10 @@ class Steering:
     def own_weight_decay(self) -> float | None:
         """The greatest weight decay that a group has of its own; None where none has one."""
         return max((float(one) for one in self._own_decays if one is not None), default=None)
+
+    def decay_meets_sparse(self, model: nn.Module) -> bool:
+        """Whether the knob's weight decay would come to gradients that are sparse, and fail."""
+        return decay_meets_sparse(model, self._optimizer, self._all_own_decays())
 
     def coming(self) -> list[dict[str, Any]]:
         """Return each group's learning rate and weight decay as the next step will have them."""

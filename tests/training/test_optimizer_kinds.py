@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.training.optimizers import of_kind
 
 from .parts import CROSS_ENTROPY, losses_of, plain_network, same_bits, samples
 
@@ -388,3 +389,130 @@ class TestStepHooksOfTheUser:
         flow.optimizer_kind = "Adam"
         flow.step()
         assert "step hooks" not in flow.status
+
+
+# -- sparse gradients --------------------------------------------------------------------
+
+
+class SparseText(nn.Module):
+    """A bag of embeddings, whose gradient is sparse, and a linear layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.embedding = layer
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.embedding(tokens)
+        return self.head(found if found.dim() == 2 else found.mean(1))
+
+
+SPARSE: dict[str, Any] = {
+    "Embedding": lambda: nn.Embedding(20, 6, sparse=True),
+    "EmbeddingBag": lambda: nn.EmbeddingBag(20, 6, mode="sum", sparse=True),
+}
+TOKENS = (torch.arange(96 * 4).reshape(96, 4) % 20, torch.arange(96) % 3)
+
+
+def sparse_flow(make_flow: Any, layer: nn.Module, optimizer_of: Any = None) -> GradientFlow:
+    torch.manual_seed(0)
+    model = SparseText(layer)
+    optimizer = (optimizer_of or (lambda m: SGD(m.parameters(), lr=0.1)))(model)
+    flow: GradientFlow = make_flow(model, optimizer, CROSS_ENTROPY, TOKENS)
+    return flow
+
+
+@pytest.mark.parametrize("layer", SPARSE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_takes_sparse_gradients_or_is_refused(make_flow: Any, kind: str, layer: str) -> None:
+    takes = True
+    model = SparseText(SPARSE[layer]())
+    CROSS_ENTROPY(model(TOKENS[0]), TOKENS[1]).backward()
+    try:
+        of_kind(kind, SGD(model.parameters(), lr=0.1)).step()
+    except RuntimeError:
+        takes = False
+    flow = sparse_flow(make_flow, SPARSE[layer]())
+    flow.step()
+    if takes:
+        flow.optimizer_kind = kind
+    else:
+        with pytest.raises(ValueError, match=f"'{kind}' does not take the sparse gradients"):
+            flow.optimizer_kind = kind
+        assert flow.optimizer_kind == "as given"
+    flow.step(2)
+    assert flow.step_number == 3
+
+
+def test_what_only_another_optimizer_trains_may_be_sparse(make_flow: Any) -> None:
+    flow = sparse_flow(make_flow, SPARSE["Embedding"](), lambda m: SGD(m.head.parameters(), lr=0.1))
+    flow.optimizer_kind = "Adam"
+    flow.weight_decay = 0.1
+    flow.step(2)
+
+
+def test_frozen_and_tied_sparse_embeddings_have_no_sparse_gradient(make_flow: Any) -> None:
+    frozen = SPARSE["Embedding"]().requires_grad_(False)
+    tied = SPARSE["Embedding"]()
+
+    class Tied(SparseText):
+        def __init__(self) -> None:
+            super().__init__(tied)
+            self.head = nn.Linear(6, 20, bias=False)
+            self.head.weight = tied.weight
+
+    model = Tied()
+    of_both: GradientFlow = make_flow(model, SGD(model.parameters(), lr=0.1), CROSS_ENTROPY, TOKENS)
+    for flow in (sparse_flow(make_flow, frozen), of_both):
+        flow.optimizer_kind = "Adam"
+        flow.step(2)
+        assert flow.step_number == 2
+
+
+def test_there_is_no_weight_decay_for_sparse_gradients(make_flow: Any) -> None:
+    flow = sparse_flow(make_flow, SPARSE["EmbeddingBag"]())
+    assert flow._controls.decay_slider.disabled
+    for kind in ("as given", "momentum"):
+        flow.optimizer_kind = kind
+        with pytest.raises(ValueError, match="none for the sparse gradients of the model's"):
+            flow.weight_decay = 0.1
+        assert flow.weight_decay == 0
+        flow.step()
+
+
+def test_groups_without_sparse_weights_are_decayed_as_before(make_flow: Any) -> None:
+    def spared(model: Any) -> Optimizer:
+        groups = [
+            {"params": [model.embedding.weight], "weight_decay": 0.0},
+            {"params": list(model.head.parameters()), "weight_decay": 0.01},
+        ]
+        return SGD(groups, lr=0.1)
+
+    flow = sparse_flow(make_flow, SPARSE["Embedding"](), spared)
+    for decay in (0.0, 0.1):
+        flow.weight_decay = decay
+        flow.step()
+        assert [group["weight_decay"] for group in flow.optimizer.param_groups] == [0, decay]
+
+
+def test_a_kind_without_decay_for_sparse_gradients_is_no_heir_of_one_that_has_it(
+    make_flow: Any,
+) -> None:
+    class Decaying(SGD):
+        """Decays dense copies, as a class of one's own may."""
+
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = parameter.grad.to_dense()
+            return super().step(closure)
+
+    flow = sparse_flow(
+        make_flow, SPARSE["Embedding"](), lambda m: Decaying(m.parameters(), 0.1, weight_decay=0.1)
+    )
+    flow.step()
+    with pytest.raises(ValueError, match="'SGD' has no weight decay for the sparse gradients"):
+        flow.optimizer_kind = "SGD"
+    flow.weight_decay = 0.2
+    flow.step()
+    assert flow.step_number == 2
