@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..tweaks.copying import HOOKS
 from .values import Unwritable, same
@@ -32,6 +33,11 @@ def check_alike(model: nn.Module, built: nn.Module) -> None:
             differing = [one for one in (*wanted, *found) if (one in wanted) != (one in found)]
             first = differing[0] if differing else "their order"
             raise Unwritable(f"its {what} can't be written as source ({_shown(first)})")
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return a tensor's shape; None where a lazy layer, such as one just built, has none yet."""
+    return None if is_lazy(tensor) else tuple(tensor.shape)
 
 
 def missing_weights(state: Mapping[str, Tensor], built: nn.Module) -> dict[str, Tensor]:
@@ -77,15 +83,13 @@ def _modules(model: nn.Module) -> list[str]:
 
 
 def _parameters(model: nn.Module) -> list[Any]:
-    return [
-        (name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in model.named_parameters()
-    ]
+    return [(name, shape_of(p), p.dtype, p.requires_grad) for name, p in model.named_parameters()]
 
 
 def _buffers(model: nn.Module) -> list[Any]:
     kept = model.state_dict()
     return [
-        (name, tuple(buffer.shape), buffer.dtype)
+        (name, shape_of(buffer), buffer.dtype)
         for name, buffer in model.named_buffers()
         if name in kept
     ]

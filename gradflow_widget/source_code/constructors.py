@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from . import templates
+from .comparing import shape_of
 from .definitions import Definitions
 from .layers import called, plain_class
 from .rewritten import class_name
@@ -177,7 +178,7 @@ def plain_attributes(module: nn.Module) -> dict[str, Any]:
 def _signature(module: nn.Module) -> set[Any]:
     """Return what tells a model's structure: classes and shapes by name."""
     classes = {(name, type(part).__name__) for name, part in module.named_modules()}
-    shapes = {(name, tuple(p.shape)) for name, p in module.named_parameters(remove_duplicate=False)}
+    shapes = {(name, shape_of(p)) for name, p in module.named_parameters(remove_duplicate=False)}
     numbers = {
         (name, key, value)
         for name, part in module.named_modules()
@@ -188,7 +189,8 @@ def _signature(module: nn.Module) -> set[Any]:
 
 
 def _weight_shapes(module: nn.Module) -> set[Any]:
-    return {tuple(p.shape) for p in module.parameters() if p.dim() > 1}
+    shapes = map(shape_of, module.parameters())
+    return {shape for shape in shapes if shape is not None and len(shape) > 1}
 
 
 def _names(module: nn.Module) -> list[str]:

@@ -18,6 +18,7 @@ from ..tweaks.normalization import Normalized, RemovedNorm
 from ..tweaks.norms import is_norm
 from ..tweaks.rewriting import rewritten_sites
 from ..tweaks.skips import Residual, SkippedBlock, TakenPlace
+from .comparing import shape_of
 from .constructors import plain_attributes
 from .expressions import Expressions, comprehension
 from .layers import called, is_torch_class, plain_class
@@ -292,7 +293,8 @@ def _key(module: Any) -> Any:
         module = module.body if isinstance(module, Residual) else module.layer
     if type(module).__name__ in ("Skip", "Normalized"):
         return None
-    shapes = [tuple(p.shape) for p in module.parameters() if p.dim() > 1]
+    known = map(shape_of, module.parameters())
+    shapes = [shape for shape in known if shape is not None and len(shape) > 1]
     # Activations and norms are exchanged for one another, and for nothing at all.
     place = (nn.Identity, RemovedNorm)
     if is_norm(module) or isinstance(module, place) or as_nonlinearity(module) is not None:
@@ -309,7 +311,7 @@ def _is_foreign(module: nn.Module) -> bool:
 
 def _shapes(module: nn.Module) -> dict[str, Any]:
     return {
-        name: None if tensor is None else tuple(tensor.shape)
+        name: None if tensor is None else shape_of(tensor)
         for tensors in (module._parameters, module._buffers)
         for name, tensor in tensors.items()
     }

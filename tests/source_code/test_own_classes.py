@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradflow_widget import with_activation, with_depth
+from gradflow_widget import recipe, with_activation, with_depth
 from gradflow_widget.source_code.writing import recipe_of
 
 from .fresh import assert_same_first_step, assert_same_weights, run
@@ -246,6 +246,66 @@ def test_blocks_put_in_and_taken_out_are_statements() -> None:
     assert "model.layers.extend([nn.Linear(4, 4), nn.Linear(4, 4)])" in recipe_of(more)
     for changed in (fewer, more):
         assert_same_weights(changed, run(recipe_of(changed))["model"])
+
+
+class LazyInside(nn.Module):
+    """Learns its sizes from the first batch."""
+
+    def __init__(self, layers: int = 2) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.LazyConv1d(3, 2), nn.LazyBatchNorm1d(), nn.ReLU())
+        self.layers = nn.ModuleList(nn.LazyLinear(4) for _ in range(layers))
+        self.head = nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x.unsqueeze(1)).flatten(1)
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_layers_that_were_lazy_are_written_with_the_sizes_that_they_have(layers: int) -> None:
+    torch.manual_seed(0)
+    model = LazyInside(layers)
+    model(*INPUTS)
+    text = recipe_of(model)
+    assert "model.head = nn.Linear(4, 2)" in text
+    assert_same_weights(model, run(text)["model"])
+    assert_same_first_step(model, run(text), INPUTS)
+
+
+def test_the_recipe_of_a_widget_has_layers_that_were_lazy(make_flow: Any) -> None:
+    torch.manual_seed(0)
+    model = LazyInside()
+    model(*INPUTS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = make_flow(model, optimizer, nn.CrossEntropyLoss(), (INPUTS[0], torch.tensor([0, 1, 1])))
+    flow.activation = "gelu"
+    flow.step()
+    made = run(recipe(flow))
+    loss = made["training_step"](INPUTS[0], torch.tensor([0, 1, 1]))
+    assert loss.item() == flow.history.loss[0]
+
+
+def test_an_own_layer_that_stays_lazy_when_built_is_named() -> None:
+    class Scale(nn.modules.lazy.LazyModuleMixin, nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.UninitializedParameter()
+
+        def initialize_parameters(self, x: Tensor) -> None:
+            if self.has_uninitialized_params():
+                self.scale.materialize(x.shape[1:])
+                nn.init.ones_(self.scale)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.scale
+
+    model = nn.Sequential(Scale(), nn.Linear(4, 2))
+    model(*INPUTS)
+    with pytest.raises(ValueError, match=r"its parameters can't be written as source \(0\.scale\)"):
+        recipe_of(model)
 
 
 def test_objectives_of_ones_own_are_taken_over() -> None:
