@@ -47,6 +47,7 @@ DATA: dict[str, tuple[Any, Any]] = {
         (np.flip(INPUTS.numpy(), 0), np.broadcast_to(np.int64(1), (len(INPUTS),))),
         None,
     ),
+    "big-endian arrays": ((INPUTS.numpy().astype(">f4"), TARGETS.numpy().astype(">i8")), None),
     "Dataset": (TensorDataset(INPUTS, TARGETS), None),
     "DataLoader": (DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=10), None),
     "list of batches": ([(INPUTS[:9], TARGETS[:9]), (INPUTS[9:12], TARGETS[9:12])], None),

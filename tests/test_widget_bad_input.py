@@ -314,6 +314,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no dimension": (lambda: make(data=(INPUTS, torch.tensor(1))), ValueError, "data has inputs"),
     "empty": (lambda: make(data=(INPUTS[:0], TARGETS[:0])), ValueError, "data is empty"),
     "empty dataset": (lambda: make(data=Empty()), ValueError, "data is empty"),
+    "nested tensor": (
+        lambda: make(data=(torch.nested.nested_tensor([*INPUTS]), TARGETS)),
+        TypeError,
+        "data holds a nested tensor, of which no rows can be chosen: give a Dataset",
+    ),
     "empty list": (lambda: make(data=[]), ValueError, "data is empty"),
     "no batches": (lambda: make(data=NoBatches()), ValueError, "data gave no batch"),
     "generator": (lambda: make(data=batches()), ValueError, "data can be gone through only once"),

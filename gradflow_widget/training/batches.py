@@ -260,6 +260,11 @@ def as_new(batches: Batches) -> Batches:
 
 def _as_tensor(value: Any, name: str, floating: torch.dtype | None = None) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
+        if value.is_nested:
+            raise TypeError(
+                f"{name} holds a nested tensor, of which no rows can be chosen: "
+                "give a Dataset or an iterable of batches."
+            )
         return value
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in _NUMBERS:
@@ -267,6 +272,7 @@ def _as_tensor(value: Any, name: str, floating: torch.dtype | None = None) -> to
                 f"{name} holds an array of dtype {value.dtype}, which torch can't use: "
                 "convert it to numbers."
             )
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)
         # torch takes neither negative strides nor, without a warning, read-only memory.
         shareable = value.flags.writeable and all(stride >= 0 for stride in value.strides)
         tensor = torch.as_tensor(value if shareable else value.copy(), device="cpu")
