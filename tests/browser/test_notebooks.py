@@ -312,3 +312,23 @@ def test_a_loop_given_to_run_is_under_the_hand_of_the_controls(lab: JupyterLab) 
     stop.touch()
     notebook.kernel.wait_until("not flow.playing")
     assert notebook.errors == []
+
+
+def test_all_cells_run_again_while_a_loop_trains_leave_one_loop_on_the_new_network(
+    lab: JupyterLab,
+) -> None:
+    (lab.server.root / "stop").unlink(missing_ok=True)
+    notebook = lab.open_notebook([OWN_LOOP, "flow.run(train)"])
+    for _ in range(3):
+        notebook.run_all_cells()
+        notebook.wait_until_idle()
+        page = FlowPage(notebook)
+        page.wait_for(lambda drawn: drawn.step > 20 and not drawn.notice)
+    threads = "[one.name for one in __import__('threading').enumerate()]"
+    assert notebook.kernel.evaluate(threads).count("gradflow-training") == 1
+
+    stopped = page.pause()
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == stopped.step + 1)
+    assert notebook.kernel.evaluate("flow.step_number") == stopped.step + 1
+    assert notebook.errors == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,10 +29,11 @@ def partly_frozen() -> nn.Sequential:
     return model
 
 
-def flow_of(model: nn.Module) -> GradientFlow:
+def flow_of(make_flow: Any, model: nn.Module) -> GradientFlow:
     data = (torch.randn(32, 6), torch.randint(2, (32,)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return GradientFlow(model, optimizer, loss_fn=nn.CrossEntropyLoss(), data=data)
+    flow: GradientFlow = make_flow(model, optimizer, nn.CrossEntropyLoss(), data)
+    return flow
 
 
 def trains(model: nn.Module) -> dict[str, bool]:
@@ -235,8 +237,8 @@ class TestNormsOfZero:
         with pytest.raises(CannotTweak, match="0 for some with 'default'"):
             with_initialization(with_normalization(model, kind), "default")
 
-    def test_refuse_a_knob_and_the_run_goes_on(self, kind: str) -> None:
-        flow = flow_of(partly_frozen())
+    def test_refuse_a_knob_and_the_run_goes_on(self, make_flow: Any, kind: str) -> None:
+        flow = flow_of(make_flow, partly_frozen())
         flow.normalization = kind
         with pytest.raises(CannotTweak, match="0 for some with 'zeros'"):
             flow.initialization = "zeros"
@@ -249,8 +251,10 @@ class TestNormsOfZero:
         flow.step(2)
         assert all(map(math.isfinite, flow.history.loss))
 
-    def test_of_given_weights_do_not_matter_where_they_are_drawn_anew(self, kind: str) -> None:
-        flow = flow_of(zeros_within(partly_frozen()))
+    def test_of_given_weights_do_not_matter_where_they_are_drawn_anew(
+        self, make_flow: Any, kind: str
+    ) -> None:
+        flow = flow_of(make_flow, zeros_within(partly_frozen()))
         with pytest.raises(CannotTweak, match="initialise the model anew before"):
             flow.normalization = kind
         flow.initialization = "he"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from torch import nn
 from torch.nn.utils import prune, spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from gradflow_widget import GradientFlow
 from gradflow_widget.tweaks.depth import with_depth
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.initialization import (
@@ -106,11 +106,11 @@ class TestHooks:
         with pytest.raises(CannotTweak, match=f"Linear are computed already, by {re.escape(by)}"):
             with_depth(hooked_model(by), 5)
 
-    def test_leave_the_knobs_to_say_so(self, by: str) -> None:
+    def test_leave_the_knobs_to_say_so(self, make_flow: Any, by: str) -> None:
         model = hooked_model(by)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         data = (X, torch.arange(32) % 3)
-        flow = GradientFlow(model, optimizer, loss_fn=nn.CrossEntropyLoss(), data=data)
+        flow = make_flow(model, optimizer, nn.CrossEntropyLoss(), data)
         with pytest.raises(
             ValueError, match=f"orthogonality.*computed already, by {re.escape(by)}"
         ):
