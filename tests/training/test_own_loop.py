@@ -511,6 +511,12 @@ def test_a_loop_that_has_ended_repeats_itself_after_a_reset(nothing_is_left: Non
     assert same_bits(losses(), first)
     flow.reset(seed=0)
     assert same_bits(losses(), first)
+    losses()  # begins where that one has ended
+    flow.reset(seed=0)
+    later = losses()
+    flow.reset()
+    assert same_bits(losses(), later)
+    assert not same_bits(later, first)
     flow.reset()
     torch.manual_seed(0)  # who seeds by himself has his own numbers
     seeded = losses()
