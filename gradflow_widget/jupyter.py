@@ -27,6 +27,12 @@ def message() -> Mapping[str, Any]:
     return answered if isinstance(answered, Mapping) else {}
 
 
+def subshell() -> str | None:
+    """Return the subshell that this message is answered on; None for the main shell."""
+    named: str | None = message().get("header", {}).get("subshell_id")
+    return named
+
+
 def subshells() -> Collection[str]:
     """Return the names of the kernel's subshells, threads that answer messages beside a cell."""
     try:

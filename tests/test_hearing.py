@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -77,9 +76,7 @@ class HeardPage:
             self._shell.answer({"header": {"subshell_id": subshell}})
             work()
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        join(thread)
+        join(started(answer))
 
 
 def test_beside_a_cell_the_controls_are_heard_where_the_page_asks(
@@ -185,16 +182,12 @@ def test_a_cell_on_a_subshell_of_its_own_moves_no_controls(
 
     def cell() -> None:
         began = flow._backstage._cell_began
-        console = threading.Thread(target=lambda: shell.run("console", lambda: None))
-        console.start()
-        join(console)
+        join(started(lambda: shell.run("console", lambda: None)))
         assert flow._backstage._cell_began == began
 
     shell.run("b", cell)
     page.heard_on.clear()
-    console = threading.Thread(target=lambda: shell.run("console", lambda: None))
-    console.start()
-    join(console)
+    join(started(lambda: shell.run("console", lambda: None)))
     assert set(page.heard_on) <= {flow._stage.panel}  # a frame may go out at any time
 
 

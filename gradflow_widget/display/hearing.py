@@ -69,7 +69,7 @@ class Hearing:
     def answering_the_first(self, send: Callable[..., object], *args: Any) -> None:
         """Call what sends something, as if no page had been heard yet."""
         # Where there are no subshells the latest message is as good, and the one that hosts expect.
-        if _Answered.now().subshell is not None or jupyter.subshells():
+        if jupyter.subshell() is not None or jupyter.subshells():
             self._at_first.by(send, *args)
         else:
             send(*args)
@@ -112,7 +112,7 @@ class _Answered:
     @classmethod
     def now(cls) -> _Answered:
         """Return the one that the calling thread answers."""
-        return cls(jupyter.message().get("header", {}).get("subshell_id"), copy_context())
+        return cls(jupyter.subshell(), copy_context())
 
     @property
     def subshell_lives(self) -> bool:

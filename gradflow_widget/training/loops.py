@@ -109,8 +109,8 @@ class UserLoops:
         if loop is not None:
             loop.stand_still()
 
-    def unwind(self, seed: int | None = None) -> bool:
-        """Unwind it, to be repeated; False where none is under way, or it has just ended.
+    def unwind(self, seed: int | None = None) -> None:
+        """Unwind it, to be repeated.
 
         Of one that is over the random state comes back that it began with: handed over again, it
         repeats itself. With another ``seed`` than the present one, what follows draws from that.
@@ -119,13 +119,11 @@ class UserLoops:
             RuntimeError: it is the caller itself, or does not come to a step in time.
         """
         loop = self._loop_of_another()
-        if loop is None:
-            if self._began_at is not None:
-                self._began_at = self._beginning(self._began_at, seed)
-                self._began_at.put()
-            return False
-        loop.unwind(self._beginning(loop.begins_at, seed))
-        return not loop.is_over
+        if loop is not None:
+            loop.unwind(self._beginning(loop.begins_at, seed))
+        elif self._began_at is not None:
+            self._began_at = self._beginning(self._began_at, seed)
+            self._began_at.put()
 
     def _beginning(self, latest: RandomState, seed: int | None) -> RandomState:
         """Return where a loop begins that began at ``latest`` under the present seed."""
@@ -143,13 +141,10 @@ class UserLoops:
         return self._loop
 
     def drop(self) -> None:
-        """Unwind it for good."""
-        if self.unwind() and self._loop is not None:
-            self._loop.call_off()
-            self._began_at = self._loop.begins_at
+        """End it; the random state comes back that it, or the latest one, began with."""
+        self.end()
+        if self._began_at is not None:
             self._began_at.put()
-            self._loop = None
-            self._pace.pause()
 
     def end(self) -> None:
         """Unwind it for good; random numbers go on from where they are.

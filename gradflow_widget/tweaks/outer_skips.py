@@ -56,9 +56,7 @@ def _by_trace(owner: nn.Module, run: Run) -> bool | None:
     graph, _ = traced(owner, lambda m: id(m) in members or not isinstance(m, _CONTAINERS))
     if graph is None:
         return None
-    paths: dict[int, str] = {}
-    for path, module in owner.named_modules():
-        paths.setdefault(id(module), path)
+    paths = {id(module): path for path, module in owner.named_modules()}
     nodes = list(graph.nodes)
     place = {node: index for index, node in enumerate(nodes)}
     called = {str(node.target): node for node in nodes if node.op == "call_module"}
@@ -70,22 +68,11 @@ def _by_trace(owner: nn.Module, run: Run) -> bool | None:
         # What came before the block before is of no other block than that. So each node is looked
         # at twice at most, however deep the model.
         near = nodes[start : place[following]]
-        fed = set(first.all_input_nodes)
-        made, comes_next = {last}, set(following.all_input_nodes)
-        for node in near:
-            if node in blocks:
-                continue
-            if not fed.isdisjoint(node.all_input_nodes):
-                fed.add(node)
-            if not made.isdisjoint(node.all_input_nodes):
-                made.add(node)
-        for node in reversed(near):
-            if node in comes_next:
-                comes_next.update(node.all_input_nodes)
-        around = fed - made | _behind(first, near)
+        made = _made_of([last], near, blocks)
+        around = _made_of(first.all_input_nodes, near, blocks) - made | _behind(first, near)
         # A sum of what all blocks return, or of the first input and the last output, goes into
         # none of them.
-        for total in sums.keys() & comes_next & made:
+        for total in sums.keys() & _behind(following, near) & made:
             one, other = sums[total]
             if (one in made and other in around) or (other in made and one in around):
                 return True
@@ -93,9 +80,18 @@ def _by_trace(owner: nn.Module, run: Run) -> bool | None:
     return False
 
 
-def _behind(first: fx.Node, near: list[fx.Node]) -> set[fx.Node]:
-    """Return what the inputs of a block are computed from nearby."""
-    behind = set(first.all_input_nodes)
+def _made_of(sources: list[fx.Node], near: list[fx.Node], blocks: set[fx.Node]) -> set[fx.Node]:
+    """Return ``sources`` and what is computed from them nearby, but for what goes into a block."""
+    made = set(sources)
+    for node in near:
+        if node not in blocks and not made.isdisjoint(node.all_input_nodes):
+            made.add(node)
+    return made
+
+
+def _behind(call: fx.Node, near: list[fx.Node]) -> set[fx.Node]:
+    """Return what the inputs of a call are computed from nearby."""
+    behind = set(call.all_input_nodes)
     for node in reversed(near):
         if node in behind:
             behind.update(node.all_input_nodes)

@@ -128,7 +128,14 @@ class AddedAroundCheckpoint(Stack):
         return x
 
 
-WITH = [Added, AddedInPlace, AddedByName, AddedScaled, AddedAfterNorm, AddedAroundCheckpoint]
+WITH = [
+    Added,
+    AddedInPlace,
+    AddedByName,
+    AddedScaled,
+    AddedAfterNorm,
+    AddedAroundCheckpoint,
+]
 WITHOUT = [Plain, AroundAll, SumOfHeads, SumOfOutputs, Shifted]
 
 
