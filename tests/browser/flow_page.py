@@ -12,8 +12,7 @@ from playwright.sync_api import Locator
 
 from tests.browser.jupyterlab import Notebook
 
-# As tall as the whole widget where its charts stand below each other: bqplot lays out anew only
-# what is in sight.
+# As tall as the whole widget where its charts stand below each other.
 TALL = 1400
 
 # Marks stand in the order in which the charts list them; a hidden one is as good as empty.
@@ -98,6 +97,25 @@ class Drawn:
 _MOVES = "root => [...root.querySelectorAll('svg *')].some(element => element.__transition)"
 # bqplot lays a chart out anew 300 ms after its margins or its place have changed.
 _TIME_TO_LAY_OUT = "async () => await new Promise(resolve => setTimeout(resolve, 350))"
+# What does not fill a window of this width, each with where it is. A chart is brought into sight,
+# since bqplot leaves one that is out of sight as it was.
+_ASKEW = """(root, width) => {
+    const place = element => {
+        const {left, right, top, bottom} = element.getBoundingClientRect();
+        return `${element.className}: ${[left, right, top, bottom].map(Math.round)}`;
+    };
+    const {right} = root.getBoundingClientRect();
+    if (window.innerWidth !== width || right > width || right < width - 120) {
+        return [`window: ${window.innerWidth}`, place(root)];
+    }
+    return [...root.querySelectorAll(".bqplot")].filter(figure => {
+        const plot = figure.querySelector(".plotarea_background");
+        const room = figure.clientWidth - (plot?.width.baseVal.value ?? 0);
+        const isAskew = room <= 60 || 120 <= room;
+        if (isAskew) figure.scrollIntoView({block: "nearest"});
+        return isAskew;
+    }).map(place);
+}"""
 _FIVE_FRAMES = """async () => {
     for (let i = 0; i < 5; i++) await new Promise(requestAnimationFrame);
 }"""
@@ -183,24 +201,22 @@ class FlowPage:
         return self.wait_for(stands_still)
 
     def resize(self, width: int, height: int = TALL) -> None:
-        """Give the window another width, and the height of the whole widget."""
+        """Give the window another width, and the height of the whole widget.
+
+        JupyterLab lays its panels out anew some time after the window has changed, and bqplot a
+        chart some animation frames after its place has, once it is in sight.
+        """
         self.notebook.set_width(width, height)
-        # JupyterLab lays its panels out anew some time after the window has changed, and bqplot a
-        # chart some animation frames after its place has.
-        self.notebook.page.wait_for_function(
-            """width => {
-                const {right} = document.querySelector(".gradflow").getBoundingClientRect();
-                if (window.innerWidth !== width || right > width || right < width - 120) {
-                    return false;
-                }
-                return [...document.querySelectorAll(".gradflow .bqplot")].every(figure => {
-                    const plot = figure.querySelector(".plotarea_background");
-                    const room = figure.clientWidth - (plot?.width.baseVal.value ?? 0);
-                    return 60 < room && room < 120;
-                });
-            }""",
-            arg=width,
-        )
+        askew: list[str] = []
+
+        def is_laid_out(_: Drawn) -> bool:
+            askew[:] = self.root.evaluate(_ASKEW, width)
+            return not askew
+
+        try:
+            self.wait_for(is_laid_out)
+        except TimeoutError as error:
+            raise TimeoutError(f"{width} pixels wide, this is not laid out: {askew}") from error
 
     def play(self) -> None:
         """Click Play and wait until the first steps are drawn."""

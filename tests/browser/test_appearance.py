@@ -164,7 +164,7 @@ def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None
             assert box["x"] + box["width"] <= root["x"] + root["width"] + 1, name
     overflowing = page.root.evaluate(
         "root => [root, ...root.querySelectorAll('.widget-label, .widget-readout, button, "
-        ".gradflow-panel *')].filter(e => e.scrollWidth > e.clientWidth + 1 && "
+        ".gradflow-charts, .gradflow-panel *')].filter(e => e.scrollWidth > e.clientWidth + 1 && "
         "getComputedStyle(e).overflowX !== 'visible' && !e.closest('.gradflow-live'))"
         ".map(e => e.className + ': ' + e.textContent)"
     )
