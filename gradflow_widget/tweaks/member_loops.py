@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+# Methods by which a list or a dict takes up its arguments.
+_PUTS_IN = frozenset({"append", "appendleft", "extend", "insert", "update", "setdefault"})
+
 
 def mentions(node: ast.AST, name: str) -> bool:
     """Whether ``node`` is the attribute ``name`` of something, or its item of that name."""
@@ -55,6 +58,14 @@ class MemberLoop:
             if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign)
             and node.value is not None
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        ]
+        self._assignments += [
+            (_assigned(node.func.value), argument)
+            for node in self._body
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in _PUTS_IN
+            for argument in node.args
         ]
         for targets, value in self._assignments:
             if isinstance(value, ast.Subscript) and mentions(value.value, name):

@@ -62,6 +62,7 @@ def _by_trace(owner: nn.Module, run: Run) -> bool | None:
     called = {str(node.target): node for node in nodes if node.op == "call_module"}
     ends = [(called.get(paths[id(b[0])]), called.get(paths[id(b[-1])])) for b in run.blocks]
     calls = [(first, last) for first, last in ends if first is not None and last is not None]
+    calls.sort(key=lambda ends: place[ends[0]])  # a list may be gone through from its end
     blocks = {called[paths[module]] for module in members if paths[module] in called}
     sums, start = sums_in(graph), 0
     for (first, last), (following, _) in pairwise(calls):

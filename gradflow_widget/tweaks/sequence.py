@@ -19,10 +19,10 @@ _SIDE_BY_SIDE = re.compile(r"expert|head|branch|tower|gate|group|path|scale|clas
 
 
 def runs_in_sequence(owner: nn.Module, at: str) -> bool:
-    """Return whether each member of the ModuleList ``owner.<at>`` works on the one before it.
+    """Return whether members of the ModuleList ``owner.<at>`` work on what others returned.
 
     Three sources, the surest first: a torch.fx trace of the owner's forward (is one member's
-    output among the next one's inputs?); the source of its methods (does a loop over the list
+    output among its neighbour's inputs?); the source of its methods (does a loop over the list
     hand on what the last call returned?); and, where neither tells, the names (experts, heads
     and branches run side by side).
     """
@@ -49,7 +49,12 @@ def _by_trace(owner: nn.Module, at: str) -> bool | None:
     called = [nodes for nodes in calls if nodes]
     if len(called) < 2:
         return None
-    return any(set(first) & (inputs_of(second) - set(second)) for first, second in pairwise(called))
+
+    def feeds(first: list[fx.Node], second: list[fx.Node]) -> bool:
+        return bool(set(first) & (inputs_of(second) - set(second)))
+
+    # A decoder may go through its list from the end.
+    return any(feeds(one, other) or feeds(other, one) for one, other in pairwise(called))
 
 
 def methods_of(cls: type[nn.Module]) -> Iterator[tuple[str, FunctionType]]:

@@ -134,10 +134,45 @@ class Numbered(Parallel):
         return x
 
 
+class FromTheEnd(Parallel):
+    """Members one after another, the last one first, as in a decoder; told by a trace."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for member in reversed(self.members):
+            x = member(x)
+        return x
+
+
+class KeptInAList(Parallel):
+    """Members one after another through a list, where control flow keeps a trace from telling."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        hidden = [x]
+        for member in self.members:
+            if hidden[-1].sum() > 1e9:
+                break
+            hidden.append(member(hidden[-1]))
+        return hidden
+
+
+class Collected(Parallel):
+    """Members side by side whose outputs a list takes up, where no trace can tell."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found: list[Tensor] = []
+        for member in self.members:
+            if x.sum() > 0:
+                found.append(member(x))
+        return found
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
         (Parallel(), 0),
+        (FromTheEnd(), 1),
+        (KeptInAList(), 1),
+        (Collected(), 0),
         (Chosen(), 0),
         (Routed(), 0),
         (RoutedByNumber(), 0),

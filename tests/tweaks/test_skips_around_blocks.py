@@ -48,6 +48,21 @@ class Plain(Stack):
         return x
 
 
+class PlainFromTheEnd(Stack):
+    def through(self, x: Tensor) -> Tensor:
+        for block in reversed(self.blocks):
+            x = block(x)
+        return x
+
+
+class PlainInAList(Stack):
+    def through(self, x: Tensor) -> Tensor:
+        hidden = [x]
+        for block in self.blocks:
+            hidden.append(block(hidden[-1]))
+        return hidden[-1] + hidden[0]
+
+
 class AroundAll(Stack):
     def through(self, x: Tensor) -> Tensor:
         first = x
@@ -128,15 +143,32 @@ class AddedAroundCheckpoint(Stack):
         return x
 
 
+class AddedFromTheEnd(Stack):
+    def through(self, x: Tensor) -> Tensor:
+        for block in reversed(self.blocks):
+            x = x + block(x)
+        return x
+
+
+class AddedInAList(Stack):
+    def through(self, x: Tensor) -> Tensor:
+        hidden = [x]
+        for block in self.blocks:
+            hidden.append(hidden[-1] + block(hidden[-1]))
+        return hidden[-1]
+
+
 WITH = [
     Added,
+    AddedFromTheEnd,
+    AddedInAList,
     AddedInPlace,
     AddedByName,
     AddedScaled,
     AddedAfterNorm,
     AddedAroundCheckpoint,
 ]
-WITHOUT = [Plain, AroundAll, SumOfHeads, SumOfOutputs, Shifted]
+WITHOUT = [Plain, PlainFromTheEnd, PlainInAList, AroundAll, SumOfHeads, SumOfOutputs, Shifted]
 
 
 @pytest.mark.parametrize("is_opaque", [False, True], ids=["traced", "by source"])
