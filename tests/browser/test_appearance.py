@@ -190,7 +190,8 @@ VERDICT = """root => {
         above: lines[0].top - frame.top - badge.clientTop,
         below: frame.bottom - lines.at(-1).bottom - badge.clientTop,
         beside: lines[0].left - symbol.right,
-        charts: root.querySelector(".gradflow-charts").getBoundingClientRect().top,
+        charts: root.querySelector(".gradflow-charts").getBoundingClientRect().top
+            - root.getBoundingClientRect().top,
     };
 }"""
 
