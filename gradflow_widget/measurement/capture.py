@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from .activations import (
     uses_between,
 )
 from .collected import Collected
-from .hooks import Hook
+from .hooks import Hook, is_written_down
 from .last_states import LastStates
 from .layers import LayerParts, first_tensor, tensors_in
 from .norms import norm_of
@@ -182,12 +183,27 @@ class Capture:
             else:
                 call.vector = call.vector + signal.values
 
+    def _take_arrived_by_hand(self) -> None:
+        """Take what torch.autograd.grad has brought, for gradients that were set by hand.
+
+        What several calls brought to one output may have been added, weighed or thrown away:
+        there is no number for that.
+        """
+        first, again = set[int](), set[int]()
+        for signal in self._arrived:
+            (again if id(signal.call) in first else first).add(id(signal.call))
+        self._take_arrived()
+        for each in self._passes:
+            for call in each.calls:
+                if id(call) in again:
+                    call.signals, call.vector = [math.nan], None
+
     def collect(self, parts: Sequence[LayerParts]) -> Collected:
         """Line up what was measured, for layers in the order of ``parts``."""
         self._end_pass()
         passes = self._own_passes()
         if not any(each.used for each in passes):
-            self._take_arrived()  # gradients of torch.autograd.grad, set by hand
+            self._take_arrived_by_hand()
         for each in passes:
             for call in each.calls:
                 if call.vector is not None:
@@ -220,7 +236,7 @@ class Capture:
         return [each for each in self._passes if each.thread == here] or list(self._passes)
 
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
+        if is_written_down() or not torch.is_grad_enabled() or self.paused:
             return
         self._drop_evaluations()
         # A single number is none of the samples.
@@ -283,7 +299,7 @@ class Capture:
         here.open = None
 
     def _end(self, _: nn.Module, __: Any, result: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
+        if is_written_down() or not torch.is_grad_enabled() or self.paused:
             return
         current = self._here.open
         if current is None:
@@ -325,7 +341,7 @@ class Capture:
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:
-            if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
+            if is_written_down() or not torch.is_grad_enabled() or self.paused:
                 return
             output = first_tensor(result)
             if output is None or output.is_nested or is_functorch_wrapped_tensor(output):
@@ -412,7 +428,7 @@ class Capture:
 
     def _after_fused(self, part: LayerParts) -> Callable[..., None]:
         def hook(module: Any, args: Any, kwargs: Any, result: Any) -> None:
-            if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self.paused:
+            if is_written_down() or not torch.is_grad_enabled() or self.paused:
                 return
             current = self._under_way()
             call = FusedCall.of(module, args, kwargs, result)

@@ -225,11 +225,14 @@ class UserLoops:
         Raises:
             RuntimeError: it is a plain one, and the session, or a loop that was handed over,
                 makes steps just now.
-            LoopStopped: the session that it was handed to is closed, and it has gone over to
-                another optimizer, past that session's hooks.
+            LoopStopped: it was told to end, and has called no module since; or the session that
+                it was handed to is closed, and it has gone over to another optimizer, past that
+                session's hooks.
         """
         if self._bench.is_in_own_step:
             return
+        if self._loop is not None and self._loop.is_ending and self._worker.is_current:
+            raise LoopStopped
         thread = threading.current_thread()
         if isinstance(thread, TrainingThread) and thread.is_left and not self._worker.is_current:
             raise LoopStopped
@@ -263,8 +266,7 @@ class UserLoops:
                 bench.validate_at_rest()
                 self._resting.come_to_rest()
                 self._worker.tell_guests()
-            while True:
-                loop.hold()
+            while loop.hold():
                 probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
                 if not pace.at_rest:
                     break

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .openmp import end_idle_threads
 from .pace import Pace
 from .randomness import RandomState
 
-# A loop can be ended only where it steps; how long to wait for that.
+# A loop can be ended only behind a step; how long to wait for that.
 PATIENCE = 10.0
 _NO_STEP = (
     "your own loop has not come to an optimizer step for {:.0f} seconds, "
@@ -48,6 +53,10 @@ class OwnLoop:
 
     Attributes:
         begins_at: that state.
+        is_running: whether it runs, or stands between two steps.
+        is_over: whether it will not run again.
+        has_stepped: whether it has come to an optimizer step.
+        is_ending: whether it was told to end, and is to make no further step.
     """
 
     def __init__(self, function: Callable[[], object], pace: Pace) -> None:
@@ -58,6 +67,8 @@ class OwnLoop:
         self.is_running = False
         self.is_over = False
         self.has_stepped = False
+        self.is_ending = False
+        self._ending = ExitStack()
 
     def begin(self) -> bool:
         """Take the pace's permission to run, if there still is one."""
@@ -81,25 +92,35 @@ class OwnLoop:
             pass
         except BaseException as error:
             failure = error
+        self._ending.close()
         self._pace.wake(self._leave)
         # What it raises on being unwound ends with it.
         return failure if self.is_over else None
 
     def _leave(self) -> None:
-        self.is_running = False
+        self.is_running = self.is_ending = False
         self.is_over = not (self._must_end or self._pace.stopped)
 
-    def hold(self) -> None:
-        """Stand between two steps until the loop may go on.
+    def hold(self) -> bool:
+        """Stand between two steps until the loop may go on; False where it is to end.
 
-        Raises:
-            LoopStopped: it is to end here.
+        It ends by LoopStopped at the next module that it calls. Whoever wraps the optimizer, such
+        as a GradScaler, has to finish the step: he would be left in the middle of it here.
         """
         self.has_stepped = True
         if not self._pace.may_begin:
             end_idle_threads()
-        if not self._pace.hold(lambda: self._must_end):
-            raise LoopStopped
+        if self._pace.hold(lambda: self._must_end):
+            return True
+        if not self.is_ending:
+            self.is_ending, thread = True, threading.get_ident()
+
+            def end_here(*_: Any) -> None:
+                if threading.get_ident() == thread:
+                    raise LoopStopped
+
+            self._ending.callback(register_module_forward_pre_hook(end_here).remove)
+        return False
 
     def stand_still(self) -> None:
         """Wait until it stands between two steps, or has ended; call it within Pace.changing().
@@ -116,7 +137,7 @@ class OwnLoop:
             raise RuntimeError(_NO_STEP.format(PATIENCE))
 
     def unwind(self, begins_at: RandomState) -> None:
-        """End the function where it steps next; run again, it begins anew, at ``begins_at``.
+        """End the function behind its next step; run again, it begins anew, at ``begins_at``.
 
         Raises:
             RuntimeError: it does not come to a step in time.

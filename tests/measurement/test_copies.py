@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -107,3 +108,9 @@ def test_a_loop_of_one_s_own_keeps_its_best_model(copied):
     flow.wait()
     assert len(best) == len(flow.history) == 3
     flow.close()
+
+
+def test_a_saved_model_loads_where_this_package_is_not(copied):
+    with GradientProbe(model := network(), torch.optim.SGD(model.parameters(), lr=0.1), full=True):
+        saved = pickle.dumps(copied(model)), pickle.dumps(model)
+    assert not any(b"gradflow" in one for one in saved)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gradflow_widget import GradientProbe, take_reading
+from gradflow_widget import GradientFlow, GradientProbe, take_reading
+from gradflow_widget.diagnosis.rules import judge
 from tests.waiting import PATIENCE, join, started
 
 from .networks import batch, one_reading, sgd, small
@@ -154,6 +155,43 @@ def test_gradients_set_by_hand_are_read():
     assert math.isnan(reading.loss)
     assert not reading.loss_seen
     assert reading.is_finite
+
+
+def test_gradients_of_several_losses_taken_one_by_one_have_no_signal_to_tell():
+    model = small()
+    inputs, _ = batch()
+    optimizer, parameters = sgd(model), list(model.parameters())
+    with GradientProbe(model, optimizer, full=True) as probe:
+        output = model(inputs)
+        first = torch.autograd.grad(output.sum(), parameters, retain_graph=True)
+        second = torch.autograd.grad(output.square().sum(), parameters)
+        for parameter, one, other in zip(parameters, first, second, strict=True):
+            parameter.grad = one + other
+        norms = [p.grad.norm().item() for p in parameters if p.dim() == 2]
+        optimizer.step()
+        reading = probe.history.latest
+    assert np.isnan(reading.signal_grad_norm).all()
+    np.testing.assert_allclose(reading.weight_grad_norm, norms)
+    assert reading.is_finite
+    assert judge([reading]).problem != "non-finite"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_trace_of_a_watched_model_is_that_of_the_model():
+    model = small()
+    inputs, _ = batch()
+
+    def operations() -> list[str]:
+        return [node.kind() for node in torch.jit.trace(model, inputs).inlined_graph.nodes()]
+
+    expected = operations()
+    with GradientProbe(model, sgd(model), full=True):
+        assert operations() == expected
+    flow = GradientFlow(model, sgd(model))
+    try:
+        assert operations() == expected
+    finally:
+        flow.close()
 
 
 def test_the_loss_is_what_was_differentiated():

@@ -401,18 +401,18 @@ def test_reset_restarts_the_loop_with_the_first_weights_and_the_same_random_numb
     flow.pause()
     flow.wait()
     first = loop.losses[:]
-    loop.losses.clear()
     flow.reset()
+    loop.losses.clear()
     assert flow.step_number == 0
     flow.step(len(first) + 1)  # it rests within its optimizer's step
     assert same_bits(loop.losses, first)
-    loop.losses.clear()
     flow.reset(seed=5)
+    loop.losses.clear()
     flow.step(len(first) + 1)
     assert not same_bits(loop.losses, first)
     for _ in range(2):
-        loop.losses.clear()
         flow.reset(seed=0)
+        loop.losses.clear()
         flow.step(len(first) + 1)
         assert same_bits(loop.losses, first)
 
@@ -536,10 +536,10 @@ def test_a_loop_that_a_cold_change_has_ended_repeats_itself_when_it_is_run_again
     flow.pause()
     flow.wait()
     first = loop.losses[:]
-    loop.losses.clear()
     activation = flow.activation
     flow.activation = "relu"  # the loop's own model is not what is trained now
     flow.activation = activation
+    loop.losses.clear()
     flow.run(loop)
     flow.wait(len(first) + 1)
     flow.pause()
@@ -580,6 +580,82 @@ def test_close_in_the_middle_unwinds_the_loop(nothing_is_left: None) -> None:
     step(loop)  # no hook is left that would stop it
 
 
+class Scaled(Loop):
+    """A loop with a GradScaler that outlives it, and some work of its own after each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        self.after = 0
+
+    def __call__(self) -> None:
+        while True:
+            self.step()
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        loss = CROSS_ENTROPY(self.model(INPUTS), TARGETS)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.losses.append(loss.item())
+        self.after += 1
+
+
+@pytest.mark.parametrize("rests", [False, True], ids=["playing", "paused"])
+def test_whoever_wraps_the_optimizer_can_finish_the_last_step(
+    nothing_is_left: None, rests: bool
+) -> None:
+    torch.manual_seed(0)
+    flow = watched(loop := Scaled())
+    flow.run(loop)
+    if rests:
+        flow.step(3)
+    else:
+        flow.wait(3)
+    flow.close()
+    steps = flow.step_number
+    assert loop.after == steps
+    for _ in range(3):  # of the user's own, without the widget
+        loop.step()
+
+    torch.manual_seed(0)
+    alone = Scaled()
+    for _ in range(steps + 3):
+        alone.step()
+    assert same_bits(loop.losses, alone.losses)
+
+
+def test_a_reset_loop_begins_with_its_scaler_between_two_steps(running: Any) -> None:
+    torch.manual_seed(0)
+    loop = Scaled()
+    flow = running(loop)
+    flow.step(4)
+    flow.reset()
+    first = loop.losses[:]
+    loop.losses.clear()
+    flow.step(5)
+    assert same_bits(loop.losses, first)
+
+
+def test_a_loop_that_calls_no_module_ends_at_its_next_step(nothing_is_left: None) -> None:
+    loop = Loop()
+    weight = loop.model[0].weight
+
+    def without_modules() -> None:
+        while True:
+            loop.optimizer.zero_grad()
+            weight.square().sum().backward()
+            loop.optimizer.step()
+
+    flow = watched(loop)
+    flow.run(without_modules)
+    flow.step(2)
+    before = weight.detach().clone()
+    flow.close()
+    assert torch.equal(weight, before)
+
+
 def test_close_unwinds_a_paused_loop(nothing_is_left: None) -> None:
     flow = watched(loop := Loop())
     flow.run(loop)
@@ -595,7 +671,7 @@ def test_an_observer_may_close_from_within_the_loop(nothing_is_left: None) -> No
     flow.observe(lambda change: flow.close() if change["new"] == 4 else None, "step_number")
     flow.run(loop)
     wait_for(lambda: not any(t.name == "gradflow-training" for t in threading.enumerate()))
-    assert len(loop.losses) == 3
+    assert len(loop.losses) == 4
     step(loop)
 
 
