@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..random_generators import exchanging
 from .attributes import Contents, have_room
 from .capture import Capture
 from .eager import uncompiled
@@ -45,9 +46,9 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     parameters = [one for module in modules for one in module.parameters(recurse=False)]
     contents = Contents(modules, every_weight=have_room(modules))
     gradients = [(parameter, parameter.grad) for parameter in parameters]
-    python_random, numpy_random = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=[d.index for d in devices]):
+    with exchanging, torch.random.fork_rng(devices=[d.index for d in devices]):
+        python_random, numpy_random = random.getstate(), np.random.get_state()
         try:
             for parameter, _ in gradients:
                 parameter.grad = None

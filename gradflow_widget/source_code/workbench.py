@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..random_generators import exchanging
 from .definitions import Definitions
 
 
@@ -80,11 +81,16 @@ def _compiled(text: str, mode: str, *, future: bool = False) -> Any:
 @contextmanager
 def as_in_a_fresh_interpreter() -> Iterator[None]:
     """Keep random states, and set the default dtype to what it is in a fresh interpreter."""
-    states = random.getstate(), np.random.get_state()
-    dtype = torch.get_default_dtype()
     cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if cuda else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+    with (
+        exchanging,
+        torch.random.fork_rng(devices=devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        states = random.getstate(), np.random.get_state()
+        dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
             yield

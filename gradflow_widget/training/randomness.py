@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..random_generators import exchanging
+
 _has_cuda = torch.version.cuda is not None or torch.version.hip is not None
-# The generators are those of the whole process: of two runs that train at once, each steps alone.
-_exchanging = threading.RLock()
 
 
 class RandomState:
@@ -32,7 +31,7 @@ class RandomState:
     @classmethod
     def seeded(cls, seed: int, *, every_source: bool = True) -> RandomState:
         """Return the state that ``seed`` stands for; the present one stays."""
-        with _exchanging:
+        with exchanging:
             outside = cls(every_source=every_source)
             # torch.manual_seed would also seed devices whose state is not put back.
             torch.default_generator.manual_seed(seed)
@@ -84,7 +83,7 @@ class RandomStream:
     def __call__(self) -> Iterator[RandomState]:
         """Draw from this stream inside the ``with`` block; gives what it begins with."""
         every_source = self.every_source
-        with _exchanging:
+        with exchanging:
             outside = RandomState(every_source=every_source)
             self._own.put()
             try:

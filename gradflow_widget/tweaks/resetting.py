@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..random_generators import exchanging
 from .computed import order_without, put_computed, remember_drawn
 from .norms import is_norm
 
@@ -74,13 +75,14 @@ def drawn_on_the_cpu(tensors: Iterable[Tensor | None], seed: int) -> Iterator[No
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw the CPU's random numbers from ``seed`` within; afterwards all is as before."""
-    state = torch.get_rng_state()
-    # torch.manual_seed would seed the accelerators too.
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
+    with exchanging:
+        state = torch.get_rng_state()
+        # torch.manual_seed would seed the accelerators too.
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
 
 
 @contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from gradflow_widget import take_reading
+from gradflow_widget import take_reading, with_depth
+from gradflow_widget.source_code.workbench import as_in_a_fresh_interpreter
+from tests.waiting import PATIENCE, join, started
 
 from .parts import CROSS_ENTROPY, losses_of, samples, small_network
 
@@ -74,3 +78,89 @@ def test_a_look_from_within_a_step_is_taken_at_once(make_flow: Any) -> None:
     assert len(looks) >= 2
     flow.close()
     assert take_reading(model, CROSS_ENTROPY, inputs, targets).loss > 0
+
+
+class Meeting:
+    """Somebody draws in the middle of a step while somebody else holds the random state back."""
+
+    def __init__(self) -> None:
+        self.looks, self.has_drawn = threading.Event(), threading.Event()
+
+    def look(self) -> None:
+        self.looks.set()
+        assert self.has_drawn.wait(PATIENCE)
+
+
+class Block(nn.Module):
+    """One that is drawn when a model is deepened."""
+
+    meeting: Meeting | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(4, 4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if Block.meeting is not None:
+            Block.meeting.look()
+        nn.init.normal_(self.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+DATA = samples()
+OTHER, BLOCKS = nn.Linear(6, 3), nn.Sequential(Block(), Block())
+
+
+def read(meeting: Meeting) -> None:
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        meeting.look()
+        return CROSS_ENTROPY(outputs, targets)
+
+    take_reading(OTHER, loss, *DATA)
+
+
+def deepen(meeting: Meeting) -> None:
+    Block.meeting = meeting
+    try:
+        with_depth(BLOCKS, 3)
+    finally:
+        Block.meeting = None
+
+
+def run_a_recipe(meeting: Meeting) -> None:
+    with as_in_a_fresh_interpreter():
+        meeting.look()
+
+
+@pytest.mark.parametrize("work", [read, deepen, run_a_recipe])
+def test_what_puts_the_random_state_back_keeps_out_of_a_step(
+    make_flow: Any, work: Callable[[Meeting], None]
+) -> None:
+    def losses(*, beside: bool) -> list[float]:
+        # Long enough for who is not kept out; who is kept out comes when the step is over.
+        patience = 0.3
+        threads: list[threading.Thread] = []
+
+        def objective(network: nn.Module, batch: Any) -> torch.Tensor:
+            meeting = Meeting()
+            if beside:
+                threads.append(started(lambda: work(meeting)))
+                meeting.looks.wait(patience)
+            first = torch.rand(())
+            meeting.has_drawn.set()
+            if beside:
+                threads[-1].join(patience)
+            return (first + torch.rand(())) * CROSS_ENTROPY(network(batch[0]), batch[1])
+
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        flow = make_flow(model, optimizer, objective=objective, data=DATA)
+        flow.step()
+        join(*threads)
+        return flow.history.loss.tolist()
+
+    assert losses(beside=True) == losses(beside=False)
