@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -66,11 +67,15 @@ def calls_of(work: Callable[[], Any], of: CodeType | None = None) -> int:
             calls += event == "call" and frame.f_code is of
 
     before = sys.getprofile()
+    # What earlier tests have left would be counted where it is finalised.
+    gc.collect()
+    gc.disable()
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return calls
 
 
