@@ -31,7 +31,11 @@ TABLE_COLUMNS = [
 
 
 class Panel(FrameFed, anywidget.AnyWidget):
-    """Status line, verdict and notice; applies and confirms the frames (js/src/panel.ts)."""
+    """Status line, verdict and notice; applies and confirms the frames (js/src/panel.ts).
+
+    ``is_current`` is true in a page that has got a whole frame. In the kernel it is not: a page
+    that reconnects loads all traits anew, as they are here, and asks for another.
+    """
 
     _esm = STATIC / "panel.js"
     _css = STATIC / "panel.css"
@@ -43,6 +47,7 @@ class Panel(FrameFed, anywidget.AnyWidget):
     verdict_severity = traitlets.Unicode().tag(sync=True)
     notice = traitlets.Unicode().tag(sync=True)
     notice_is_error = traitlets.Bool(False).tag(sync=True)
+    is_current = traitlets.Bool(False).tag(sync=True)
     changes: traitlets.List[str] = traitlets.List().tag(sync=True)
 
 

@@ -10,7 +10,8 @@ pace of their own. A page that is heard beside cells is only busy, and is waited
 Slowly frames go out, too, where a cell has displayed the widget, and runs on or others follow
 it at once: the page can't be heard to have appeared. A page that has long shown nothing while
 another has shown frames is gone without a word, and is not counted among those that
-look. The newest reading is drawn, never a backlog.
+look. The first page to show a frame makes room for another, but none that looks may fall behind
+by more than some frames. The newest reading is drawn, never a backlog.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ UNHEARD_INTERVAL = 0.1
 _FIRST_AGAIN = 0.25
 # As many frames as go out in half an hour of a cell that keeps the kernel from hearing the page.
 _MOST_FORGOTTEN = 20_000
+# So many frames more than the quickest page may have in flight others may be behind.
+_MOST_BEHIND = 4
 # From one step that is to be drawn to the next; these come a little later, when a step is over.
 FASTEST_INTERVAL = 1 / 28
 # Most screens show 60 pictures a second. A little below that, frames don't queue in the page.
@@ -94,6 +97,8 @@ class Publisher:
         # Since when each page that looks has been sent frames of which it has confirmed none.
         self._silent_since: dict[str, float] = {}
         self._gone: set[str] = set()
+        # The latest frame that each page has confirmed, or that was sent before it looked.
+        self._latest_of: dict[str, int] = {}
         # How many frames the page may confirm together at most. Each message makes the kernel tell
         # JupyterLab that it is busy and idle again, whose toolbar and icon then change twice: that
         # costs the browser nearly as much as drawing a frame.
@@ -136,7 +141,20 @@ class Publisher:
 
     def has_room(self) -> bool:
         """Whether a frame asked for now would go out at once and be shown."""
+        return self._may_fly() and not self._one_is_behind()
+
+    def _may_fly(self) -> bool:
         return not self._wanted and len(self._in_flight) < self._window
+
+    def _one_is_behind(self) -> bool:
+        """Whether a page that looks, and has not gone, has more to show than it may."""
+        least, now = self._number - self._window - _MOST_BEHIND, time.monotonic()
+        return any(
+            latest < least
+            and self._looks(page)
+            and now - self._silent_since.get(page, now) <= FORGOTTEN_AFTER
+            for page, latest in self._latest_of.items()
+        )
 
     @property
     def _window(self) -> int:
@@ -158,6 +176,8 @@ class Publisher:
                 self._condition.wait_for(self._is_unseen, self._due - time.monotonic())
                 self._due = max(self._due, time.monotonic()) + self._pace
                 return not self._is_unseen()
+            if self._may_fly():  # one page alone is behind, and does not catch up
+                return True
             self._unheard = True
             return self._may_draw_unheard()
 
@@ -266,9 +286,10 @@ class Publisher:
             draws_step = self._confirmed(int(number))
             if not (dropped and number == message["frame"]):
                 self.steps_drawn += draws_step
-        self._keep_pace(float(message.get("waited", 0.0)), len(frames))
         self.animation_frames = int(message.get("animation_frame", self.animation_frames))
+        self._latest_of[page] = max(self._latest_of.get(page, 0), int(message["frame"]))
         if not dropped:
+            self._keep_pace(float(message.get("waited", 0.0)), len(frames))
             self._has_shown(page)
 
     def _confirmed(self, number: int) -> bool:
@@ -281,6 +302,8 @@ class Publisher:
         page, visible, asks = str(message["page"]), bool(message["visible"]), message.get("asks")
         appeared = visible and not self._looks(page)
         self._pages[page] = visible
+        if appeared:
+            self._latest_of[page] = self._number
         self._silent_since.pop(page, None)
         self._gone.discard(page)
         self.visible = any(map(self._looks, self._pages))

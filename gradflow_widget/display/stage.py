@@ -79,6 +79,7 @@ class Stage:
         self._writer = FrameWriter(
             {"panel": self.panel, "table": self.table, **self.bars.targets, **self.loss.targets}
         )
+        self._writer.set("panel", is_current=True)
         self.panel.set_trait("frame_targets", self._writer.ids)
         self.panel.send_state("frame_targets")
         self.hearing = Hearing()

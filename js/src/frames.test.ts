@@ -118,6 +118,41 @@ describe("a visible page", () => {
   });
 });
 
+describe("a page that can't keep up", () => {
+  const updates = (step: number, other: string) => [
+    { target: "bars", state: { step } },
+    { target: "loss", state: { step: 100 + step, [other]: step } },
+  ];
+
+  it("draws in one what has waited for a second, and counts only that as drawn", () => {
+    for (let number = 1; number <= 5; number += 1) queue.push({ number, updates: updates(number, "early") });
+    expect(confirmed).toEqual([]);
+    stage.time += 1001;
+    queue.push({ number: 6, updates: updates(6, "late") });
+    expect(confirmed.map((each) => [each.frame, "dropped" in each])).toEqual([2, 3, 4, 5].map((n) => [n, true]));
+    let drawn: readonly Update[] = [];
+    targets.apply = (applied) => {
+      drawn = applied;
+    };
+    stage.animate();
+    expect(drawn).toEqual([
+      { target: "bars", state: { step: 6 } },
+      { target: "loss", state: { step: 106, early: 5, late: 6 } },
+    ]);
+    stage.animate();
+    expect(confirmed.slice(4)).toMatchObject([{ frame: 1 }, { frame: 6, waited: 16 }]);
+    expect(stage.framesRequested).toBe(0);
+  });
+
+  it("draws each of a few, however long they wait", () => {
+    for (let number = 1; number <= 3; number += 1) queue.push(frame(number));
+    stage.time += 5000;
+    queue.push(frame(4));
+    for (let times = 0; times < 4; times += 1) stage.animate();
+    expect(targets.applied).toEqual([1, 2, 3, 4]);
+  });
+});
+
 describe("targets that are not there yet", () => {
   it("keep a frame waiting, in its place", async () => {
     targets.ready = false;

@@ -1,7 +1,7 @@
 import type { DroppedMessage, Painted, ShownMessage } from "./messages";
 import type { Stage } from "./stage";
 import type { Targets } from "./targets";
-import type { Frame } from "./wire";
+import type { Frame, State } from "./wire";
 
 /** What is to be said of one frame, before it is joined with what is said of others. */
 export type Confirmation = Omit<ShownMessage, "page" | "earlier"> | Omit<DroppedMessage, "page" | "earlier">;
@@ -9,7 +9,15 @@ export type Confirmation = Omit<ShownMessage, "page" | "earlier"> | Omit<Dropped
 /** A frame and when it came, in ms since the epoch. */
 type Arrived = Frame & { at: number };
 
-/** Frames that wait for the page: each is painted in, and confirmed from, an animation frame of its own. */
+/** More than a page that keeps up has waiting, and for longer, in ms. */
+const MOST_WAITING = 4;
+const LONGEST_WAIT = 1000;
+
+/**
+ * Frames that wait for the page: each is painted in, and confirmed from, an animation frame of its
+ * own. A page that can't keep up, since a quicker one beside it sets the pace or it was held up for
+ * long, draws what the waiting ones set together, with the newest.
+ */
 export class FrameQueue {
   #targets: Pick<Targets, "settled" | "whenSettled" | "apply">;
   #stage: Stage;
@@ -33,7 +41,12 @@ export class FrameQueue {
   }
 
   push(frame: Frame): void {
-    this.#waiting.push({ ...frame, at: this.#stage.now() });
+    const now = this.#stage.now();
+    this.#waiting.push({ ...frame, at: now });
+    const [first, ...others] = this.#waiting;
+    if (first !== undefined && others.length >= MOST_WAITING && now - first.at > LONGEST_WAIT) {
+      this.#waiting = [first, this.#joined(others)];
+    }
     if (this.#visible) this.#schedule();
     else this.#drop();
   }
@@ -80,6 +93,18 @@ export class FrameQueue {
     this.#stage.afterPaint(() => {
       if (absences === this.#absences) this.#painted.push([frame, this.#stage.now()]);
       this.#schedule();
+    });
+  }
+
+  /** One frame with all that these set, as the newest of them; the others are not drawn. */
+  #joined(frames: Arrived[]): Arrived {
+    return frames.reduce((joined, next) => {
+      this.#confirm({ type: "confirm", frame: joined.number, dropped: true });
+      const states = new Map<string, State>();
+      for (const { target, state } of [...joined.updates, ...next.updates]) {
+        states.set(target, { ...states.get(target), ...state });
+      }
+      return { ...next, updates: [...states].map(([target, state]) => ({ target, state })) };
     });
   }
 

@@ -30,6 +30,7 @@ beforeEach(() => {
     verdict_severity: "",
     notice: "",
     notice_is_error: false,
+    is_current: false,
     changes: [],
   };
   const models: Record<string, unknown> = { a: bars };
@@ -125,6 +126,38 @@ describe("a page that appears", () => {
     hideBrowserTab(false);
     vi.advanceTimersByTime(1000);
     expect(questions()).toHaveLength(1);
+  });
+});
+
+describe("a page that has reconnected, with all traits as they are in the kernel", () => {
+  beforeEach(async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    addView();
+    const updates = [{ target: "panel", state: { is_current: true, status: "step 7" } }];
+    model.receive({ type: "frame", number: 1, whole: true, updates });
+    await animationFrame();
+    model.sent = [];
+  });
+
+  const reconnect = () => model.set({ is_current: false, status: "" });
+
+  it("asks at once for a whole frame, and until it gets one", () => {
+    reconnect();
+    expect(model.sentOf("view")).toMatchObject([{ visible: true, asks: true }]);
+    vi.advanceTimersByTime(1000);
+    expect(model.sentOf("view")).toHaveLength(2);
+    model.receive({ type: "frame", number: 2, whole: true, updates: [] });
+    vi.advanceTimersByTime(60_000);
+    expect(model.sentOf("view")).toHaveLength(2);
+  });
+
+  it("waits with that until it is shown", () => {
+    hideBrowserTab(true);
+    model.sent = [];
+    reconnect();
+    expect(model.sent).toEqual([]);
+    hideBrowserTab(false);
+    expect(model.sentOf("view")).toMatchObject([{ visible: true }]);
   });
 });
 

@@ -8,7 +8,8 @@
  * number (some together with the next), and with it reports when earlier frames were painted and
  * how long frames have waited for one another; the kernel keeps few unconfirmed frames in flight
  * and a pace that the page can hold, and so never draws faster than the page can show.
- * A page that appears is answered with a whole frame, and asks again until it has got one.
+ * A page that appears, or has reconnected, is answered with a whole frame, and asks again until it
+ * has got one.
  * A hidden page draws nothing and confirms at once, as dropped, so that training never waits for it.
  * Keys pressed in the widget go to the kernel as actions, and a ping is answered as soon as it is
  * read, so that the kernel can measure the way there and back.
@@ -36,6 +37,8 @@ export interface PanelState {
   verdict_severity: string;
   notice: string;
   notice_is_error: boolean;
+  /** Whether frames have set everything; the kernel's own copy, which a page loads, says no. */
+  is_current: boolean;
   changes: string[];
 }
 
@@ -56,6 +59,7 @@ function stateOf(model: AnyModel<PanelState>): PanelState {
     verdict_severity: model.get("verdict_severity"),
     notice: model.get("notice"),
     notice_is_error: model.get("notice_is_error"),
+    is_current: model.get("is_current"),
     changes: model.get("changes"),
   };
 }
@@ -105,13 +109,22 @@ export default () => {
       }
     };
 
+    // JupyterLab has reconnected to the kernel, and set all models to what they are there.
+    const onCurrent = () => {
+      if (model.get("is_current") || !visible) return;
+      view(true);
+      asking.begin();
+    };
+
     visibility = watched;
     onTargets();
     model.on("change:frame_targets", onTargets);
+    model.on("change:is_current", onCurrent);
     model.on("msg:custom", onMessage);
     return () => {
       model.off("msg:custom", onMessage);
       model.off("change:frame_targets", onTargets);
+      model.off("change:is_current", onCurrent);
       watched.close();
       asking.end();
       queue.close();

@@ -226,6 +226,41 @@ def test_a_page_that_was_sent_nothing_for_long_is_not_forgotten(
     assert looking.publisher._gone == {"other"}
 
 
+def both_look(looking: FakePage) -> int:
+    """Let a second, slow page look beside the quick one; return the last frame that it was sent."""
+    looking.publisher.receive({"type": "view", "page": "slow", "visible": True})
+    looking.wait_for_frames(2)
+    looking.publisher.receive({"type": "confirm", "page": "slow", "frame": 2})
+    return 2
+
+
+def test_no_page_that_looks_falls_behind(looking: FakePage) -> None:
+    latest, most = both_look(looking), looking.publisher.most_in_flight + module._MOST_BEHIND
+    for step in range(3, 40):
+        while looking.publisher._number - latest > most:
+            assert not looking.publisher.has_room()
+            latest += 1
+            looking.publisher.receive({"type": "confirm", "page": "slow", "frame": latest})
+        assert looking.publisher.wait_for_room()
+        looking.publisher.draw(step=True)
+        looking.wait_for_frames(step)
+    assert latest > 20
+    looking.publisher.receive({"type": "view", "page": "slow", "visible": False})
+    assert looking.publisher.has_room()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_page_that_stays_behind_is_waited_for_boundedly(looking: FakePage) -> None:
+    both_look(looking)
+    steps_until(looking, looking.publisher._one_is_behind)
+    assert not looking.publisher.has_room()
+    # Not for want of being heard: the other page shows all.
+    assert looking.publisher.wait_for_room()
+    assert looking.publisher.heard
+
+    steps_until(looking, lambda: not looking.publisher._one_is_behind())
+
+
 def test_every_step_is_drawn_and_confirmed_one_by_one(looking: FakePage) -> None:
     for step in range(1, 51):
         assert draws_a_step(looking, step)
