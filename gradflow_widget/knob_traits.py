@@ -157,7 +157,12 @@ class KnobTraits(traitlets.HasTraits):
 
     def take_rate(self, rate: float | None) -> None:
         """Show the learning rate of the coming step, which a scheduler may have set: no turn."""
-        if not self._ready or rate is None or not 0 < rate < math.inf or rate == self.learning_rate:
+        if (
+            not self._ready
+            or rate is None
+            or not 0 <= rate < math.inf
+            or rate == self.learning_rate
+        ):
             return
         self._rate_taken_on = threading.get_ident()
         try:

@@ -259,7 +259,7 @@ class Bench:
         if "learning_rate" not in changes:
             return settings
         count, last = settings.rate_turns + 1, self.run.probe.settings
-        is_back = settings.learning_rate == learning_rate_of(self.run.optimizer)
+        is_back = settings.learning_rate == learning_rate_of(self.run.optimizer.param_groups)
         if is_back and isinstance(last, Settings):
             count = last.rate_turns
         return settings.replaced(rate_turns=count)

@@ -47,13 +47,13 @@ class PresentRun:
 
     @property
     def learning_rate(self) -> float | None:
-        """The first parameter group's learning rate; None where it has none."""
-        return learning_rate_of(self.optimizer)
+        """What the knob sets, see :func:`learning_rate_of`; None where there is none."""
+        return learning_rate_of(self.optimizer.param_groups)
 
     @property
     def coming_learning_rate(self) -> float | None:
-        """The first parameter group's, as the next step has it; None where it has none."""
-        return self.coming_options[0].get("lr")
+        """The same as the next step has it; None where there is none."""
+        return learning_rate_of(self.coming_options)
 
     @property
     def coming_options(self) -> list[dict[str, Any]]:

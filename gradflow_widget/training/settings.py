@@ -16,8 +16,8 @@ class Settings:
     """What the knobs say. A step reads the settings once, when it starts.
 
     Attributes:
-        learning_rate: of the first parameter group; the others keep their ratio to it.
-            None leaves the optimizer's own.
+        learning_rate: of the first parameter group whose rate is not 0; the others keep their
+            ratio to it. None leaves the optimizer's own.
         rate_turns: how often it was turned; a scheduler may have moved the rate since a turn, so
             that the same value is a turn again.
         clip_norm: clip to this global L2 norm; None is off.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -259,7 +259,7 @@ class GroupRates:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) -> None:
-    """Give the first parameter group ``rate`` and the others their ratio of it.
+    """Give each parameter group its ratio of ``rate``.
 
     Groups without a rate of their own stay so.
     """
@@ -272,6 +272,10 @@ def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) ->
             group["lr"] = rate * ratio
 
 
-def learning_rate_of(optimizer: Optimizer) -> float | None:
-    """Return the first parameter group's learning rate; None where it has none."""
-    return rate_of(optimizer.param_groups[0])
+def learning_rate_of(groups: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the learning rate that a knob sets: of the first parameter group where it is not 0.
+
+    0 where all are; None where the first group has none of its own.
+    """
+    rates = [rate_of(group) for group in groups]
+    return None if rates[0] is None else next((rate for rate in rates if rate), 0.0)

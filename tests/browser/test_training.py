@@ -7,6 +7,16 @@ from playwright.sync_api import expect
 
 from tests.browser.flow_page import TALL, Drawn, FlowCell
 
+WARMING_UP = """\
+import torch
+from gradflow_widget import GradientFlow
+model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step / 10))
+data = torch.randn(32, 4), torch.randint(3, (32,))
+flow = GradientFlow(model, optimizer, torch.nn.CrossEntropyLoss(), data)
+flow"""
+
 # Beyond this many pixels two bars are not of one height.
 PIXEL = 1.0
 
@@ -209,6 +219,20 @@ def test_a_rate_set_in_code_stays_as_it_is_and_moves_the_slider(cell: FlowCell) 
 
     assert cell.kernel.evaluate("flow.learning_rate") == 0.03
     assert cell.kernel.evaluate("flow.history.latest.learning_rate") == 0.03
+
+
+def test_a_rate_of_0_reads_0_until_it_is_turned(cell: FlowCell) -> None:
+    page = cell.show(WARMING_UP)
+    expect(page.readout("learning rate")).to_have_text("0")
+
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == 1)
+    assert cell.kernel.evaluate("flow.learning_rate == flow.history.latest.learning_rate == 0")
+
+    page.slider("learning rate").press("PageUp")
+    turned = cell.kernel.wait_until("flow.learning_rate")
+    expect(page.readout("learning rate")).not_to_have_text("0")
+    assert float(page.readout("learning rate").inner_text()) == pytest.approx(turned, rel=0.05)
 
 
 def test_clipping_by_norm_and_by_value_with_its_threshold_while_it_trains(cell: FlowCell) -> None:

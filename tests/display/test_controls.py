@@ -119,6 +119,34 @@ def test_a_value_beyond_the_slider_widens_it(desk: Desk, rate: float) -> None:
     assert 10**desk.controls.rate_slider.min <= rate <= 10**desk.controls.rate_slider.max
 
 
+def test_a_value_of_0_stands_at_the_left_end_and_reads_0(desk: Desk) -> None:
+    slider = desk.controls.rate_slider
+    desk.owner.learning_rate = 0.0
+    assert (slider.value, slider.readout_format) == (1e-6, ".0f")
+    assert desk.owner.learning_rate == 0.0
+
+    desk.owner.learning_rate = 0.3
+    assert (slider.value, slider.readout_format) == (0.3, ".2g")
+
+    desk.owner.learning_rate = 0.0
+    slider.value = 10**-0.52  # what the page made of 0.3
+    assert (desk.owner.learning_rate, slider.value) == (0.0, 1e-6)
+
+    slider.value = 10**-2.0
+    assert (desk.owner.learning_rate, slider.readout_format) == (0.01, ".2g")
+
+
+def test_where_0_stands_a_refused_value_is_taken_back(desk: Desk) -> None:
+    slider = desk.controls.rate_slider
+    desk.owner.learning_rate = 0.0
+    slider.value = 10.0
+    assert desk.errors == ["10.0 is refused"]
+    assert (slider.value, slider.readout_format) == (1e-6, ".0f")
+
+    desk.owner.learning_rate = 1e-6
+    assert (slider.value, slider.readout_format) == (1e-6, ".2g")
+
+
 # -- clipping ----------------------------------------------------------------------------
 
 

@@ -361,6 +361,29 @@ def test_in_a_warm_up_from_0_the_knob_keeps_the_ratio_that_is_aimed_at() -> None
     flow.close()
 
 
+def test_in_a_warm_up_from_0_the_knob_says_0_and_then_the_rate_that_has_grown() -> None:
+    model, optimizer = grouped(0.1, 0.3)
+    scheduler = LambdaLR(optimizer, lambda n: min(1, n / 10))
+    flow = GradientFlow(model, optimizer)
+    slider = flow._controls.rate_slider
+
+    def train() -> None:
+        for _ in range(3):
+            stepped(model, optimizer)
+            scheduler.step()
+
+    assert flow.learning_rate == 0
+    assert (slider.value, slider.readout_format) == (1e-6, ".0f")
+    flow.run(train)
+    assert flow.wait()
+    assert flow.learning_rate == slider.value == pytest.approx(0.03)
+    assert slider.readout_format == ".2g"
+    assert flow.history.learning_rate == pytest.approx([0, 0.01, 0.02])
+    flow.reset()
+    assert (flow.learning_rate, slider.value) == (0, 1e-6)
+    flow.close()
+
+
 def test_a_scheduler_that_comes_to_0_leaves_the_ratio_known() -> None:
     model, optimizer = grouped(0.1, 0.3)
     scheduler = LambdaLR(optimizer, lambda n: float(n == 0))
@@ -392,10 +415,14 @@ def test_many_turns_leave_the_ratios_where_they_were(as_tensors: bool) -> None:
 def test_a_first_group_at_rest_stays_so_and_the_others_keep_their_ratio() -> None:
     model, optimizer = grouped(0.0, 0.1, 0.3)
     flow = GradientFlow(model, optimizer)
+    slider = flow._controls.rate_slider
+    assert flow.learning_rate == slider.value == 0.1
     flow.learning_rate = 0.2
     assert stepped(model, optimizer) == pytest.approx([0, 0.2, 0.6])
+    assert flow.history.latest.learning_rates == pytest.approx((0, 0.2, 0.6))
     flow.learning_rate = 0.05
     assert stepped(model, optimizer) == pytest.approx([0, 0.05, 0.15])
+    assert flow.learning_rate == slider.value == 0.05
     flow.close()
 
 

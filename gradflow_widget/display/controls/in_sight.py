@@ -45,7 +45,10 @@ class KnobsInSight:
             tooltip="activation: rebuilds the network from the same seed",
         ).menu
         self.rate_slider = log_slider(
-            "learning rate", "Of the first parameter group; the others keep their ratio", -6, 1
+            "learning rate",
+            "Of the first parameter group whose rate is not 0; the others keep their ratio",
+            -6,
+            1,
         )
         link_log(
             binding,

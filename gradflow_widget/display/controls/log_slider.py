@@ -13,6 +13,9 @@ from .binding import Binding
 from .parts import LABEL
 
 _MOST_ECHOES = 32
+_TWO_DIGITS = ".2g"
+# What stands for 0 is small enough to be rounded to it.
+_ROUNDED_TO_0 = ".0f"
 
 
 def log_slider(description: str, tooltip: str, low: int, high: int) -> Any:
@@ -24,7 +27,7 @@ def log_slider(description: str, tooltip: str, low: int, high: int) -> Any:
         max=high,
         step=0.01,
         description=description,
-        readout_format=".2g",
+        readout_format=_TWO_DIGITS,
         style=LABEL,
         tooltip=tooltip,
     )
@@ -43,12 +46,15 @@ def link_log(
     A page rounds whatever it is told to the slider's own grid and sends that back, when code
     may long have set another value. So what comes back is told from what a person has moved:
     an echo is the rounding of a value that code has set.
+
+    A value of 0, with which a warm-up of the learning rate begins, has no place of its own: there
+    the slider stands at its left end, and its readout says 0.
     """
     echoes: deque[float] = deque(maxlen=_MOST_ECHOES)
 
     def moved(place: float) -> None:
         present = value()
-        if present and _on_one_place(slider, place, present):
+        if present is not None and _on_one_place(slider, place, _shown_for(slider, present)):
             return
         late = next((e for e in echoes if _on_one_place(slider, place, e)), None)
         if late is None:
@@ -62,17 +68,25 @@ def link_log(
 
     def show(_: object) -> None:
         present = value()
-        # A warm-up begins with a rate of 0, which has no place on the slider.
-        if not present or _on_one_place(slider, slider.value, present):
+        if present is None:
             return
-        if not _is_on_grid(slider, present):
-            echoes.append(present)
+        shown = _shown_for(slider, present)
         with binding.following():
-            _move_log(slider, present)
+            slider.readout_format = _TWO_DIGITS if present else _ROUNDED_TO_0
+            if _on_one_place(slider, slider.value, shown):
+                return
+            if not _is_on_grid(slider, shown):
+                echoes.append(shown)
+            _move_log(slider, shown)
 
     binding.on_move(slider, moved)
     for trait in traits:
         binding.bind(trait, show)
+
+
+def _shown_for(slider: Any, value: float) -> float:
+    """Return the value at whose place a logarithmic slider shows another one, which may be 0."""
+    return value or slider.base**slider.min
 
 
 def _on_one_place(slider: Any, one: float, other: float) -> bool:
