@@ -7,25 +7,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .data_generators import DataGenerators
 from .failure import FirstBatchError, described
 from .randomness import RandomStream
 
 _END = object()
+_NEVER_ANEW = ("builtins", "itertools")
+"""Where the iterators come from that go on only: generators, those of lists, zip, islice."""
 
 
 def check_repeatable(data: Iterable[Any], name: str) -> None:
     """Begin to go through ``data`` twice, unless it is of a kind that is known to allow it.
 
     An iterator that begins anew when it is asked for itself passes where it has a length and
-    the same random state brings the same first batch.
+    the same random state brings the same first batch. Behind a DataLoader nothing is consumed.
 
     Raises:
         ValueError: it can be gone through only once.
         FirstBatchError: it raised something.
     """
+    if isinstance(data, DataLoader) and _is_over_one_iterator(data):
+        raise ValueError(
+            f"{name} is a DataLoader that can be gone through only once: let __iter__ of its "
+            f"{type(data.dataset).__name__} return a new iterator each time, or pass a list of "
+            "batches."
+        )
     if isinstance(data, (list, tuple, DataLoader, Dataset)):
         return
     if not isinstance(data, Iterator) or isinstance(data, Sized):
@@ -44,6 +52,23 @@ def check_repeatable(data: Iterable[Any], name: str) -> None:
     raise ValueError(
         f"{name} can be gone through only once: pass a list of batches or a DataLoader."
     )
+
+
+def _is_over_one_iterator(loader: DataLoader[Any]) -> bool:
+    """Whether a loader's dataset hands out one and the same iterator, which can't begin anew.
+
+    Worker processes each begin with a copy of it, and so each time anew.
+    """
+    dataset = loader.dataset
+    if loader.num_workers or not isinstance(dataset, IterableDataset):
+        return False
+    try:
+        with RandomStream(0, every_source=True)(), DataGenerators(dataset).restarted(0):
+            one, other = iter(dataset), iter(dataset)
+    except Exception:  # it will raise that again when its first batch is asked for
+        return False
+    # One of any other class may begin anew whenever it is asked for.
+    return one is other and type(one).__module__ in _NEVER_ANEW
 
 
 def _begun(data: Iterable[Any]) -> tuple[Iterator[Any], Any]:

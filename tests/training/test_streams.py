@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -53,3 +57,79 @@ def test_a_stream_without_a_loader_is_asked_for_one() -> None:
     flow.step(6)
     assert flow.step_number == 6
     flow.close()
+
+
+class Kept(Stream):
+    """Gives out what it was given: an iterator, or whatever makes one."""
+
+    def __init__(self, iterator: Callable[[], Iterator[Any]]) -> None:
+        self.iterator = iterator
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterator()
+
+
+class Rewinding(Stream):
+    """Its own iterator, which begins anew whenever it is asked for."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.place = 0
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        if self.place == len(INPUTS):
+            raise StopIteration
+        self.place += 1
+        return INPUTS[self.place - 1], TARGETS[self.place - 1]
+
+
+ONE_ITERATOR: dict[str, Callable[[], Iterator[Any]]] = {
+    "of a list": lambda: iter(list(zip(INPUTS, TARGETS, strict=True))),
+    "zip": lambda: zip(INPUTS, TARGETS, strict=True),
+    "generator": lambda: (pair for pair in zip(INPUTS, TARGETS, strict=True)),
+    "islice": lambda: itertools.islice(zip(INPUTS, TARGETS, strict=True), 40),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_ITERATOR)
+@pytest.mark.parametrize("argument", ["data", "validation"])
+def test_a_loader_over_one_iterator_is_refused_before_anything_is_lost(
+    kind: str, argument: str
+) -> None:
+    iterator = ONE_ITERATOR[kind]()
+    loader = DataLoader(Kept(lambda: iterator), batch_size=8)
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = {"data": [(INPUTS, TARGETS)], argument: loader}
+    sentence = (
+        rf"^{argument} is a DataLoader that can be gone through only once: let __iter__ of its "
+        r"Kept return a new iterator each time, or pass a list of batches\.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        GradientFlow(model, optimizer, nn.CrossEntropyLoss(), **given)
+    assert len(list(iterator)) == 40
+
+
+ANEW: dict[str, Callable[[], DataLoader[Any]]] = {
+    "its own iterator": lambda: DataLoader(Rewinding(), 8),
+    "another's": lambda: DataLoader(Kept(partial(iter, Rewinding())), 8),
+    "a new one": lambda: DataLoader(Kept(lambda: zip(INPUTS, TARGETS, strict=True)), 8),
+    "a copy in each worker": lambda: DataLoader(
+        Kept(partial(iter, iter(list(zip(INPUTS, TARGETS, strict=True))))), 8, num_workers=1
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ANEW)
+def test_a_loader_over_what_begins_anew_trains_pass_after_pass(kind: str) -> None:
+    def flow_over(data: object) -> GradientFlow:
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return GradientFlow(model, optimizer, nn.CrossEntropyLoss(), data)
+
+    batches = list(zip(INPUTS.split(8), TARGETS.split(8), strict=True))
+    with closing(flow_over(ANEW[kind]())) as flow, closing(flow_over(batches)) as plain:
+        flow.step(7)
+        plain.step(7)
+        assert flow.history.loss.tolist() == plain.history.loss.tolist()
