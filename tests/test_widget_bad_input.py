@@ -161,6 +161,11 @@ class Wrapping(torch.optim.Optimizer):
         self.defaults = wrapped.defaults
 
 
+class NeedsRate(torch.optim.SGD):
+    def __init__(self, parameters: Any, rate: float) -> None:
+        super().__init__(parameters, lr=rate)
+
+
 def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(3))
 
@@ -216,6 +221,21 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: make(optimizer=lambda p: None),
         TypeError,
         "optimizer is a factory",
+    ),
+    "optimizer factory needs more": (
+        lambda: make(optimizer=lambda parameters, lr: sgd(parameters)),
+        TypeError,
+        "missing 1 required positional argument: 'lr'): give a function of them, such as lambda",
+    ),
+    "optimizer factory of nothing": (
+        lambda: make(optimizer=lambda: sgd(network().parameters())),
+        TypeError,
+        "takes 0 positional arguments but 1 was given): give a function of them, such as lambda",
+    ),
+    "optimizer class that needs more": (
+        lambda: make(model=network(), optimizer=NeedsRate),
+        TypeError,
+        "optimizer is a factory that can't be called with the parameters alone (",
     ),
     "factory with ready optimizer": (
         lambda: make(optimizer=sgd(network().parameters())),

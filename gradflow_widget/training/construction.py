@@ -195,7 +195,7 @@ class Construction:
                 is, and for whoever takes it to rewind.
 
         Raises:
-            TypeError: a factory returned something else.
+            TypeError: a factory returned something else, or an optimizer's takes other arguments.
             ValueError: the model has no parameters, or lazy ones, or a saved state does not fit.
             FileNotFoundError: there is no saved state.
             CannotTweak: the model can't be changed so; one sentence says why.
@@ -225,7 +225,7 @@ class Construction:
         is the same again, ``built`` is returned as it is.
 
         Raises:
-            TypeError: the factory returned something else.
+            TypeError: the factory returned something else, or takes other arguments.
             Exception: what it raised.
         """
         with RandomStream(settings.seed, every_source=True)():
@@ -306,8 +306,17 @@ class Construction:
         if isinstance(optimizer, Optimizer):
             check_watchable(optimizer)
             return optimizer
-        with noting("The optimizer factory failed"):
-            optimizer = optimizer(model.parameters())
+        try:
+            with noting("The optimizer factory failed"):
+                optimizer = optimizer(model.parameters())
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise  # from within
+            raise TypeError(
+                f"optimizer is a factory that can't be called with the parameters alone ({error}): "
+                "give a function of them, such as "
+                "lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
+            ) from None
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"optimizer is a factory that returned {type(optimizer).__name__}: "

@@ -404,6 +404,23 @@ def test_what_a_factory_of_optimizers_raised_is_told_as_its_own(make_flow: Any) 
     assert notice_of(flow) == "The optimizer factory failed: LookupError: only one."
 
 
+def test_a_type_error_within_a_factory_of_optimizers_is_raised_as_it_is(make_flow: Any) -> None:
+    made: list[torch.optim.Optimizer] = []
+
+    def without_rate(parameters: Any) -> torch.optim.Optimizer:
+        def inner(parameters: Any, rate: float) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=rate)
+
+        made.append(inner(parameters, *[0.1] * (not made)))
+        return made[-1]
+
+    flow = make_flow(mlp, without_rate, CROSS_ENTROPY, samples(features=64))
+    with pytest.raises(TypeError, match=r"inner\(\) missing 1 required .*: 'rate'$") as caught:
+        flow.activation = "relu"
+    assert caught.traceback[-1].name == "without_rate"
+    assert notice_of(flow).startswith("The optimizer factory failed: TypeError: ")
+
+
 def test_what_is_refused_says_so_itself(make_flow: Any) -> None:
     def build(depth: int = 2) -> nn.Module:
         plain = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
