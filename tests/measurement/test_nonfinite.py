@@ -107,3 +107,60 @@ def test_a_look_names_the_layer_of_which_only_a_bias_has_a_gradient_of_nan():
 def test_a_look_at_finite_gradients_has_no_layer_that_is_spoilt():
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
     assert take_reading(model, lambda o, _: o.sum(), torch.randn(5, 4), None).spoilt is None
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_weight_that_a_tanh_hides_is_a_fault(value):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight[0, 0] = value
+    reading = take_reading(model, lambda o, _: o.sum(), torch.randn(5, 4), None)
+    assert reading.is_finite
+    assert first_nonfinite(reading) == (0, "0", "output")
+    assert judge([reading]).sentence == (
+        "Not finite: the output of layer '0' was first, before the first step."
+    )
+
+
+class Mask(nn.Module):
+    """A mask that is a parameter, so as to be saved with the model."""
+
+    def __init__(self):
+        super().__init__()
+        mask = torch.full((5, 5), -math.inf).triu(1)
+        self.mask = nn.Parameter(mask, requires_grad=False)
+
+    def forward(self, scores):
+        return scores + self.mask
+
+
+class Attention(Mask):
+    """It masks its own scores, which learn a scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 1))
+
+    def forward(self, x):
+        return torch.softmax(super().forward(self.scale * x @ x.T), 1) @ x
+
+
+@pytest.mark.parametrize("masked", [Mask, Attention])
+def test_a_mask_of_minus_infinity_is_no_fault(masked):
+    model = nn.Sequential(nn.Linear(5, 5), masked(), nn.Softmax(1), nn.Linear(5, 2))
+    reading = take_reading(model, lambda o, _: o.square().sum(), torch.randn(5, 5), None)
+    assert reading.is_finite
+    assert math.isinf(reading.weight_norm[1])
+    assert first_nonfinite(reading) is None
+
+
+def test_weights_that_are_all_0_are_no_fault_though_they_have_no_update_ratio():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    nn.init.zeros_(model[2].weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer, full=True) as probe:
+        model(torch.randn(5, 4)).sum().backward()
+        optimizer.step()
+        reading = probe.history.latest
+    assert math.isnan(reading.update_ratio[1])
+    assert first_nonfinite(reading) is None
