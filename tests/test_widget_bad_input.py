@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from gradflow_widget import GradientFlow
 from gradflow_widget.backstage import Backstage
@@ -117,6 +117,19 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         iterator: Iterator[Any] = self.batches()
         return iterator
+
+
+class ByIndex:
+    """It can be gone through by its indices alone."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
 
 
 class MeasuredDataset(Loader, Dataset[Any]):
@@ -432,6 +445,12 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "data gave a batch without a sample",
     ),
+    "items by index": (
+        lambda: make(data=ByIndex([(INPUTS, TARGETS)])),
+        TypeError,
+        "data is a ByIndex, whose items may be samples or batches: wrap it in a DataLoader, with "
+        "batch_size=None where they are batches.",
+    ),
     "one tensor": (lambda: make(data=INPUTS), TypeError, "data must be"),
     "number": (lambda: make(data=5), TypeError, "data must be"),
     "mapping": (lambda: make(data={"x": INPUTS}), TypeError, "data must be"),
@@ -525,6 +544,20 @@ def test_bad_input_is_refused_before_anything_starts(
         attempt()
     assert says in str(caught.value)
     assert is_one_clear_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("kind", ["samples", "batches"])
+def test_items_by_index_are_taken_as_the_refusal_says(kind: str) -> None:
+    if kind == "samples":
+        samples = ByIndex(list(zip(INPUTS, TARGETS, strict=True)))
+        loader: DataLoader[Any] = DataLoader(samples, batch_size=5)  # type: ignore[arg-type]
+    else:
+        batches = ByIndex(list(zip(INPUTS.split(5), TARGETS.split(5), strict=True)))
+        loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    flow = make(data=loader, seed=1)
+    flow.step(6)
+    assert flow.step_number == 6
+    flow.close()
 
 
 def test_a_refused_model_keeps_no_hooks(nothing_is_left: None) -> None:

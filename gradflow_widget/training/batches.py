@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -327,6 +327,11 @@ def as_batches(data: Any, name: str = "data", floating: torch.dtype | None = Non
         if size == 0:
             raise ValueError(f"{name} is empty: give at least one sample.")
         return DatasetBatches(data, size)
+    if _is_read_by_index(data):
+        raise TypeError(
+            f"{name} is a {type(data).__name__}, whose items may be samples or batches: wrap "
+            "it in a DataLoader, with batch_size=None where they are batches."
+        )
     if isinstance(data, _NO_BATCHES) or not isinstance(data, Iterable):
         raise TypeError(
             f"{name} must be a pair of tensors, a Dataset or an iterable of batches, "
@@ -337,6 +342,12 @@ def as_batches(data: Any, name: str = "data", floating: torch.dtype | None = Non
     batches = IterableBatches(data)
     check_repeatable(data, name)
     return batches
+
+
+def _is_read_by_index(data: object) -> bool:
+    """Whether ``data`` has items and a length, but no ``__iter__`` that goes through them."""
+    has_items = isinstance(data, Sized) and hasattr(type(data), "__getitem__")
+    return has_items and not isinstance(data, (*_NO_BATCHES, Iterable))
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
