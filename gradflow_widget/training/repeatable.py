@@ -14,8 +14,8 @@ from .failure import FirstBatchError, described
 from .randomness import RandomStream
 
 _END = object()
+# Where the iterators come from that only go on: generators, those of lists, zip, islice.
 _NEVER_ANEW = ("builtins", "itertools")
-"""Where the iterators come from that go on only: generators, those of lists, zip, islice."""
 
 
 def check_repeatable(data: Iterable[Any], name: str) -> None:

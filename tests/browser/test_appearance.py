@@ -135,7 +135,7 @@ def test_every_text_is_readable_in_the_theme(cell: FlowCell, theme: Theme) -> No
         assert contrast(text, ground) >= 4.5, (selector, text, ground)
 
 
-@pytest.mark.parametrize("width", [600, 1000, 1500])
+@pytest.mark.parametrize("width", [360, 600, 1000, 1500])
 def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None:
     page = cell.playground(depth=20, activation="sigmoid")
     page.button("signal gradient").click()

@@ -53,6 +53,73 @@ def test_the_quickstart_as_a_person_opens_it(lab: JupyterLab) -> None:
     assert notebook.errors == []
 
 
+@pytest.mark.parametrize("rests", [True, False], ids=["paused", "playing"])
+def test_a_page_that_reconnects_to_the_kernel_shows_all_again(cell: FlowCell, rests: bool) -> None:
+    page = cell.playground(depth=3)
+    page.play()
+    page.wait_for(lambda drawn: drawn.step >= 12)
+    if rests:
+        page.pause()
+        before = page.at_rest()
+        cell.kernel.execute("sent = flow._stage.publisher._number")
+    else:
+        before = page.drawn()
+
+    cell.notebook.page.evaluate(
+        "() => window.jupyterapp.commands.execute('kernelmenu:reconnect-to-kernel')"
+    )
+
+    if rests:  # so that nothing but the page's asking brings a frame
+        cell.kernel.wait_until("flow._stage.publisher._number > sent")
+        assert page.at_rest() == before
+    else:
+        page.wait_for(lambda drawn: drawn.step > before.step + 20)
+        after = page.pause()
+        assert len(after.bars) == len(before.bars)
+        assert (after.title, after.colours != [""] * 3) == (before.title, True)
+        assert "NaN" not in after.loss
+        assert after.verdict
+    assert cell.notebook.errors == []
+
+
+def test_without_a_kernel_the_last_picture_stays_as_it_was(lab: JupyterLab) -> None:
+    notebook = lab.open_notebook(
+        ["from gradflow_widget import GradientFlow\nflow = GradientFlow.playground()\nflow"]
+    )
+    notebook.run_cell(0)
+    page = FlowPage(notebook)
+    page.wait_for(lambda drawn: any(drawn.bars))
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == 1)
+    before = page.at_rest()
+    places = """root => {
+        const middle = part => {
+            const {left, right} = part.getBoundingClientRect();
+            return (left + right) / 2;
+        };
+        const of = parts => [...root.querySelectorAll(".gradflow-chart-bars " + parts)];
+        const ticks = of(".axis[text-anchor='middle'] .tick text");
+        const bars = of(".bar").filter(bar => bar.getBoundingClientRect().width > 0);
+        return bars.map((bar, index) => [
+            middle(bar), middle(ticks.find(tick => tick.textContent === `${index + 1}`))]);
+    }"""
+
+    notebook.page.evaluate(
+        "() => void window.jupyterapp.commands.execute('notebook:restart-kernel')"
+    )
+    notebook.page.locator(".jp-Dialog .jp-mod-accept").click()
+    notebook.page.locator(".gradflow.jupyter-widgets-disconnected").wait_for()
+    notebook.wait_until_idle()  # a server ends no kernel that is just beginning
+
+    assert page.at_rest() == before
+    for bar, tick in page.root.evaluate(places):
+        assert bar == pytest.approx(tick, abs=1)
+    words = page.root.evaluate("root => getComputedStyle(root, '::before').content")
+    assert words.startswith('"Not connected to a kernel')
+    notebook.screenshot("without-kernel", page.root)
+    lab.close_notebook(notebook)
+
+
 def test_where_a_notebook_says_that_the_controls_are_live_its_cell_does_not_wait() -> None:
     for path in NOTEBOOKS.glob("*.ipynb"):
         for cell in json.loads(path.read_text())["cells"]:
