@@ -108,7 +108,9 @@ class Playback(traitlets.HasTraits):
 
         With another seed a model from a factory gets new weights; one given ready made
         keeps its own and sees other batches. An optimizer from a factory is made anew, unless a
-        loop of yours holds it.
+        loop of yours holds it. Of what such a loop uses, model and optimizer go back, and the
+        random numbers: a scheduler, an average of the weights or a second network should be made
+        within the function given to :meth:`run`, so that they begin anew too.
 
         Raises:
             ValueError: ``seed`` is no whole number from 0 to 2**63 - 1.
