@@ -17,16 +17,17 @@ class Folds(anywidget.AnyWidget):
     ``gradflow-knobs``.
 
     Args:
-        titles: the headings' titles by name.
+        titles: the headings' titles by name, in their order.
         tooltips: what to say of the controls around the headings, by their labels; the page
             gives it to pointers and to screen readers, which ipywidgets leaves out.
     """
 
     _esm = STATIC / "folds.js"
 
-    titles: traitlets.Dict[str, str] = traitlets.Dict().tag(sync=True)
+    # Pairs, for a notebook that keeps its widgets' state sorts what stands by name.
+    headings: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     in_short: traitlets.Dict[str, str] = traitlets.Dict().tag(sync=True)
     tooltips: traitlets.Dict[str, str] = traitlets.Dict().tag(sync=True)
 
     def __init__(self, titles: Mapping[str, str], tooltips: Mapping[str, str]) -> None:
-        super().__init__(titles=dict(titles), tooltips=dict(tooltips))
+        super().__init__(headings=[list(pair) for pair in titles.items()], tooltips=dict(tooltips))

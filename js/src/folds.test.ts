@@ -33,7 +33,10 @@ beforeEach(() => {
   layout = new Layout();
   remove = [];
   model = new FakeModel<FoldsState>({
-    titles: { network: "Network", training: "Optimizer and data" },
+    headings: [
+      ["network", "Network"],
+      ["training", "Optimizer and data"],
+    ],
     in_short: {},
     tooltips: {},
   });

@@ -8,7 +8,8 @@ import { Successor } from "./successor";
 
 /** The synced traits; the kernel writes them all. */
 export interface FoldsState {
-  titles: Record<string, string>;
+  /** Name and title of each, in their order. */
+  headings: [name: string, title: string][];
   in_short: Record<string, string>;
   tooltips: Record<string, string>;
 }
@@ -94,7 +95,7 @@ class Heading {
 const render: Render<FoldsState> = ({ model, el }) => {
   el.classList.add("gradflow-folds");
   const root = () => el.closest(ROOT);
-  const shown = Object.entries(model.get("titles")).map(([name, title]) => new Heading(name, title, root));
+  const shown = model.get("headings").map(([name, title]) => new Heading(name, title, root));
   el.append(...shown.map(({ button }) => button));
 
   const tell = () => {

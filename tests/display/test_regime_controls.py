@@ -152,7 +152,7 @@ def test_a_value_that_is_not_listed_gets_an_entry(desk: Desk) -> None:
 
 def test_the_heading_tells_what_is_on_and_each_label_has_its_sentence(desk: Desk) -> None:
     folds = desk.controls.folds
-    assert folds.titles["regime"] == "Training regime"
+    assert dict(folds.headings)["regime"] == "Training regime"
     assert folds.in_short["regime"] == ""
     desk.owner.regime = {"adversarial": {"method": "fgsm", "epsilon": 0.1}, "accumulation": 4}
     assert folds.in_short["regime"] == "attack FGSM, accumulation 4 batches"
@@ -166,7 +166,7 @@ def test_without_our_own_steps_they_rest_with_the_reason() -> None:
         assert menu.disabled
         assert menu.tooltip == "Your own loop trains this model."
     assert desk.controls.folds.in_short["regime"] == ""
-    assert "regime" not in Desk().controls.folds.titles
+    assert "regime" not in dict(Desk().controls.folds.headings)
 
 
 def test_they_turn_a_whole_widget_s_regime() -> None:
