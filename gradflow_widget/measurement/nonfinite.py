@@ -11,7 +11,7 @@ from torch import nn
 
 from .eager import uncompiled
 from .layers import find_layers, first_tensor
-from .reading import BoolArray, Reading
+from .reading import Reading
 from .single import everything_kept
 
 
@@ -56,15 +56,10 @@ def first_nonfinite(reading: Reading) -> NonFinite | None:
     """Find the first non-finite tensor that a reading shows; None where all is finite.
 
     Outputs come first, in forward order, where the reading is full; then gradients, in
-    backward order. Where loss and gradients are finite, an output counts only where weights
-    that it was computed with, and that learn, are infinite: behind a tanh nothing else would tell.
+    backward order.
     """
     if reading.is_finite:
-        if reading.weight_norm is None:
-            return None
-        # NaN is also the norm of weights that have none, such as the codes of quantised numbers,
-        # and frozen ones may be a mask of minus infinity.
-        return _first_output(reading, np.isinf(reading.weight_norm) & ~reading.frozen)
+        return None
     if (output := nonfinite_output(reading)) is not None:
         return output
     if reading.loss_seen and not np.isfinite(reading.loss):
@@ -87,16 +82,9 @@ def nonfinite_output(reading: Reading) -> NonFinite | None:
     Loss and gradients may be finite all the same, as where a class that is no target has a logit
     of minus infinity.
     """
-    return _first_output(reading)
-
-
-def _first_output(reading: Reading, among: BoolArray | None = None) -> NonFinite | None:
-    """Find the first output that is not finite, of all layers or ``among`` some."""
     if reading.activation_rms is None:
         return None
     bad = ~np.isfinite(reading.activation_rms)
-    if among is not None:
-        bad &= among
     if not bad.any():
         return None
     places = np.flatnonzero(bad & ~_unseen(reading))
@@ -105,7 +93,7 @@ def _first_output(reading: Reading, among: BoolArray | None = None) -> NonFinite
     return NonFinite(reading.step, reading.layers[int(places[0])], "output")
 
 
-def _unseen(reading: Reading) -> BoolArray:
+def _unseen(reading: Reading) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Layers whose output no hook saw: NaN for want of a number, with a finite gradient."""
     assert reading.activation_rms is not None
     no_signal = (

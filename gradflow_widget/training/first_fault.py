@@ -25,8 +25,7 @@ class FirstFault:
     spoilt. So a forward pass whose loss is not finite is run once more, before the weights
     change, and watched layer by layer. That asks for the loss's value, which would stall a
     device: there only what the readings show is known. An output that is not finite, with a loss
-    that is, is no fault, for it may be meant so, unless its layer's weights are infinite and learn;
-    but it was there first where a fault comes of it.
+    that is, is no fault, for it may be meant so; but it was there first where a fault comes of it.
 
     Attributes:
         found: the first non-finite tensor.
