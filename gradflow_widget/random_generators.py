@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Held from when their state is read or exchanged until it is put back: of two runs that train at
-# once each steps alone, and neither what a look draws nor its putting back reaches into a step.
+# once each steps alone.
 exchanging = threading.RLock()
+# In s, for a step that waits for data: they may come from whoever waits for its end here.
+PATIENCE = 10.0
+
+
+@contextmanager
+def between_steps() -> Iterator[None]:
+    """Keep steps of sessions out, so that what puts a random state back reaches into none.
+
+    It waits boundedly for the step under way, and then goes on all the same.
+    """
+    is_held = exchanging.acquire(timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        if is_held:
+            exchanging.release()

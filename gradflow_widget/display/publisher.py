@@ -282,12 +282,15 @@ class Publisher:
             return  # a page that shows nothing speaks for itself alone
         self._unheard = False
         frames = [*message.get("earlier", ()), message["frame"]]
+        self._latest_of[page] = max(self._latest_of.get(page, 0), int(message["frame"]))
+        if dropped and any(self._looks(other) for other in self._pages if other != page):
+            frames.pop()  # left out here, but shown there
         for number in frames:
             draws_step = self._confirmed(int(number))
             if not (dropped and number == message["frame"]):
                 self.steps_drawn += draws_step
         self.animation_frames = int(message.get("animation_frame", self.animation_frames))
-        self._latest_of[page] = max(self._latest_of.get(page, 0), int(message["frame"]))
+        self._has_spoken(page)
         if not dropped:
             self._keep_pace(float(message.get("waited", 0.0)), len(frames))
             self._has_shown(page)
@@ -304,7 +307,7 @@ class Publisher:
         self._pages[page] = visible
         if appeared:
             self._latest_of[page] = self._number
-        self._silent_since.pop(page, None)
+        self._has_spoken(page)
         self._gone.discard(page)
         self.visible = any(map(self._looks, self._pages))
         self._unheard = False
@@ -327,10 +330,16 @@ class Publisher:
     def _looks(self, page: str) -> bool:
         return self._pages.get(page, False) and page not in self._gone
 
+    def _has_spoken(self, page: str) -> None:
+        """Take a page as silent from now on, where it has frames yet to show."""
+        if self._latest_of.get(page, self._number) < self._number:
+            self._silent_since[page] = time.monotonic()
+        else:
+            self._silent_since.pop(page, None)
+
     def _has_shown(self, page: str) -> None:
         """Take in that a page has shown a frame; those long silent meanwhile are gone."""
         now = time.monotonic()
-        self._silent_since.pop(page, None)
         if page not in self._pages:  # that it appeared was never heard
             self._pages[page] = self.visible = True
             self._show_everything()

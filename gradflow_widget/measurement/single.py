@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..random_generators import exchanging
+from ..random_generators import between_steps
 from .attributes import Contents, have_room
 from .capture import Capture
 from .eager import uncompiled
@@ -47,7 +47,7 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     contents = Contents(modules, every_weight=have_room(modules))
     gradients = [(parameter, parameter.grad) for parameter in parameters]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with exchanging, torch.random.fork_rng(devices=[d.index for d in devices]):
+    with between_steps(), torch.random.fork_rng(devices=[d.index for d in devices]):
         python_random, numpy_random = random.getstate(), np.random.get_state()
         try:
             for parameter, _ in gradients:

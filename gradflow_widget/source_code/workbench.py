@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..random_generators import exchanging
+from ..random_generators import between_steps
 from .definitions import Definitions
 
 
@@ -84,7 +84,7 @@ def as_in_a_fresh_interpreter() -> Iterator[None]:
     cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if cuda else []
     with (
-        exchanging,
+        between_steps(),
         torch.random.fork_rng(devices=devices),
         torch.inference_mode(False),
         torch.enable_grad(),

@@ -269,8 +269,8 @@ class UserLoops:
             while loop.hold():
                 probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
                 if not pace.at_rest:
+                    self._loop_goes_on()
                     break
-            self._loop_goes_on()
             return
         if pace.stopped:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +19,10 @@ from .randomness import RandomState
 PATIENCE = 10.0
 _NO_STEP = (
     "your own loop has not come to an optimizer step for {:.0f} seconds, "
+    "where it could be ended: try again later."
+)
+_NO_MODULE = (
+    "your own loop has called no module since its optimizer step for {:.0f} seconds, "
     "where it could be ended: try again later."
 )
 
@@ -113,10 +118,12 @@ class OwnLoop:
         if self._pace.hold(lambda: self._must_end):
             return True
         if not self.is_ending:
-            self.is_ending, thread = True, threading.get_ident()
+            # With the process: a loader's workers are copies of this thread.
+            self.is_ending, here = True, (os.getpid(), threading.get_ident())
 
             def end_here(*_: Any) -> None:
-                if threading.get_ident() == thread:
+                if (os.getpid(), threading.get_ident()) == here:
+                    self._ending.close()  # what tidies up behind it may call modules
                     raise LoopStopped
 
             self._ending.callback(register_module_forward_pre_hook(end_here).remove)
@@ -142,13 +149,21 @@ class OwnLoop:
         Raises:
             RuntimeError: it does not come to a step in time.
         """
-        self._pace.wake(lambda: self._set_must_end(True))
-        unwound = self._pace.wait_until(lambda: not self.is_running, PATIENCE)
-        self._pace.wake(lambda: self._set_must_end(False))
-        if not unwound:
-            raise RuntimeError(_NO_STEP.format(PATIENCE))
+        self._pace.wake(self._ask_to_end)
+        self._pace.wait_until(lambda: not self.is_running, PATIENCE)
+        was_ending = self.is_ending
+        self._pace.wake(self._take_back)
+        if self.is_running:
+            raise RuntimeError((_NO_MODULE if was_ending else _NO_STEP).format(PATIENCE))
         self._is_repeated = True
         self.begins_at = begins_at
 
-    def _set_must_end(self, value: bool) -> None:
-        self._must_end = value
+    def _ask_to_end(self) -> None:
+        self._must_end = True
+
+    def _take_back(self) -> None:
+        """Let it go on, should it have neither ended nor been unwound so far."""
+        self._must_end = False
+        if self.is_running:
+            self._ending.close()
+            self.is_ending = False

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..random_generators import exchanging
+from ..random_generators import between_steps, exchanging
 
 _has_cuda = torch.version.cuda is not None or torch.version.hip is not None
 
@@ -24,9 +24,10 @@ class RandomState:
     """
 
     def __init__(self, *, every_source: bool = True) -> None:
-        self._torch = torch.default_generator.get_state()
-        self._cuda = torch.cuda.get_rng_state_all() if _cuda_is_in_use() else None
-        self._others = (random.getstate(), np.random.get_state()) if every_source else None
+        with between_steps():
+            self._torch = torch.default_generator.get_state()
+            self._cuda = torch.cuda.get_rng_state_all() if _cuda_is_in_use() else None
+            self._others = (random.getstate(), np.random.get_state()) if every_source else None
 
     @classmethod
     def seeded(cls, seed: int, *, every_source: bool = True) -> RandomState:
@@ -52,12 +53,13 @@ class RandomState:
 
     def put(self) -> None:
         """Make it the state of the process."""
-        torch.default_generator.set_state(self._torch)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state_all(self._cuda)
-        if self._others is not None:
-            random.setstate(self._others[0])
-            np.random.set_state(self._others[1])
+        with between_steps():
+            torch.default_generator.set_state(self._torch)
+            if self._cuda is not None:
+                torch.cuda.set_rng_state_all(self._cuda)
+            if self._others is not None:
+                random.setstate(self._others[0])
+                np.random.set_state(self._others[1])
 
 
 class RandomStream:

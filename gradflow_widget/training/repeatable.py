@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
@@ -16,6 +18,7 @@ from .randomness import RandomStream
 _END = object()
 # Where the iterators come from that only go on: generators, those of lists, zip, islice.
 _NEVER_ANEW = ("builtins", "itertools")
+_ENDLESS = (itertools.cycle, itertools.count, itertools.repeat)
 
 
 def check_repeatable(data: Iterable[Any], name: str) -> None:
@@ -64,11 +67,13 @@ def _is_over_one_iterator(loader: DataLoader[Any]) -> bool:
         return False
     try:
         with RandomStream(0, every_source=True)(), DataGenerators(dataset).restarted(0):
-            one, other = iter(dataset), iter(dataset)
+            like = copy.copy(dataset)  # it may count how often it was begun
+            one, other = iter(like), iter(like)
     except Exception:  # it will raise that again when its first batch is asked for
         return False
     # One of any other class may begin anew whenever it is asked for.
-    return one is other and type(one).__module__ in _NEVER_ANEW
+    is_one = one is other and type(one).__module__ in _NEVER_ANEW
+    return is_one and not isinstance(one, _ENDLESS)
 
 
 def _begun(data: Iterable[Any]) -> tuple[Iterator[Any], Any]:

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..random_generators import exchanging
+from ..random_generators import between_steps
 
 
 @contextmanager
 def random_state_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Put the random state back on leaving: the CPU's, and that of the GPUs with ``tensors``."""
     gpus = {tensor.device.index for tensor in tensors if tensor.is_cuda}
-    with exchanging, torch.random.fork_rng(devices=list(gpus)):
+    with between_steps(), torch.random.fork_rng(devices=list(gpus)):
         yield
 
 

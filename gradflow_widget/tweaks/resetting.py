@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..random_generators import exchanging
+from ..random_generators import between_steps
 from .computed import order_without, put_computed, remember_drawn
 from .norms import is_norm
 
@@ -75,7 +75,7 @@ def drawn_on_the_cpu(tensors: Iterable[Tensor | None], seed: int) -> Iterator[No
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw the CPU's random numbers from ``seed`` within; afterwards all is as before."""
-    with exchanging:
+    with between_steps():
         state = torch.get_rng_state()
         # torch.manual_seed would seed the accelerators too.
         torch.default_generator.manual_seed(seed)

@@ -261,6 +261,29 @@ def test_a_page_that_stays_behind_is_waited_for_boundedly(looking: FakePage) -> 
     steps_until(looking, lambda: not looking.publisher._one_is_behind())
 
 
+def test_what_one_page_leaves_out_another_may_have_shown(looking: FakePage) -> None:
+    both_look(looking)
+    looking.confirms_at_once = False
+    draws_a_step(looking, 1)
+    looking.wait_for_frames(3)
+    message = {"type": "confirm", "frame": 3}
+    looking.publisher.receive({**message, "page": "slow", "dropped": True})
+    looking.publisher.receive({**message, "page": "page"})
+    assert looking.publisher.steps_drawn == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_page_that_closes_without_a_word_while_it_is_behind_stops_no_drawing(
+    looking: FakePage,
+) -> None:
+    both_look(looking)
+    steps_until(looking, looking.publisher._one_is_behind)
+    wait_for(lambda: not (looking.publisher._wanted or looking.publisher._in_flight))
+    looking.publisher.receive({"type": "confirm", "page": "slow", "frame": 3})
+    looking.publisher._latest_of["slow"] = -100  # however far behind
+    wait_for(lambda: looking.publisher.room_without_waiting(0.0))
+
+
 def test_every_step_is_drawn_and_confirmed_one_by_one(looking: FakePage) -> None:
     for step in range(1, 51):
         assert draws_a_step(looking, step)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -159,6 +160,68 @@ def test_what_puts_the_random_state_back_keeps_out_of_a_step(
         model = nn.Linear(6, 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         flow = make_flow(model, optimizer, objective=objective, data=DATA)
+        flow.step()
+        join(*threads)
+        return flow.history.loss.tolist()
+
+    assert losses(beside=True) == losses(beside=False)
+
+
+def test_a_look_waits_boundedly_for_a_step_that_waits_for_its_data(
+    make_flow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow_widget.random_generators.PATIENCE", 0.1)
+    asked, batches = threading.Event(), queue.SimpleQueue[Any]()
+
+    class Fed:
+        def __iter__(self) -> Iterator[Any]:
+            yield DATA
+            while True:
+                asked.set()
+                yield batches.get(timeout=PATIENCE)
+
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, Fed())
+    flow.play()
+    for _ in range(2):
+        assert asked.wait(PATIENCE)
+        asked.clear()
+        assert take_reading(OTHER, CROSS_ENTROPY, *DATA).loss > 0
+        batches.put(DATA)
+    assert asked.wait(PATIENCE)
+    flow.pause()
+    batches.put(DATA)
+    flow.wait()
+    assert flow.step_number >= 3
+
+
+def test_a_loop_that_is_reset_puts_its_random_state_back_between_two_steps(make_flow: Any) -> None:
+    def losses(*, beside: bool) -> list[float]:
+        torch.manual_seed(0)
+        other, model = nn.Linear(6, 3), nn.Linear(6, 3)
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+        ended = make_flow(other, optimizer)
+
+        def loop() -> None:
+            optimizer.zero_grad()
+            CROSS_ENTROPY(other(DATA[0]), DATA[1]).backward()
+            optimizer.step()
+
+        ended.run(loop)
+        ended.wait()
+        threads: list[threading.Thread] = []
+
+        def objective(network: nn.Module, batch: Any) -> torch.Tensor:
+            first = torch.rand(())
+            if beside:
+                threads.append(started(ended.reset))
+                threads[-1].join(0.3)
+            return (first + torch.rand(())) * CROSS_ENTROPY(network(batch[0]), batch[1])
+
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        flow = make_flow(model, sgd, objective=objective, data=DATA)
         flow.step()
         join(*threads)
         return flow.history.loss.tolist()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gradflow_widget import GradientFlow
 from gradflow_widget.measurement.gradients import Gradients
@@ -781,6 +781,95 @@ def test_a_loop_that_does_not_step_is_waited_for_boundedly(
     finally:
         release.set()
         flow.close()
+
+
+def test_a_reset_that_is_refused_lets_the_loop_go_on(
+    nothing_is_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.own_loop.PATIENCE", 0.1)
+    loop, stepped, release = Loop(), threading.Event(), threading.Event()
+
+    def saves_for_long() -> None:
+        for _ in range(5):
+            step(loop)
+            stepped.set()
+            release.wait(PATIENCE)
+
+    flow = watched(loop)
+    try:
+        flow.run(saves_for_long)
+        assert stepped.wait(PATIENCE)
+        flow.pause()
+        with pytest.raises(RuntimeError, match="not come to an optimizer step"):
+            flow.reset()
+        release.set()
+        flow.step()  # it stands behind its second one
+        release.clear()
+        with pytest.raises(RuntimeError, match="called no module since its optimizer step"):
+            flow.reset()
+        release.set()
+        flow.play()
+        assert flow.wait()
+        assert flow.step_number == 5
+    finally:
+        release.set()
+        flow.close()
+
+
+def test_a_loop_that_is_ended_may_call_modules_to_tidy_up(nothing_is_left: None) -> None:
+    loop, done = Loop(), []
+
+    def tidy() -> None:
+        try:
+            loop()
+        finally:
+            with torch.no_grad():
+                loop.model(INPUTS)
+            done.append("tidied up")
+
+    flow = watched(loop)
+    flow.run(tidy)
+    flow.step(2)
+    flow.close()
+    assert done == ["tidied up"]
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+class Transformed(Dataset[Any]):
+    """Samples that go through a module, as torchvision's transforms do."""
+
+    def __init__(self) -> None:
+        self.transform = Doubled()
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(INPUTS[index]), TARGETS[index]
+
+
+def test_workers_of_a_loop_that_ends_are_not_ended(nothing_is_left: None) -> None:
+    loop, passes = Loop(), []
+
+    def over_workers() -> None:
+        while True:
+            loader = DataLoader(Transformed(), batch_size=4, num_workers=1)
+            for inputs, targets in loader:
+                passes.append(len(inputs))
+                loop.optimizer.zero_grad()
+                CROSS_ENTROPY(loop.model(inputs), targets).backward()
+                loop.optimizer.step()
+
+    flow = watched(loop)
+    flow.run(over_workers)
+    flow.step(2)
+    flow.close()
+    # Behind the second step it began a pass, whose batch its workers have made.
+    assert passes == [4, 4, 4]
 
 
 def test_a_loop_that_has_not_ended_after_close_is_named_to_who_comes_next(

@@ -133,3 +133,26 @@ def test_a_loader_over_what_begins_anew_trains_pass_after_pass(kind: str) -> Non
         flow.step(7)
         plain.step(7)
         assert flow.history.loss.tolist() == plain.history.loss.tolist()
+
+
+class Counting(Stream):
+    """Counts how often it was begun, by which it might seed its order."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        return iter(list(zip(INPUTS, TARGETS, strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["endless", "counting"])
+def test_what_a_loader_is_over_is_asked_without_being_changed(kind: str) -> None:
+    endless = itertools.cycle(list(zip(INPUTS, TARGETS, strict=True)))
+    dataset = Counting() if kind == "counting" else Kept(lambda: endless)
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(dataset, batch_size=8)
+    with closing(GradientFlow(model, optimizer, nn.CrossEntropyLoss(), loader)) as flow:
+        if isinstance(dataset, Counting):
+            assert dataset.passes == 1  # for the first bars
+        flow.step(12)
