@@ -141,9 +141,10 @@ class Publisher:
 
     def has_room(self) -> bool:
         """Whether a frame asked for now would go out at once and be shown."""
-        return self._may_fly() and not self._one_is_behind()
+        return self._has_free_flight() and not self._one_is_behind()
 
-    def _may_fly(self) -> bool:
+    def _has_free_flight(self) -> bool:
+        """Whether one more frame may be unconfirmed, whichever page is behind."""
         return not self._wanted and len(self._in_flight) < self._window
 
     def _one_is_behind(self) -> bool:
@@ -176,7 +177,7 @@ class Publisher:
                 self._condition.wait_for(self._is_unseen, self._due - time.monotonic())
                 self._due = max(self._due, time.monotonic()) + self._pace
                 return not self._is_unseen()
-            if self._may_fly():  # one page alone is behind, and does not catch up
+            if self._has_free_flight():  # one page alone is behind, and does not catch up
                 return True
             self._unheard = True
             return self._may_draw_unheard()
@@ -281,18 +282,18 @@ class Publisher:
         if dropped and self.visible and not self._pages.get(page, True):
             return  # a page that shows nothing speaks for itself alone
         self._unheard = False
-        frames = [*message.get("earlier", ()), message["frame"]]
-        self._latest_of[page] = max(self._latest_of.get(page, 0), int(message["frame"]))
-        if dropped and any(self._looks(other) for other in self._pages if other != page):
-            frames.pop()  # left out here, but shown there
-        for number in frames:
-            draws_step = self._confirmed(int(number))
-            if not (dropped and number == message["frame"]):
-                self.steps_drawn += draws_step
+        frame, earlier = int(message["frame"]), message.get("earlier", ())
+        self._latest_of[page] = max(self._latest_of.get(page, 0), frame)
+        for number in earlier:
+            self.steps_drawn += self._confirmed(int(number))
+        if not dropped:
+            self.steps_drawn += self._confirmed(frame)
+        elif not any(self._looks(other) for other in self._pages if other != page):
+            self._confirmed(frame)  # else it is shown there
         self.animation_frames = int(message.get("animation_frame", self.animation_frames))
         self._has_spoken(page)
         if not dropped:
-            self._keep_pace(float(message.get("waited", 0.0)), len(frames))
+            self._keep_pace(float(message.get("waited", 0.0)), len(earlier) + 1)
             self._has_shown(page)
 
     def _confirmed(self, number: int) -> bool:

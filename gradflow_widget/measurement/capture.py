@@ -18,7 +18,7 @@ from .activations import (
     uses_between,
 )
 from .collected import Collected
-from .hooks import Hook, is_written_down
+from .hooks import Hook, is_being_traced
 from .last_states import LastStates
 from .layers import LayerParts, first_tensor, tensors_in
 from .norms import norm_of
@@ -236,7 +236,7 @@ class Capture:
         return [each for each in self._passes if each.thread == here] or list(self._passes)
 
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> None:
-        if is_written_down() or not torch.is_grad_enabled() or self.paused:
+        if is_being_traced() or not torch.is_grad_enabled() or self.paused:
             return
         self._drop_evaluations()
         # A single number is none of the samples.
@@ -299,7 +299,7 @@ class Capture:
         here.open = None
 
     def _end(self, _: nn.Module, __: Any, result: Any) -> None:
-        if is_written_down() or not torch.is_grad_enabled() or self.paused:
+        if is_being_traced() or not torch.is_grad_enabled() or self.paused:
             return
         current = self._here.open
         if current is None:
@@ -341,7 +341,7 @@ class Capture:
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:
-            if is_written_down() or not torch.is_grad_enabled() or self.paused:
+            if is_being_traced() or not torch.is_grad_enabled() or self.paused:
                 return
             output = first_tensor(result)
             if output is None or output.is_nested or is_functorch_wrapped_tensor(output):
@@ -428,7 +428,7 @@ class Capture:
 
     def _after_fused(self, part: LayerParts) -> Callable[..., None]:
         def hook(module: Any, args: Any, kwargs: Any, result: Any) -> None:
-            if is_written_down() or not torch.is_grad_enabled() or self.paused:
+            if is_being_traced() or not torch.is_grad_enabled() or self.paused:
                 return
             current = self._under_way()
             call = FusedCall.of(module, args, kwargs, result)

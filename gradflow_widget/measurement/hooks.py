@@ -35,6 +35,6 @@ class Hook:
 _NOTHING = (contextlib.nullcontext(), "__exit__")
 
 
-def is_written_down() -> bool:
-    """Whether torch.compile or torch.jit.trace takes down the forward that runs, for later."""
+def is_being_traced() -> bool:
+    """Whether torch.compile or torch.jit.trace is tracing the forward pass that runs."""
     return torch.compiler.is_compiling() or torch._C._is_tracing()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .hooks import Hook, is_written_down
+from .hooks import Hook, is_being_traced
 from .layers import LayerParts
 from .norms import joined, wide
 
@@ -187,7 +187,7 @@ class NoteTaker:
         return numbers
 
     def _after(self, module: Any, args: tuple[Any, ...], _: Any) -> None:
-        if is_written_down() or not torch.is_grad_enabled() or self.paused:
+        if is_being_traced() or not torch.is_grad_enabled() or self.paused:
             return
         takes_batch = module.training or module.running_mean is None
         if not (takes_batch and args and isinstance(args[0], Tensor) and args[0].numel()):

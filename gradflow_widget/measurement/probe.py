@@ -21,7 +21,7 @@ from .capture import Capture
 from .delivery import Delivery
 from .gradients import Gradients
 from .history import History
-from .hooks import Hook, is_written_down
+from .hooks import Hook, is_being_traced
 from .last_hooks import LastHooks
 from .layer_notes import NoteTaker
 from .layers import Layer, find_layers, in_forward_order
@@ -291,7 +291,7 @@ class GradientProbe:
     # -- layers ----------------------------------------------------------------------
 
     def _note_call(self, module: nn.Module, _: Any) -> None:
-        if is_written_down() or self._called is None or self._looks_away:
+        if is_being_traced() or self._called is None or self._looks_away:
             return
         self._called[module] = None
 
@@ -323,7 +323,7 @@ class GradientProbe:
     # -- losses ----------------------------------------------------------------------
 
     def _note_forward(self, *_: Any) -> None:
-        if not is_written_down():
+        if not is_being_traced():
             self._forward_threads.add(threading.get_ident())
 
     def _concerns_us(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..measurement.hooks import Hook, is_written_down
+from ..measurement.hooks import Hook, is_being_traced
 from ..measurement.nonfinite import (
     NonFinite,
     first_nonfinite,
@@ -45,7 +45,7 @@ class FirstFault:
         self._inputs = None
 
     def _note_inputs(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.found is None and torch.is_grad_enabled() and not is_written_down():
+        if self.found is None and torch.is_grad_enabled() and not is_being_traced():
             self._inputs = args, kwargs
 
     def look_again(self, step: int, forward: Callable[[], object] | None = None) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..random_generators import between_steps
 from .computed import order_without, put_computed, remember_drawn
 from .norms import is_norm
+from .random_state import random_state_kept
 
 _METHODS = ("reset_parameters", "_reset_parameters")
 _BY_ROWS = torch.contiguous_format
@@ -75,14 +75,10 @@ def drawn_on_the_cpu(tensors: Iterable[Tensor | None], seed: int) -> Iterator[No
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw the CPU's random numbers from ``seed`` within; afterwards all is as before."""
-    with between_steps():
-        state = torch.get_rng_state()
+    with random_state_kept(()):
         # torch.manual_seed would seed the accelerators too.
         torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            torch.set_rng_state(state)
+        yield
 
 
 @contextmanager

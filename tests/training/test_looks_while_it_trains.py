@@ -136,35 +136,58 @@ def run_a_recipe(meeting: Meeting) -> None:
         meeting.look()
 
 
+def losses_beside(make_flow: Any, work: Callable[[Meeting], object] | None) -> list[float]:
+    """Train a step whose loss draws twice, with ``work`` begun by another thread before it."""
+    # Long enough for who is not kept out; who is kept out comes when the step is over.
+    patience = 0.3
+    threads: list[threading.Thread] = []
+
+    def objective(network: nn.Module, batch: Any) -> torch.Tensor:
+        meeting = Meeting()
+        if work is not None:
+            threads.append(started(lambda: work(meeting)))
+            meeting.looks.wait(patience)
+        first = torch.rand(())
+        meeting.has_drawn.set()
+        if work is not None:
+            threads[-1].join(patience)
+        return (first + torch.rand(())) * CROSS_ENTROPY(network(batch[0]), batch[1])
+
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    flow = make_flow(model, optimizer, objective=objective, data=DATA)
+    flow.step()
+    join(*threads)
+    return flow.history.loss.tolist()
+
+
 @pytest.mark.parametrize("work", [read, deepen, run_a_recipe])
 def test_what_puts_the_random_state_back_keeps_out_of_a_step(
     make_flow: Any, work: Callable[[Meeting], None]
 ) -> None:
-    def losses(*, beside: bool) -> list[float]:
-        # Long enough for who is not kept out; who is kept out comes when the step is over.
-        patience = 0.3
-        threads: list[threading.Thread] = []
+    assert losses_beside(make_flow, work) == losses_beside(make_flow, None)
 
-        def objective(network: nn.Module, batch: Any) -> torch.Tensor:
-            meeting = Meeting()
-            if beside:
-                threads.append(started(lambda: work(meeting)))
-                meeting.looks.wait(patience)
-            first = torch.rand(())
-            meeting.has_drawn.set()
-            if beside:
-                threads[-1].join(patience)
-            return (first + torch.rand(())) * CROSS_ENTROPY(network(batch[0]), batch[1])
 
-        torch.manual_seed(0)
-        model = nn.Linear(6, 3)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        flow = make_flow(model, optimizer, objective=objective, data=DATA)
-        flow.step()
-        join(*threads)
-        return flow.history.loss.tolist()
+def test_a_loop_that_is_reset_puts_its_random_state_back_between_two_steps(make_flow: Any) -> None:
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ended = make_flow(model, optimizer)
 
-    assert losses(beside=True) == losses(beside=False)
+    def loop() -> None:
+        optimizer.zero_grad()
+        CROSS_ENTROPY(model(DATA[0]), DATA[1]).backward()
+        optimizer.step()
+
+    ended.run(loop)
+    ended.wait()
+
+    def reset(meeting: Meeting) -> None:
+        meeting.looks.set()
+        meeting.has_drawn.wait(PATIENCE)
+        ended.reset()
+
+    assert losses_beside(make_flow, reset) == losses_beside(make_flow, None)
 
 
 def test_a_look_waits_boundedly_for_a_step_that_waits_for_its_data(
@@ -195,35 +218,3 @@ def test_a_look_waits_boundedly_for_a_step_that_waits_for_its_data(
     batches.put(DATA)
     flow.wait()
     assert flow.step_number >= 3
-
-
-def test_a_loop_that_is_reset_puts_its_random_state_back_between_two_steps(make_flow: Any) -> None:
-    def losses(*, beside: bool) -> list[float]:
-        torch.manual_seed(0)
-        other, model = nn.Linear(6, 3), nn.Linear(6, 3)
-        optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
-        ended = make_flow(other, optimizer)
-
-        def loop() -> None:
-            optimizer.zero_grad()
-            CROSS_ENTROPY(other(DATA[0]), DATA[1]).backward()
-            optimizer.step()
-
-        ended.run(loop)
-        ended.wait()
-        threads: list[threading.Thread] = []
-
-        def objective(network: nn.Module, batch: Any) -> torch.Tensor:
-            first = torch.rand(())
-            if beside:
-                threads.append(started(ended.reset))
-                threads[-1].join(0.3)
-            return (first + torch.rand(())) * CROSS_ENTROPY(network(batch[0]), batch[1])
-
-        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        flow = make_flow(model, sgd, objective=objective, data=DATA)
-        flow.step()
-        join(*threads)
-        return flow.history.loss.tolist()
-
-    assert losses(beside=True) == losses(beside=False)
