@@ -8,10 +8,9 @@ for one another there; but never longer than ``PATIENCE``, and not at all where 
 looking or where the kernel can't hear it (a cell is running); then frames go out at a slow
 pace of their own. A page that is heard beside cells is only busy, and is waited for longer.
 Slowly frames go out, too, where a cell has displayed the widget, and runs on or others follow
-it at once: the page can't be heard to have appeared. A page that has long shown nothing while
-another has shown frames is gone without a word, and is not counted among those that
-look. The first page to show a frame makes room for another, but none that looks may fall behind
-by more than some frames. The newest reading is drawn, never a backlog.
+it at once: the page can't be heard to have appeared. Where several pages look, the first to show
+a frame makes room for another, but none may fall behind by more than some frames. The newest
+reading is drawn, never a backlog.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from .pages import Pages
 
 _log = logging.getLogger(__name__)
 
@@ -93,17 +94,11 @@ class Publisher:
         self._pings: dict[int, float] = {}
         self._round_trips: deque[float] = deque(maxlen=9)
         self._last_ping = 0.0
-        self._pages: dict[str, bool] = {}
-        # Since when each page that looks has been sent frames of which it has confirmed none.
-        self._silent_since: dict[str, float] = {}
-        self._gone: set[str] = set()
-        # The latest frame that each page has confirmed, or that was sent before it looked.
-        self._latest_of: dict[str, int] = {}
+        self._pages = Pages()
         # How many frames the page may confirm together at most. Each message makes the kernel tell
         # JupyterLab that it is busy and idle again, whose toolbar and icon then change twice: that
         # costs the browser nearly as much as drawing a frame.
         self.confirmed_together = 1
-        self.visible = False
         # Whether the page is heard though a cell runs.
         self.heard_beside_cells = False
         self.steps_drawn = 0
@@ -126,6 +121,11 @@ class Publisher:
         return 3 if round_trip < 0.060 else 4
 
     @property
+    def visible(self) -> bool:
+        """Whether a page shows the widget."""
+        return self._pages.visible
+
+    @property
     def heard(self) -> bool:
         """Whether what the page says comes through; a cell that runs keeps it waiting."""
         return not self._unheard
@@ -133,7 +133,7 @@ class Publisher:
     @property
     def counts_drawn(self) -> bool:
         """Whether ``steps_drawn`` is what pages have shown: there are some, and they are heard."""
-        return bool(self._pages) and self.heard
+        return self._pages.are_known and self.heard
 
     @property
     def _patience(self) -> float:
@@ -149,13 +149,7 @@ class Publisher:
 
     def _one_is_behind(self) -> bool:
         """Whether a page that looks, and has not gone, has more to show than it may."""
-        least, now = self._number - self._window - _MOST_BEHIND, time.monotonic()
-        return any(
-            latest < least
-            and self._looks(page)
-            and now - self._silent_since.get(page, now) <= FORGOTTEN_AFTER
-            for page, latest in self._latest_of.items()
-        )
+        return self._pages.one_is_behind(self._number - self._window - _MOST_BEHIND)
 
     @property
     def _window(self) -> int:
@@ -249,7 +243,7 @@ class Publisher:
 
     @property
     def _is_assumed(self) -> bool:
-        return self._assumed_at is not None and not self._pages
+        return self._assumed_at is not None and not self._pages.are_known
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -279,22 +273,22 @@ class Publisher:
 
     def _take_confirmation(self, message: dict[str, Any]) -> None:
         page, dropped = str(message["page"]), bool(message.get("dropped"))
-        if dropped and self.visible and not self._pages.get(page, True):
+        if dropped and self.visible and self._pages.is_hidden(page):
             return  # a page that shows nothing speaks for itself alone
         self._unheard = False
         frame, earlier = int(message["frame"]), message.get("earlier", ())
-        self._latest_of[page] = max(self._latest_of.get(page, 0), frame)
+        self._pages.take_confirmation(page, frame, self._number)
         for number in earlier:
             self.steps_drawn += self._confirmed(int(number))
         if not dropped:
             self.steps_drawn += self._confirmed(frame)
-        elif not any(self._looks(other) for other in self._pages if other != page):
+        elif not self._pages.another_looks(page):
             self._confirmed(frame)  # else it is shown there
         self.animation_frames = int(message.get("animation_frame", self.animation_frames))
-        self._has_spoken(page)
         if not dropped:
             self._keep_pace(float(message.get("waited", 0.0)), len(earlier) + 1)
-            self._has_shown(page)
+            if self._pages.take_shown(page):
+                self._show_everything()
 
     def _confirmed(self, number: int) -> bool:
         """Take a frame as confirmed; say whether it shows a step, and was not confirmed before."""
@@ -303,16 +297,10 @@ class Publisher:
         return self._forgotten.pop(number, False)
 
     def _take_view(self, message: dict[str, Any]) -> None:
-        page, visible, asks = str(message["page"]), bool(message["visible"]), message.get("asks")
-        appeared = visible and not self._looks(page)
-        self._pages[page] = visible
-        if appeared:
-            self._latest_of[page] = self._number
-        self._has_spoken(page)
-        self._gone.discard(page)
-        self.visible = any(map(self._looks, self._pages))
+        visible = bool(message["visible"])
+        appeared = self._pages.take_view(str(message["page"]), visible, self._number)
         self._unheard = False
-        if appeared or (visible and asks):
+        if appeared or (visible and message.get("asks")):
             self._show_everything()
 
     def _take_pong(self, message: dict[str, Any]) -> None:
@@ -327,29 +315,6 @@ class Publisher:
             self._pace = min(LONGEST_PACE, self._pace * _SLOWER**times)
         else:
             self._pace = max(SHORTEST_PACE, self._pace * _QUICKER**times)
-
-    def _looks(self, page: str) -> bool:
-        return self._pages.get(page, False) and page not in self._gone
-
-    def _has_spoken(self, page: str) -> None:
-        """Take a page as silent from now on, where it has frames yet to show."""
-        if self._latest_of.get(page, self._number) < self._number:
-            self._silent_since[page] = time.monotonic()
-        else:
-            self._silent_since.pop(page, None)
-
-    def _has_shown(self, page: str) -> None:
-        """Take in that a page has shown a frame; those long silent meanwhile are gone."""
-        now = time.monotonic()
-        if page not in self._pages:  # that it appeared was never heard
-            self._pages[page] = self.visible = True
-            self._show_everything()
-        if page in self._gone:  # it was only slow, or asleep
-            self._gone.discard(page)
-            if not self.visible:
-                self.visible = True
-                self._show_everything()
-        self._gone |= {p for p, t in self._silent_since.items() if now - t > FORGOTTEN_AFTER}
 
     def _show_everything(self) -> None:
         """Send a page that has just appeared what it may have missed."""
@@ -396,8 +361,7 @@ class Publisher:
                 now = time.monotonic()
                 self._forget_lost()  # in a cell that runs for hours nobody else does
                 self._in_flight[number] = (now, draws_step)
-                for page in filter(self._looks, self._pages):
-                    self._silent_since.setdefault(page, now)
+                self._pages.are_sent_a_frame()
                 # From here on a newer reading asks for a frame of its own.
                 self._wanted = False
                 slow = now - self._last_sent > _SLOW

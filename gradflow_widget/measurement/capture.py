@@ -235,8 +235,11 @@ class Capture:
         here = threading.get_ident()
         return [each for each in self._passes if each.thread == here] or list(self._passes)
 
+    def _takes_no_notice(self) -> bool:
+        return is_being_traced() or not torch.is_grad_enabled() or self.paused
+
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> None:
-        if is_being_traced() or not torch.is_grad_enabled() or self.paused:
+        if self._takes_no_notice():
             return
         self._drop_evaluations()
         # A single number is none of the samples.
@@ -299,7 +302,7 @@ class Capture:
         here.open = None
 
     def _end(self, _: nn.Module, __: Any, result: Any) -> None:
-        if is_being_traced() or not torch.is_grad_enabled() or self.paused:
+        if self._takes_no_notice():
             return
         current = self._here.open
         if current is None:
@@ -341,7 +344,7 @@ class Capture:
 
     def _after(self, part: LayerParts) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, result: Any) -> None:
-            if is_being_traced() or not torch.is_grad_enabled() or self.paused:
+            if self._takes_no_notice():
                 return
             output = first_tensor(result)
             if output is None or output.is_nested or is_functorch_wrapped_tensor(output):
@@ -428,7 +431,7 @@ class Capture:
 
     def _after_fused(self, part: LayerParts) -> Callable[..., None]:
         def hook(module: Any, args: Any, kwargs: Any, result: Any) -> None:
-            if is_being_traced() or not torch.is_grad_enabled() or self.paused:
+            if self._takes_no_notice():
                 return
             current = self._under_way()
             call = FusedCall.of(module, args, kwargs, result)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from gradflow_widget.display import pages
 from gradflow_widget.display import publisher as module
 from tests.display.fake_page import FakePage, draws_a_step, seconds
 from tests.waiting import join, started, wait_for
@@ -34,6 +35,7 @@ def looking(page: FakePage) -> FakePage:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     monkeypatch.setattr(module, "FORGOTTEN_AFTER", 0.2)
+    monkeypatch.setattr(pages, "GONE_AFTER", 0.2)
     monkeypatch.setattr(module, "UNHEARD_INTERVAL", 0.02)
 
 
@@ -173,7 +175,7 @@ def test_a_page_that_went_without_a_word_is_forgotten_while_another_is_shown(
     looking: FakePage,
 ) -> None:
     looking.publisher.receive({"type": "view", "page": "crashed", "visible": True})
-    steps_until(looking, lambda: "crashed" in looking.publisher._gone)
+    steps_until(looking, lambda: "crashed" in looking.publisher._pages._gone)
     looking.show(False)
 
     assert not looking.publisher.visible
@@ -188,7 +190,7 @@ def test_a_page_that_was_only_asleep_is_shown_everything_when_it_speaks_again(
     looking: FakePage, speaks: str
 ) -> None:
     looking.publisher.receive({"type": "view", "page": "asleep", "visible": True})
-    steps_until(looking, lambda: "asleep" in looking.publisher._gone)
+    steps_until(looking, lambda: "asleep" in looking.publisher._pages._gone)
     looking.show(False)
     sent = len(looking.frames)
     looking.state = 1_000_000
@@ -213,17 +215,17 @@ def test_a_page_that_was_sent_nothing_for_long_is_not_forgotten(
     looking.publisher.receive({"type": "confirm", "page": "other", "frame": 2})
     looking.confirms_at_once = False
     looking.confirm_all()
-    clock[0] += 60 * module.FORGOTTEN_AFTER
+    clock[0] += 60 * pages.GONE_AFTER
     draws_a_step(looking, 1)
     looking.wait_for_frames(3)
     looking.confirm_all()
-    assert looking.publisher._gone == set()
+    assert looking.publisher._pages._gone == set()
 
-    clock[0] += 2 * module.FORGOTTEN_AFTER
+    clock[0] += 2 * pages.GONE_AFTER
     draws_a_step(looking, 2)
     looking.wait_for_frames(4)
     looking.confirm_all()
-    assert looking.publisher._gone == {"other"}
+    assert looking.publisher._pages._gone == {"other"}
 
 
 def both_look(looking: FakePage) -> int:
@@ -280,7 +282,7 @@ def test_a_page_that_closes_without_a_word_while_it_is_behind_stops_no_drawing(
     steps_until(looking, looking.publisher._one_is_behind)
     wait_for(lambda: not (looking.publisher._wanted or looking.publisher._in_flight))
     looking.publisher.receive({"type": "confirm", "page": "slow", "frame": 3})
-    looking.publisher._latest_of["slow"] = -100  # however far behind
+    looking.publisher._pages._latest["slow"] = -100  # however far behind
     wait_for(lambda: looking.publisher.room_without_waiting(0.0))
 
 
