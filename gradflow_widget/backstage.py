@@ -9,7 +9,9 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .diagnosis.rules import UNDECIDED, Verdict, judge, layer_problems
+from .diagnosis.rules import judge, layer_problems
+from .diagnosis.through_time import step_problems
+from .diagnosis.verdict import UNDECIDED, Verdict
 from .training.failure import sentence_of
 from .training.openmp import end_idle_threads
 from .tweaks.knobs import AS_GIVEN
@@ -115,6 +117,10 @@ class Backstage:
     def layer_problems(self, reading: Reading) -> Sequence[str]:
         """Judge each layer."""
         return layer_problems(reading)
+
+    def step_problems(self, reading: Reading, name: str) -> Sequence[str]:
+        """Judge each time step of a recurrent layer."""
+        return step_problems(reading, name)
 
     def notice(self) -> tuple[str, bool]:
         """Return what else to say, and whether it is an error."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,38 +21,22 @@ from ..measurement.flow import (
 )
 from ..measurement.nonfinite import NonFinite, first_nonfinite
 from ..measurement.reading import FloatArray, Reading
+from . import wording
+from .severed import passed_by, severed
+from .through_time import judge_through_time
+from .verdict import (
+    FAULT_DECADES,
+    PERSISTENT_READINGS,
+    UNDECIDED,
+    WATCH_DECADES,
+    Problem,
+    Severity,
+    Verdict,
+)
 
-Problem = Literal["", "healthy", "vanishing", "exploding", "severed", "non-finite"]
-Severity = Literal["", "watch", "fault"]
-
-WATCH_DECADES, FAULT_DECADES = 1.3, 2.2
-# During training a network explodes only if it stays beyond the fault line; healthy ones
-# have been seen at 2.01 for a while.
-PERSISTENT_READINGS = 10
 # Between layers of several kinds the signal may lose so much for reasons that harm nobody:
 # the mean over 400 places divides its norm by their root.
 BETWEEN_KINDS = 1.3
-# A signal this small next to an exact 0 has not been cut off but has faded below the
-# smallest float32, 1e-45.
-_FADED = 1e-36
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A plain verdict on the flow of the signal gradient.
-
-    Attributes:
-        problem: "" while nothing can be said yet.
-        severity: "watch" or "fault" where there is a problem.
-        sentence: what to tell the user.
-    """
-
-    problem: Problem
-    severity: Severity
-    sentence: str
-
-
-UNDECIDED = Verdict("", "", "No full reading yet.")
 
 
 def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Verdict:
@@ -64,23 +47,53 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     Vanishing counts only where g is beyond what chance gives in a network of this width:
     |g| > 2√(5/(N·L)).
     """
-    if nonfinite is None and readings:
-        nonfinite = first_nonfinite(readings[-1])  # such as the look before the first step
-    if nonfinite is not None:
-        return Verdict("non-finite", "fault", _nonfinite_sentence(nonfinite))
     if not readings:
-        return UNDECIDED
+        return UNDECIDED if nonfinite is None else _of_nonfinite(nonfinite)
+    latest = readings[-1]
+    now = first_nonfinite(latest)
+    first = nonfinite or now  # now, such as in the look before the first step
+    if first is None:
+        return _of_flow(readings)
+    if now is not None or latest.step <= first.step:
+        return _of_nonfinite(first)
+    verdict = _of_flow(readings)
+    was = f"{wording.nonfinite(first)} was not finite {wording.when(first)}"
+    return replace(verdict, sentence=f"{verdict.sentence} But {was}.")
+
+
+def _of_nonfinite(found: NonFinite) -> Verdict:
+    first = f"{wording.nonfinite(found)} was first, {wording.when(found)}"
+    return Verdict("non-finite", "fault", f"Not finite: {first}.")
+
+
+def _of_flow(readings: Sequence[Reading]) -> Verdict:
+    """Judge the flow from layer to layer, and within recurrent layers through time."""
+    verdict = _from_layer_to_layer(readings)
+    if verdict.problem not in ("", "healthy") or not readings[-1].is_full:
+        return verdict
+    through_time = judge_through_time(readings)
+    if through_time is None:
+        return verdict
+    if verdict.problem:
+        layers = f"From layer to layer: {verdict.sentence[0].lower()}{verdict.sentence[1:]}"
+    else:
+        layers = verdict.sentence
+    return replace(through_time, sentence=f"{through_time.sentence} {layers}")
+
+
+def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
     latest = readings[-1]
     signal, decades, slope = latest.signal_grad_norm, latest.decades, latest.slope
     if signal is None or decades is None or slope is None:
         return UNDECIDED
-    severed = _severed(latest, signal)
-    if severed is not None:
-        return severed
+    is_severed = severed(latest, signal)
+    if is_severed is not None:
+        return is_severed
     if not math.isfinite(decades):
-        return _passed_by(latest, signal) or Verdict("", "", _why_no_number(latest, signal))
-    path = _path(latest, signal, decades)
-    numbers = f"slope {slope:+.3f}, ×{math.exp(slope):.3g} a layer"
+        passed = passed_by(latest, signal)
+        return passed or Verdict("", "", wording.why_no_number(latest, signal))
+    path = wording.between(latest, signal, decades)
+    numbers = f"slope {wording.signed(slope, 3)}, ×{math.exp(slope):.3g} a layer"
     if _is_vanishing(latest, decades, slope):
         faulty = decades < -FAULT_DECADES - _allowance(latest)
         severity: Severity = "fault" if faulty else "watch"
@@ -101,7 +114,44 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
         return Verdict(
             "", "", f"For now the signal grows by {decades:.1f} decades {path} ({numbers})."
         )
-    return Verdict("healthy", "", f"Healthy: {decades:+.1f} decades {path} ({numbers}).")
+    on_one_way = _on_one_way(latest, signal)
+    if on_one_way is not None:
+        return on_one_way
+    flow = f"{wording.signed(decades)} decades {path} ({numbers})"
+    unlike = _unlike_the_ends(latest)
+    return Verdict("healthy", "", f"Healthy{' from end to end' if unlike else ''}: {flow}{unlike}.")
+
+
+def _on_one_way(reading: Reading, signal: FloatArray) -> Verdict | None:
+    """Say of several ways through the network which one is sick though their median is healthy."""
+    found = paths(signal, reading.described)
+    most = FAULT_DECADES + _allowance(reading)
+    sick = [path for path in found if abs(path.decades) > most]
+    if reading.step > 1:  # as all that explodes, which may pass
+        sick = [path for path in sick if path.decades < 0]
+    if len(found) < 2 or not sick:
+        return None
+    worst = max(sick, key=lambda path: abs(path.decades))
+    problem: Problem = "vanishing" if worst.decades < 0 else "exploding"
+    changes = "falls" if worst.decades < 0 else "grows"
+    return Verdict(
+        problem,
+        "watch",
+        f"{problem.capitalize()} on {len(sick)} of {len(found)} ways through the network: "
+        f"the signal {changes} by {abs(worst.decades):.1f} decades {wording.ends(reading, worst)}.",
+    )
+
+
+def _unlike_the_ends(reading: Reading) -> str:
+    """Say which layers between two ends that are alike receive far less or more than these."""
+    problems = layer_problems(reading)
+    parts = []
+    for problem, what in (("vanishing", "less"), ("exploding", "more")):
+        found = [index for index, one in enumerate(problems) if one == problem]
+        if found:
+            some = f"{len(found)} layers" if len(found) > 1 else "one layer"
+            parts.append(f"{some} far {what}, such as {wording.named(reading, found[0])}")
+    return f", but in between {', and '.join(parts)}" if parts else ""
 
 
 def layer_problems(reading: Reading) -> tuple[Problem, ...]:
@@ -187,107 +237,3 @@ def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:
 
 def _allowance(reading: Reading) -> float:
     return 0.0 if is_of_one_kind(reading.described) else BETWEEN_KINDS
-
-
-def _severed(reading: Reading, signal: FloatArray) -> Verdict | None:
-    """Say where the signal ends, if exactly nothing arrives at an early weight layer."""
-    for group in measured_groups(signal, reading.described):
-        values = signal[list(group)]
-        if values[0] != 0:
-            continue
-        silent = group[int(np.flatnonzero(values == 0)[-1])]
-        if (signal[:silent] > 0).any():
-            continue  # to get there, the signal comes past a layer that it does not reach
-        reached = np.flatnonzero(signal > 0)
-        if not len(reached):
-            return Verdict(
-                "severed",
-                "fault",
-                "Severed: no layer receives any signal; every gradient is exactly 0.",
-            )
-        within = np.flatnonzero(values > 0)
-        if len(within):
-            last, first = group[within[0]], group[within[0] - 1]
-        else:  # the layers of this role are all below the cut
-            last = int(reached[0])
-            first = max(index for index in range(last) if signal[index] == 0)
-        alive, dead = _named(reading, last), _named(reading, first)
-        if signal[last] < _FADED:
-            return Verdict(
-                "vanishing",
-                "fault",
-                f"Vanishing: the signal fades to exactly 0 on its way to {dead}: "
-                f"it is {signal[last]:.0e} at {alive}.",
-            )
-        return Verdict(
-            "severed",
-            "fault",
-            f"Severed: the signal ends between {alive} and {dead}; below it is exactly 0.",
-        )
-    return None
-
-
-def _passed_by(reading: Reading, signal: FloatArray) -> Verdict | None:
-    """Say which layers the signal passes by, where that leaves nothing to compare.
-
-    A branch that begins multiplied by exactly 0 is so by design, and open after a step.
-    """
-    weight_layers = [i for i, layer in enumerate(reading.described) if layer.is_weight_layer]
-    silent = [index for index in weight_layers if signal[index] == 0]
-    if not silent:
-        return None
-    sentence = (
-        f"No signal comes to {len(silent)} of {len(weight_layers)} weight layers, such as "
-        f"{_named(reading, silent[0])}: it passes by them, as by a branch that is multiplied by 0."
-    )
-    if reading.step <= 1:
-        return Verdict("", "", sentence)
-    return Verdict("severed", "watch", sentence)
-
-
-def _why_no_number(reading: Reading, signal: FloatArray) -> str:
-    frozen = [
-        f
-        for layer, f in zip(reading.described, reading.frozen, strict=True)
-        if layer.is_weight_layer
-    ]
-    if len(frozen) == 1:
-        return "There is only one weight layer: nothing to compare it with."
-    if not frozen:
-        return "There is no weight layer to judge the flow by."
-    if sum(frozen) == len(frozen) - 1:
-        return "Only one weight layer learns, the others are frozen: nothing to compare it with."
-    if sum(map(len, comparable_groups(reading.described))) == 1:
-        return "Only one weight layer can be compared: the others lie around it."
-    infinite = np.flatnonzero(np.isinf(signal))
-    if len(infinite):
-        last = _named(reading, int(infinite[-1]))
-        return f"The signal gradient is infinite at {last}: nothing can be compared with that."
-    return "The signal gradient could not be read at these layers."
-
-
-def _path(reading: Reading, signal: FloatArray, decades: float) -> str:
-    """Say from where to where: of the path whose own decades come nearest to ``decades``."""
-    found = paths(signal, reading.described)
-    chosen = min(found, key=lambda path: abs(path.decades - decades))
-    first, last = chosen.groups[0][0], chosen.groups[-1][-1]
-    text = f"from {_named(reading, last)} back to {_named(reading, first)}"
-    if len(chosen.groups) > 1:
-        text += f", over {len(chosen.groups)} stretches of like layers"
-    if chosen.kinds > 1:
-        text += f", in the median of {chosen.kinds} kinds of layers"
-    if len(found) > 1:
-        text += f", in the median of {len(found)} ways through the network"
-    return text
-
-
-def _named(reading: Reading, index: int) -> str:
-    return f"layer {index + 1} ({reading.layers[index] or 'the model itself'})"
-
-
-def _nonfinite_sentence(found: NonFinite) -> str:
-    what = f"the {found.where}"
-    if found.where != "loss":
-        what += f" of layer {found.layer!r}" if found.layer else " of the model itself"
-    when = f"at step {found.step}" if found.step else "before the first step"
-    return f"Not finite: {what} was first, {when}."

@@ -180,10 +180,16 @@ class FlowChart:
             return "signal gradient"
         return self.measure
 
+    def recurrent(self, reading: Reading) -> str | None:
+        """Return the name of the recurrent layer whose time steps the bars show, if they do."""
+        if self.shown(reading) != "through time":
+            return None
+        return next(iter(reading.signal_grad_through_time or {}))
+
     def draw(self, writer: FrameWriter, reading: Reading, problems: Sequence[str]) -> None:
         """Write the bars of ``reading`` into the next frame.
 
-        ``problems`` holds each layer's own verdict, which colours its bar.
+        ``problems`` holds the verdict on what each bar shows, which colours it.
         """
         measure = self.shown(reading)
         values = self._in_decades(measured(reading, measure), reading, measure)
@@ -197,8 +203,6 @@ class FlowChart:
         if len(old) > _MOST_GHOST * len(values):
             ghost, old = None, np.empty(0)
         bound = measure == "weight gradient" and reading.clip_scale != 1.0
-        if measure == "through time":
-            problems = [""] * len(values)  # verdicts are of layers
         everything = np.concatenate([values, old, unclipped if bound else np.empty(0)])
         finite = everything[np.isfinite(everything)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (-2.0, 0.0)

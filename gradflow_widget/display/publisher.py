@@ -297,10 +297,10 @@ class Publisher:
         return self._forgotten.pop(number, False)
 
     def _take_view(self, message: dict[str, Any]) -> None:
-        visible = bool(message["visible"])
+        visible, asks = bool(message["visible"]), message.get("asks")
         appeared = self._pages.take_view(str(message["page"]), visible, self._number)
         self._unheard = False
-        if appeared or (visible and message.get("asks")):
+        if appeared or (visible and asks):
             self._show_everything()
 
     def _take_pong(self, message: dict[str, Any]) -> None:

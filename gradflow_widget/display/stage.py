@@ -50,6 +50,9 @@ class Director(Protocol):
     def layer_problems(self, reading: Reading) -> Sequence[str]:
         """Judge each layer."""
 
+    def step_problems(self, reading: Reading, name: str) -> Sequence[str]:
+        """Judge each time step of a recurrent layer."""
+
     def notice(self) -> tuple[str, bool]:
         """Return what else to say, and whether it is an error."""
 
@@ -251,10 +254,17 @@ class Stage:
     def _draw(self) -> str:
         reading = self._shown
         if reading is not None:
-            self.bars.draw(self._writer, reading, self._director.layer_problems(reading))
+            self.bars.draw(self._writer, reading, self._problems(reading))
             draw_table(self._writer, reading, self.bars.shown(reading))
         self.loss.draw(self._writer)
         return self._speak()
+
+    def _problems(self, reading: Reading) -> Sequence[str]:
+        """Return the verdict on what each bar shows."""
+        recurrent = self.bars.recurrent(reading)
+        if recurrent is None:
+            return self._director.layer_problems(reading)
+        return self._director.step_problems(reading, recurrent)
 
     def _speak(self) -> str:
         """Say in words on the panel what there is to say; return it as one line."""

@@ -246,6 +246,22 @@ def uses_between(consumer: Any, producers: Container[Any], seen: set[Any]) -> li
     return found
 
 
+def producers_before(consumer: Any, producers: Container[Any]) -> list[Any]:
+    """Find the nodes of layers' outputs that ``consumer`` is computed from, with none between.
+
+    Of many, as along a residual stream, the nearest.
+    """
+    found, queue, seen = [], [consumer], {consumer}
+    for node in queue:
+        if node in producers:
+            found.append(node)
+        elif len(queue) <= _FARTHEST:
+            parents = {parent: None for parent, _ in node.next_functions if parent is not None}
+            queue += [parent for parent in parents if parent not in seen]
+            seen.update(parents)
+    return found
+
+
 def flatness_of_output(node: Any) -> Flatness | None:
     """Return the bounds of what an activation has put in z's place; None where none will do."""
     return _flatness(_BY_NODE_OF_OUTPUT, node)

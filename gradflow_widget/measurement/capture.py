@@ -15,6 +15,7 @@ from .activations import (
     dead_and_saturated,
     dead_and_saturated_of_rows,
     flatness_of_output,
+    producers_before,
     uses_between,
 )
 from .collected import Collected
@@ -390,8 +391,12 @@ class Capture:
                     # No call of the model has told; layers may join dimensions on the way.
                     call.samples = before[0].samples
                 if self._ways is not None:
+                    outputs = current.outputs
                     ways = self._ways.setdefault(part.layer.name, set())
-                    ways.update(one.part.layer.name for one in before)
+                    ways.update(
+                        outputs[source].call.part.layer.name
+                        for source in producers_before(node, outputs)
+                    )
                 current.outputs[node] = Output(call, None if is_small else output)
 
         return hook

@@ -1,6 +1,8 @@
 """Slope and decades: how the signal gradient changes from the output to the input.
 
-Like is compared with like. Weight layers of one role form a group. Groups whose layers take turns,
+Like is compared with like. Weight layers of one role form a group, where the signal comes through
+one after the other: heads, experts and members of an ensemble that lie side by side, whatever their
+numbers, are none. Groups whose layers take turns,
 as the projections of a transformer's blocks do, are one stage of the network and are measured side
 by side: their median counts. Stages through which the signal comes one after the other, such as
 convolutions and then a classifier, are measured one after the other: their decades add up.
@@ -44,8 +46,8 @@ def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
     """Return the stages of a network in forward order.
 
     Groups of fewer than three are left out, and where that leaves none, all weight layers form
-    one group but for those that enclose others, such as a whole network with an embedding of its
-    own: their output is no place before those.
+    one group, or one for each of the longest ways through them; but for those that enclose others,
+    such as a whole network with an embedding of its own: their output is no place before those.
     """
     return _known(layers)[0]
 
@@ -80,10 +82,9 @@ def _stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
     for index, layer in enumerate(layers):
         if layer.is_weight_layer:
             by_role.setdefault(layer.role, []).append(index)
-    parts = _taking_turns([tuple(group) for group in by_role.values() if len(group) >= 2])
-    before = _Before(layers) if len(parts) > 1 else None
-    if before is not None:
-        parts = _joined(parts, layers, before)
+    before = _Before(layers)
+    ways = [way for members in by_role.values() for way in _ways_through(members, before)]
+    parts = _joined(_taking_turns([way for way in ways if len(way) >= 2]), layers, before)
     found: list[Stage] = []
     for part in parts:
         groups = tuple(group for group in part if len(group) >= 3)
@@ -91,16 +92,39 @@ def _stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
             continue
         after = None
         for place in reversed(range(len(found))):
-            if before is not None and before.leads(_last(found[place].groups), _first(groups)):
+            if before.leads(_last(found[place].groups), _first(groups)):
                 after = place
                 break
         found.append(Stage(groups, after))
     if found:
         return tuple(found)
-    together = tuple(
-        i for i, layer in enumerate(layers) if layer.is_weight_layer and not layer.encloses
-    )
-    return (Stage((together,)),) if together else ()
+    together = [i for i, layer in enumerate(layers) if layer.is_weight_layer and not layer.encloses]
+    ways = sorted(_ways_through(together, before), key=len, reverse=True)
+    return tuple(Stage((way,)) for way in ways if len(way) == len(ways[0]))
+
+
+def _ways_through(members: Sequence[int], before: _Before) -> list[Group]:
+    """Part layers into those through which the signal comes one after the other.
+
+    One of which no graph tells where it lies, as in a block that is run again within the backward
+    pass, is taken to lie behind the one before it.
+    """
+    ways: list[list[int]] = []
+    for member in members:
+        for way in ways:
+            if before.leads(way[-1], member):
+                way.append(member)
+                break
+        else:
+            behind = next(
+                (w for w in reversed(ways) if not (before.knows(member) and before.knows(w[-1]))),
+                None,
+            )
+            if behind is None:
+                ways.append([member])
+            else:
+                behind.append(member)
+    return [tuple(way) for way in ways]
 
 
 def _first(groups: Sequence[Group]) -> int:
@@ -144,19 +168,31 @@ class _Before:
     """Which layers come before which, on the way of the signal."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self._layers = layers
-        self._place = {layer.name: index for index, layer in enumerate(layers)}
+        place = {layer.name: index for index, layer in enumerate(layers)}
+        self._follows = [
+            [place[name] for name in layer.follows if name in place] for layer in layers
+        ]
+        # Those before each, as the bits of a number: a model may have thousands of layers.
+        self._before = [0] * len(layers)
+        changes = True
+        while changes:  # more than twice only in loops over time
+            changes = False
+            for index, follows in enumerate(self._follows):
+                known = self._before[index]
+                for earlier in follows:
+                    known |= self._before[earlier] | 1 << earlier
+                changes = changes or known != self._before[index]
+                self._before[index] = known
+        self._known = {index for index, follows in enumerate(self._follows) if follows}
+        self._known |= {earlier for follows in self._follows for earlier in follows}
 
     def leads(self, start: int, end: int) -> bool:
         """Whether the output of ``end`` is computed from that of ``start``."""
-        seen, queue = {end}, [end]
-        for index in queue:
-            for name in self._layers[index].follows:
-                place = self._place.get(name)
-                if place is not None and place not in seen:
-                    seen.add(place)
-                    queue.append(place)
-        return start in seen
+        return start == end or bool(self._before[end] >> start & 1)
+
+    def knows(self, layer: int) -> bool:
+        """Whether it is known where a layer lies: behind another one, or before it."""
+        return layer in self._known
 
 
 def measured_groups(signal: FloatArray, layers: Sequence[Layer]) -> list[Group]:
@@ -208,13 +244,15 @@ class Path:
     Attributes:
         groups: of each stage the group whose decades are nearest to the stage's.
         decades: what the stages' decades add up to.
-        kinds: the largest number of groups that take turns in one of the stages.
+        own: what those of these groups alone add up to.
+        kinds: the decades of each of the groups, in the stage where most of them take turns.
         length: how many layers are compared.
     """
 
     groups: tuple[Group, ...]
     decades: float
-    kinds: int
+    own: float
+    kinds: tuple[float, ...]
     length: int
 
 
@@ -231,20 +269,24 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
         if end in goes_on:
             continue
         groups: list[Group] = []
-        total, kinds, place = 0.0, 1, end
+        total, total_of_groups, place = 0.0, 0.0, end
+        kinds: tuple[float, ...] = ()
         while True:
             own = [(group, _decades_of(signal, group)) for group in enough[place]]
             own = [(group, value) for group, value in own if not math.isnan(value)]
             if own:
                 middle = _median([value for _, value in own])
-                groups.insert(0, min(own, key=lambda one: _distance(one[1], middle))[0])
-                total, kinds = total + middle, max(kinds, len(own))
+                nearest, value = min(own, key=lambda one: _distance(one[1], middle))
+                groups.insert(0, nearest)
+                total, total_of_groups = total + middle, total_of_groups + value
+                kinds = max(kinds, tuple(value for _, value in own), key=len)
             after = every[place].after
             if after is None:
                 break
             place = after
         if groups and not math.isnan(total):
-            found.append(Path(tuple(groups), total, kinds, sum(map(len, groups))))
+            length = sum(map(len, groups))
+            found.append(Path(tuple(groups), total, total_of_groups, kinds, length))
     return found
 
 
@@ -282,6 +324,20 @@ def decades_behind(signal: FloatArray, layers: Sequence[Layer]) -> dict[Group, f
         for place, groups in enumerate(_measured(signal, layers))
         for group in groups
     }
+
+
+def decades_through_time(signal: FloatArray) -> float:
+    """Return log10(‖∂L/∂h_1‖ / ‖∂L/∂h_T‖) of a recurrent layer.
+
+    ``signal`` holds ‖∂L/∂h_t‖ at each time step, shape (T,), in the order in which the layer goes
+    through them. −inf where nothing at all arrives at the first. Steps behind the last one that
+    has a signal, such as those behind the output that the loss is of, are left out; NaN where
+    that leaves fewer than two.
+    """
+    reached = np.flatnonzero(signal > 0)
+    if not len(reached) or reached[-1] == 0:
+        return math.nan
+    return _decades_of(signal, (0, int(reached[-1])))
 
 
 def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:

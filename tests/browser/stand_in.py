@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from gradflow_widget.diagnosis.rules import UNDECIDED, Problem, Severity, Verdict
+from gradflow_widget.diagnosis.verdict import UNDECIDED, Problem, Severity, Verdict
 from gradflow_widget.display.closing import close_tree
 from gradflow_widget.display.controls import Controls, Offer, legend
 from gradflow_widget.display.stage import Stage

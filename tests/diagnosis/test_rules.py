@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradflow_widget import GradientFlow, GradientProbe, Reading, take_reading
-from gradflow_widget.diagnosis.rules import UNDECIDED, WATCH_DECADES, judge, layer_problems
+from gradflow_widget.diagnosis.rules import judge, layer_problems
+from gradflow_widget.diagnosis.verdict import UNDECIDED, WATCH_DECADES
 from gradflow_widget.measurement.layers import Layer
+from gradflow_widget.measurement.nonfinite import NonFinite
 
 SEEDS = range(3)
 
@@ -244,6 +246,35 @@ def test_the_place_where_the_signal_ends_is_named(zeros: int) -> None:
 
 def test_no_signal_at_all_is_severed_too() -> None:
     assert "every gradient is exactly 0" in judge([made_up([0.0] * 4)]).sentence
+
+
+def satisfied(**changes: Any) -> Reading:
+    reading = made_up([0.0] * 4)
+    return replace(reading, **{"loss": 0.0, "activation_rms": np.ones(4), **changes})
+
+
+def test_a_loss_of_exactly_0_has_nothing_left_to_teach() -> None:
+    verdict = judge([satisfied()])
+    assert (verdict.problem, verdict.severity) == ("", "")
+    assert "nothing is left to learn" in verdict.sentence
+    # Where the output is 0 as well, or the loss is not, the network may be dead.
+    for dead in (satisfied(activation_rms=np.array([1.0, 0.0, 0.0, 0.0])), satisfied(loss=0.7)):
+        assert judge([dead]).severity == "fault"
+
+
+def test_an_output_layer_that_begins_at_0_is_no_fault() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(plain(4, 16, nn.ReLU), nn.Linear(16, 3))
+    nn.init.zeros_(network[1].weight)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    inputs, targets = torch.randn(64, 16), torch.randint(3, (64,))
+    before = judge([take_reading(network, nn.functional.cross_entropy, inputs, targets)])
+    assert (before.problem, before.severity) == ("severed", "watch")
+    assert "the weights of layer 5 (1) are exactly 0" in before.sentence
+    nn.functional.cross_entropy(network(inputs), targets).backward()
+    optimizer.step()
+    after = judge([take_reading(network, nn.functional.cross_entropy, inputs, targets)])
+    assert after.problem != "severed"
 
 
 def test_a_signal_that_fades_below_the_smallest_float_has_vanished() -> None:
@@ -517,3 +548,85 @@ def test_a_mean_over_many_places_is_no_vanishing(seed: int) -> None:
     assert reading.decades < -WATCH_DECADES
     assert judge([reading]).problem == "healthy"
     assert set(layer_problems(reading)) == {"healthy"}
+
+
+# -- several ways, and what lies between the ends ---------------------------------------------
+
+
+def in_ways(*decades: float, step: int = 0) -> Reading:
+    """Chains of six layers side by side that lose or gain so many decades."""
+    reading = made_up([v for d in decades for v in 10.0 ** np.linspace(d, 0.0, 6)], step=step)
+    described = [
+        replace(
+            layer,
+            name=f"way{i // 6}.{i % 6}",
+            role="Linear:way#.#",
+            follows=(f"way{i // 6}.{i % 6 - 1}",) if i % 6 else (),
+        )
+        for i, layer in enumerate(reading.described)
+    ]
+    return replace(reading, described=tuple(described))
+
+
+def test_a_median_of_ways_is_not_said_of_one_of_them() -> None:
+    verdict = judge([in_ways(-1.0, 1.0)])
+    assert verdict.problem == "healthy"
+    assert verdict.sentence.startswith(
+        "Healthy: 0.0 decades in the median of 2 ways through the network, "
+        "which lie between −1.0 and +1.0"
+    )
+    verdict = judge([in_ways(-1.0, -0.9, 1.0)])
+    assert "−0.9 decades from layer 12 (way1.5) back to layer 7 (way1.0)" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("decades", "step", "problem", "words"),
+    [
+        ((-3.1, 2.8), 0, "vanishing", "Vanishing on 2 of 2 ways"),
+        (
+            (-3.1, 0.1, 0.2),
+            0,
+            "vanishing",
+            "falls by 3.1 decades from layer 6 (way0.5) back to layer 1",
+        ),
+        ((0.1, 2.3), 0, "exploding", "Exploding on 1 of 2 ways"),
+        ((0.1, 2.3), 9, "healthy", "Healthy"),  # as all that may pass in training
+    ],
+)
+def test_a_sick_way_beside_healthy_ones_is_named(
+    decades: tuple[float, ...], step: int, problem: str, words: str
+) -> None:
+    verdict = judge([in_ways(*decades, step=step)])
+    assert verdict.problem == problem
+    assert words in verdict.sentence
+
+
+def test_a_network_whose_ends_alone_are_alike_is_told_of() -> None:
+    hill = list(10.0 ** np.concatenate([np.linspace(0, 3, 10), np.linspace(3, 0, 10)]))
+    verdict = judge([made_up(hill)])
+    assert verdict.problem == "healthy"
+    assert verdict.sentence.startswith("Healthy from end to end: 0.0 decades")
+    assert "but in between 12 layers far more, such as layer 5 (4)" in verdict.sentence
+    verdict = judge([made_up([1 / value for value in hill])])
+    assert "but in between 12 layers far less, such as layer 5 (4)" in verdict.sentence
+
+
+def test_the_place_of_a_fall_is_named_where_it_is_one() -> None:
+    verdict = judge([made_up([0.0080, 0.0095, 0.0078, 1.4], width=512)])
+    assert (
+        "from layer 4 (3) back to layer 1 (0), 2.3 of them between layer 4 (3) and layer 3 (2)"
+        in verdict.sentence
+    )
+    assert "of them" not in judge([decades_of(-3.0)]).sentence
+
+
+# -- what has passed -----------------------------------------------------------------------
+
+
+def test_after_a_loss_that_was_not_finite_once_the_present_is_judged() -> None:
+    once = NonFinite(14, "", "loss")
+    verdict = judge([decades_of(-3.0, step=15)], once)
+    assert verdict.problem == "vanishing"
+    assert verdict.sentence.endswith(" But the loss was not finite at step 14.")
+    for reading in (decades_of(-3.0, step=14), replace(decades_of(1.0, step=20), loss=math.nan)):
+        assert judge([reading], once).problem == "non-finite"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gradflow_widget.diagnosis.rules import UNDECIDED, Verdict
+from gradflow_widget.diagnosis.verdict import UNDECIDED, Verdict
 from gradflow_widget.display import publisher
 from gradflow_widget.display.closing import close_tree
 from gradflow_widget.display.stage import Stage
@@ -30,6 +30,9 @@ class Director:
 
     def layer_problems(self, reading: Reading) -> list[str]:
         return [""] * len(reading.layers)
+
+    def step_problems(self, reading: Reading, name: str) -> list[str]:
+        return ["vanishing"] * len((reading.signal_grad_through_time or {})[name])
 
     def notice(self) -> tuple[str, bool]:
         return "", False

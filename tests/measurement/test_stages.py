@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 from gradflow_widget import GradientProbe, Reading, take_reading
@@ -226,3 +227,86 @@ def test_a_single_number_given_first_is_not_the_number_of_samples() -> None:
     out = model.time(torch.tensor([[0.5]])).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(model.body(x + out).square().mean(), out)
     assert signal[0] == pytest.approx(float(gradient.norm()) / 8, rel=1e-5)
+
+
+class Heads(nn.Module):
+    """A trunk whose output goes into heads side by side, each with a weight in the loss."""
+
+    def __init__(self, weights: list[float]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(*[Towers.layer(1.0) for _ in range(5)])
+        self.heads = nn.ModuleList(Towers.layer(1.0) for _ in weights)
+        self.weights = weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.trunk(x)
+        parts = [w * head(x) for w, head in zip(self.weights, self.heads, strict=True)]
+        out: torch.Tensor = torch.stack(parts).sum(dim=0)
+        return out
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.1, 0.001], [0.001, 0.1, 1.0]])
+def test_heads_side_by_side_are_not_compared(weights: list[float]) -> None:
+    reading = looked_at(Heads(weights))
+    assert stages(reading.described) == (Stage((tuple(range(5)),)),)
+    assert reading.decades == pytest.approx(0.0, abs=1e-5)
+
+
+def test_members_of_an_ensemble_are_ways_of_their_own() -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.members = nn.ModuleList(
+                nn.Sequential(*[Towers.layer(0.5) for _ in range(4)]) for _ in range(3)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = [10.0**-k * member(x) for k, member in enumerate(self.members)]
+            out: torch.Tensor = torch.stack(parts).sum(dim=0)
+            return out
+
+    reading = looked_at(Ensemble())
+    assert stages(reading.described) == tuple(
+        Stage((tuple(range(first, first + 4)),)) for first in (0, 4, 8)
+    )
+    assert reading.decades == pytest.approx(-3 * math.log10(2), rel=1e-4)
+
+
+def test_experts_of_one_number_are_compared_from_block_to_block() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList(Towers.layer(0.5) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = torch.stack([expert(x) for expert in self.experts]).mean(dim=0)
+            return out
+
+    torch.manual_seed(0)
+    reading = looked_at(nn.Sequential(*[Block() for _ in range(4)]))
+    assert stages(reading.described) == (Stage(((0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11))),)
+
+
+def test_blocks_that_are_run_again_lie_one_behind_the_other() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList(Towers.layer(0.5) for _ in range(5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.clone().requires_grad_()
+            for block in self.blocks:
+                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=True)
+            return x
+
+    model = Checkpointed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with GradientProbe(model, optimizer, full=True) as probe:
+        model(torch.randn(32, 16)).square().mean().backward()
+        optimizer.step()
+        reading = probe.history.latest
+    assert stages(reading.described) == (Stage((tuple(range(5)),)),)
+    assert reading.decades == pytest.approx(-4 * math.log10(2), rel=1e-4)

@@ -1,0 +1,104 @@
+"""The verdict on the flow through time, within recurrent layers (theory.md, Recurrent nets)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..measurement.flow import decades_through_time
+from ..measurement.reading import FloatArray, Reading
+from .verdict import FAULT_DECADES, PERSISTENT_READINGS, Problem, Verdict
+
+
+def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
+    """Judge the latest full readings of one run, the newest last; None where nothing is wrong.
+
+    What vanishes through time is no fault by itself: a task may not need so long a memory, and
+    gates learn to keep more. Exploding has to persist as it does from layer to layer.
+    """
+    latest = readings[-1]
+    found = {name: decades_through_time(signal) for name, signal in _series(latest)}
+    lost = {name: decades for name, decades in found.items() if decades < -FAULT_DECADES}
+    if grows := _exploding(readings):
+        name = max(grows, key=lambda one: grows[one])
+        return Verdict("exploding", "fault", _sentence(latest, name, grows[name]))
+    if lost:
+        name = min(lost, key=lambda one: lost[one])
+        return Verdict("vanishing", "watch", _sentence(latest, name, lost[name]))
+    return None
+
+
+def step_problems(reading: Reading, name: str) -> tuple[Problem, ...]:
+    """Judge each time step of a recurrent layer by its signal against the last one's."""
+    signal = (reading.signal_grad_through_time or {})[name]
+    reached = np.flatnonzero(signal > 0)
+    if not len(reached):
+        unjudged: Problem = ""
+        return (unjudged,) * len(signal)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below = np.log10(signal) - math.log10(signal[reached[0 if _is_reverse(name) else -1]])
+    return tuple(_problem(one) for one in below.tolist())
+
+
+def _problem(below: float) -> Problem:
+    if math.isnan(below):
+        return ""
+    if below == -math.inf:
+        return "severed"
+    if below < -FAULT_DECADES:
+        return "vanishing"
+    return "exploding" if below > FAULT_DECADES else "healthy"
+
+
+def _exploding(readings: Sequence[Reading]) -> dict[str, float]:
+    """Return the decades by which the signal of layers grows, where it has done so for long."""
+    recent = readings[-PERSISTENT_READINGS:]
+    if readings[-1].step <= 1:  # the first step's gradients are those of the first weights
+        recent = readings[-1:]
+    elif len(recent) < PERSISTENT_READINGS and recent[0].step > 1:
+        return {}
+    grow: set[str] | None = None
+    for reading in recent:
+        growing = {name for name, signal in _series(reading) if _grows(signal)}
+        grow = growing if grow is None else grow & growing
+    latest = dict(_series(readings[-1]))
+    return {name: decades_through_time(latest[name]) for name in grow or ()}
+
+
+def _grows(signal: FloatArray) -> bool:
+    """Whether the signal explodes: in the earlier half of the steps as in the later one.
+
+    Where a loss looks at every step, the signals of all of them add up on the way back: that
+    gives many decades over the last steps, but hardly more before.
+    """
+    earlier = signal[: (len(signal) + 1) // 2]
+    return (
+        decades_through_time(signal) > FAULT_DECADES
+        and decades_through_time(earlier) > FAULT_DECADES / 2
+    )
+
+
+def _series(reading: Reading) -> Iterator[tuple[str, FloatArray]]:
+    """Yield the signals of each recurrent layer in the order in which it goes through time."""
+    for name, signal in (reading.signal_grad_through_time or {}).items():
+        if len(signal) > 2 and not np.isnan(signal).any():
+            yield name, signal[::-1] if _is_reverse(name) else signal
+
+
+def _is_reverse(name: str) -> bool:
+    return name.endswith("_reverse")
+
+
+def _sentence(reading: Reading, name: str, decades: float) -> str:
+    signal = dict(_series(reading))[name]
+    what = f"through time: in {name or 'the model itself'} the signal"
+    way = f"from the last of {len(signal)} time steps back to the first"
+    if decades == -math.inf:
+        return f"Vanishing {what} fades to exactly 0 on its way {way}."
+    steps = int(np.flatnonzero(signal > 0)[-1])
+    each = f"(×{10 ** (decades / steps):.3g} a step)"
+    if decades < 0:
+        return f"Vanishing {what} falls by {-decades:.1f} decades {way} {each}."
+    return f"Exploding {what} grows by {decades:.1f} decades {way} {each}."

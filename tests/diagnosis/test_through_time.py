@@ -1,0 +1,108 @@
+"""The verdict on recurrent layers: theory.md, "Recurrent nets"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradflow_widget import Reading, take_reading
+from gradflow_widget.diagnosis.rules import judge
+from gradflow_widget.diagnosis.through_time import step_problems
+from tests.display.readings import reading
+
+
+class Recurrent(nn.Module):
+    """A linear-like network of ρ·orthogonal weights, whose loss looks at the last step or all."""
+
+    def __init__(self, rho: float, *, reverse: bool = False, every: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.RNN(4, 32, batch_first=True, bidirectional=reverse)
+        for name, weight in self.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.orthogonal_(weight, rho)
+            else:
+                nn.init.zeros_(weight)  # no input: tanh stays where its slope is 1
+        self.head = nn.Linear(64 if reverse else 32, 2)
+        self.every = every
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states, last = self.rnn(x)
+        return self.head(states if self.every else torch.cat(list(last), dim=1))
+
+
+def looked_at(model: nn.Module, steps: int = 40) -> Reading:
+    return take_reading(model, lambda out, _: out.square().mean(), torch.randn(16, steps, 4), None)
+
+
+def test_what_vanishes_through_time_is_worth_a_look() -> None:
+    verdict = judge([looked_at(Recurrent(0.5))])
+    assert (verdict.problem, verdict.severity) == ("vanishing", "watch")
+    lost = -39 * math.log10(0.5)
+    assert verdict.sentence.startswith(
+        f"Vanishing through time: in rnn the signal falls by {lost:.1f} decades "
+        "from the last of 40 time steps back to the first (×0.5 a step). From layer to layer: "
+    )
+
+
+def test_what_explodes_through_time_is_a_fault() -> None:
+    verdict = judge([looked_at(Recurrent(1.5))])
+    assert (verdict.problem, verdict.severity) == ("exploding", "fault")
+    assert "grows by 6.9 decades" in verdict.sentence
+    assert "(×1.5 a step)" in verdict.sentence
+
+
+def test_what_keeps_its_length_through_time_is_healthy() -> None:
+    assert judge([looked_at(Recurrent(1.0))]).problem == "healthy"
+
+
+def test_the_direction_that_reads_from_the_end_is_judged_in_its_own_order() -> None:
+    assert judge([looked_at(Recurrent(1.0, reverse=True))]).problem == "healthy"
+    verdict = judge([looked_at(Recurrent(0.5, reverse=True))])
+    assert "falls by 11.7 decades" in verdict.sentence
+
+
+def test_losses_of_many_steps_that_add_up_do_not_explode() -> None:
+    model = Recurrent(1.0, every=True)
+    assert judge([looked_at(model, steps=600)]).problem == "healthy"
+
+
+def test_a_signal_that_fades_to_0_through_time_is_said_to() -> None:
+    verdict = judge([looked_at(Recurrent(0.05))])
+    assert verdict.problem == "vanishing"
+    assert "fades to exactly 0 on its way from the last of 40 time steps" in verdict.sentence
+
+
+def seen(decades: float, step: int) -> Reading:
+    norms = 10.0 ** np.linspace(decades, 0.0, 20)
+    return reading(
+        [1.0, 1.0], step=step, signal_grad_norm=[1.0, 1.0], signal_grad_through_time={"rnn": norms}
+    )
+
+
+def test_in_training_what_explodes_through_time_must_persist() -> None:
+    wild = [seen(4.0, step) for step in range(5, 15)]
+    assert judge(wild).problem == "exploding"
+    assert judge(wild[1:]).problem == "healthy"
+    assert judge([seen(0.0, 4), *wild[1:]]).problem == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("signal", "expected"),
+    [
+        ([1e-3, 1e-2, 1.0], ["vanishing", "healthy", "healthy"]),
+        ([1e3, 1.0, 1.0], ["exploding", "healthy", "healthy"]),
+        ([0.0, 1.0, 1.0, 0.0], ["severed", "healthy", "healthy", "severed"]),
+        ([0.0, 0.0], ["", ""]),
+        ([math.nan, 1.0], ["", "healthy"]),
+    ],
+)
+def test_each_step_is_judged_by_the_last(signal: Sequence[float], expected: list[str]) -> None:
+    one = reading([1.0], signal_grad_through_time={"rnn": signal, "rnn_reverse": signal[::-1]})
+    assert step_problems(one, "rnn") == tuple(expected)
+    assert step_problems(one, "rnn_reverse") == tuple(expected[::-1])
