@@ -69,6 +69,20 @@ it("a slider tells the value that stands beside it, not its place", async () => 
   expect(handle.getAttribute("aria-valuetext")).toBe("0.10");
 });
 
+it("what one can type in is a text box with the slider's name, and nothing of the kind once it rests", async () => {
+  const readout = knobs.querySelector(".widget-readout") as Element;
+  const told = () => ["role", "aria-label"].map((attribute) => readout.getAttribute(attribute));
+  expect(told()).toEqual(["textbox", "depth"]);
+  expect(described(readout)).toBe("From 1 to 64");
+  readout.setAttribute("contenteditable", "false"); // as ipywidgets does where a slider is disabled
+  await mutated();
+  expect(told()).toEqual([null, null]);
+  expect(described(readout)).toBe("");
+  readout.setAttribute("contenteditable", "true");
+  await mutated();
+  expect(told()).toEqual(["textbox", "depth"]);
+});
+
 it("nobody can type beside a slider that goes from place to place", async () => {
   const readout = knobs.querySelector(".widget-readout") as Element;
   expect(readout.getAttribute("contenteditable")).toBe("true");

@@ -4,22 +4,23 @@
  * (the exponent on a logarithmic one) instead of its value, and a toggle does not say whether it is
  * pressed, nor a preset whether it is the one that was loaded.
  */
+import { newId } from "./ids";
+
 const CONTROL = ".widget-inline-hbox, .widget-toggle-buttons";
-const OPERATED = "select, input, .noUi-handle, .widget-readout";
+const OPERATED = "select, input, .noUi-handle, .widget-readout[contenteditable='true']";
 /** A slider from place to place: ipywidgets lets one type beside it, and then takes no notice. */
 const PLACES = ".gradflow-places";
 /** What has no label of its own. */
 const NAMELESS = ".noUi-handle, .widget-readout";
-
-let descriptions = 0;
+/** What a readout has only while one can type in it: without a role it may not have a name. */
+const TEXTBOX = ["role", "aria-label", "aria-describedby"];
 
 /** A text for `aria-describedby`: unlike `aria-description`, every screen reader knows it. */
 function descriptionIn(control: Element): HTMLElement {
   const known = control.querySelector<HTMLElement>(":scope > .gradflow-description");
   if (known !== null) return known;
   const description = document.createElement("span");
-  descriptions += 1;
-  description.id = `gradflow-description-${descriptions}`;
+  description.id = newId("description");
   description.className = "gradflow-description";
   description.hidden = true;
   control.append(description);
@@ -47,9 +48,11 @@ function describe(control: HTMLElement, tooltips: Readonly<Record<string, string
       set(button, "aria-pressed", String(button.classList.contains("mod-active")));
     }
   }
-  if (control.matches(PLACES)) {
-    const readout = control.querySelector(".widget-readout");
-    if (readout !== null) set(readout, "contenteditable", "false");
+  const readout = control.querySelector(".widget-readout");
+  if (readout !== null) {
+    if (control.matches(PLACES)) set(readout, "contenteditable", "false");
+    if (readout.getAttribute("contenteditable") === "true") set(readout, "role", "textbox");
+    else for (const attribute of TEXTBOX) readout.removeAttribute(attribute);
   }
   for (const operated of control.querySelectorAll<HTMLElement>(OPERATED)) {
     if (description !== null) set(operated, "aria-describedby", description.id);

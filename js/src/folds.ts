@@ -4,6 +4,7 @@
  */
 import type { AnyModel, Render } from "@anywidget/types";
 import { describeControls } from "./describe";
+import { newId } from "./ids";
 import { Successor } from "./successor";
 
 /** The synced traits; the kernel writes them all. */
@@ -35,8 +36,6 @@ function remember(name: string, open: boolean): void {
   }
 }
 
-let headings = 0;
-
 /** One heading: a button that opens and closes the box of the class gradflow-folded-NAME. */
 class Heading {
   readonly button = document.createElement("button");
@@ -51,10 +50,9 @@ class Heading {
   ) {
     this.#root = root;
     this.#open = isOpen(name);
-    headings += 1;
     this.button.type = "button";
     this.button.className = "gradflow-heading";
-    this.button.id = `gradflow-heading-${headings}`;
+    this.button.id = newId("heading");
     const text = document.createElement("span");
     text.textContent = title;
     this.#inShort.className = "gradflow-in-short";

@@ -82,6 +82,21 @@ it("the root can be focused, has a name, and keeps JupyterLab's shortcuts out", 
   expect(root.getAttribute("data-lm-suppress-shortcuts")).toBe("true");
 });
 
+it("a second widget in the page has a name of its own, until the first has gone", () => {
+  const second = document.createElement("div");
+  document.body.append(second);
+  const name = () => {
+    const releaseSecond = takeKeys(second, () => {});
+    const told = second.getAttribute("aria-label");
+    releaseSecond();
+    return told;
+  };
+  expect(name()).toBe("Gradient flow 2");
+  release();
+  expect(name()).toBe("Gradient flow");
+  second.remove();
+});
+
 it("released, the root is as it was", () => {
   release();
   press("s");

@@ -15,11 +15,8 @@ export function actionOf(event: KeyboardEvent): Action | null {
   return action;
 }
 
-const ATTRIBUTES: Readonly<Record<string, string>> = {
-  tabindex: "0",
-  role: "region",
-  "aria-label": "Gradient flow",
-};
+const NAME = "Gradient flow";
+const REGION = { tabindex: "0", role: "region" };
 // Else JupyterLab's command mode takes R as "make this cell raw", X as "cut it" and the arrows for
 // itself. targetDistance in @lumino/commands looks for the attribute on its way up from where the
 // focus is, and stops at the first match: JupyterLab's `:focus` is one, so it has to be there.
@@ -27,6 +24,14 @@ const SUPPRESSES = "data-lm-suppress-shortcuts";
 
 function keepKeys(event: FocusEvent): void {
   if (event.target instanceof Element) event.target.setAttribute(SUPPRESSES, "true");
+}
+
+/** A name that no other widget in the page has: a screen reader lists regions by their names. */
+function freeName(): string {
+  for (let number = 1; ; number += 1) {
+    const name = number === 1 ? NAME : `${NAME} ${number}`;
+    if (document.querySelector(`[role="region"][aria-label="${name}"]`) === null) return name;
+  }
 }
 
 /** Makes the root a place that takes keys, until the returned function is called. */
@@ -40,14 +45,15 @@ export function takeKeys(root: HTMLElement, act: (action: Action) => void): () =
     act(action);
   }
 
-  for (const [name, value] of Object.entries(ATTRIBUTES)) root.setAttribute(name, value);
+  const attributes: Readonly<Record<string, string>> = { ...REGION, "aria-label": freeName() };
+  for (const [name, value] of Object.entries(attributes)) root.setAttribute(name, value);
   root.setAttribute(SUPPRESSES, "true");
   root.addEventListener("keydown", onKeyDown);
   root.addEventListener("focusin", keepKeys);
   return () => {
     root.removeEventListener("keydown", onKeyDown);
     root.removeEventListener("focusin", keepKeys);
-    for (const name of Object.keys(ATTRIBUTES)) root.removeAttribute(name);
+    for (const name of Object.keys(attributes)) root.removeAttribute(name);
     for (const element of [root, ...root.querySelectorAll(`[${SUPPRESSES}]`)]) {
       element.removeAttribute(SUPPRESSES);
     }

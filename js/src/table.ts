@@ -51,7 +51,8 @@ function tablesIn(details: HTMLDetailsElement): [HTMLTableElement, HTMLTableElem
   const scroll = document.createElement("div");
   scroll.className = "gradflow-table-scroll";
   scroll.tabIndex = 0;
-  scroll.setAttribute("role", "region");
+  // A region within the widget's own would have the same name in every widget of a page.
+  scroll.setAttribute("role", "group");
   scroll.setAttribute("aria-label", "Layer table");
   const layers = document.createElement("table");
   layers.className = "gradflow-layers";

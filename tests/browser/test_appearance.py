@@ -411,7 +411,7 @@ def test_the_layer_table_opens_by_keyboard_and_mirrors_the_bars(cell: FlowCell) 
     page.button("Step").click()
     page.button("Step").click()
     expect(rows.nth(0).locator("td").nth(3)).not_to_have_text(shown)
-    assert page.table.get_by_role("region").get_attribute("tabindex") == "0"
+    assert page.table.get_by_role("group").get_attribute("tabindex") == "0"
 
 
 def test_the_tooltip_names_the_layer_and_its_exact_numbers(cell: FlowCell) -> None:
