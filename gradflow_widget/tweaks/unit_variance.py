@@ -23,9 +23,12 @@ def scale_to_unit_variance(model: nn.Module, batch: Any, target: float = 1.0) ->
     Dropout is off; batch norms use the batch, and their running statistics stay. The random
     state is untouched.
 
+    A weight tied to an embedding stays: the embedding stands before layers that are fitted
+    already when its projection's turn comes.
+
     Returns:
-        The names of weights that were not scaled: within attention and recurrent layers, with
-        parametrizations, or not reached by the batch.
+        The names of the others that were not scaled: within attention and recurrent layers,
+        with parametrizations, or not reached by the batch.
 
     Raises:
         CannotTweak: the model does not take the batch.
@@ -33,7 +36,18 @@ def scale_to_unit_variance(model: nn.Module, batch: Any, target: float = 1.0) ->
     scaled: set[int] = set()
     handles = []
     names = {module: name for name, module in model.named_modules()}
-    weights = [weight for module in model.modules() for weight in weights_of(module)]
+    embedded = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        for parameter in module.parameters(recurse=False)
+    }
+    weights = [
+        weight
+        for module in model.modules()
+        for weight in weights_of(module)
+        if id(weight.tied_to) not in embedded
+    ]
     for weight in weights:
         single = isinstance(weight.module, nn.Linear | nn.Bilinear | nn.modules.conv._ConvNd)
         if weight.tied_to is not None and (single or weight.inputs_first):

@@ -191,6 +191,25 @@ class TestSignal:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 assert float(x.detach().std(unbiased=False)) == pytest.approx(1, abs=1e-4)
 
+    def test_lsuv_leaves_an_embedding_and_the_projection_tied_to_it(self):
+        model = nn.Sequential(
+            nn.Embedding(100, 32),
+            nn.Linear(32, 32),
+            nn.ReLU(),
+            nn.Linear(32, 32),
+            nn.ReLU(),
+            nn.Linear(32, 100),
+        )
+        model[5].weight = model[0].weight
+        tokens = torch.arange(100).reshape(10, 10)
+        changed = with_initialization(model, "lsuv", batch=tokens)
+        assert changed[5].weight is changed[0].weight
+        assert torch.equal(changed[0].weight, with_initialization(model, "he")[0].weight)
+        assert "not scaled" not in tweaks_of(changed)[-1].sentence
+        for end in (2, 4):
+            spread = float(changed[:end](tokens).detach().std(unbiased=False))
+            assert spread == pytest.approx(1, abs=1e-4)
+
     def test_lsuv_leaves_running_statistics_and_dropout_alone(self):
         model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2))
         changed = with_initialization(model, "lsuv", batch=torch.randn(16, 8) + 3)
