@@ -270,14 +270,16 @@ class _Drawing:
 
     def _embed(self, module: nn.Embedding | nn.EmbeddingBag) -> None:
         self._done.add(id(module.weight))
+        if self._scheme.name not in ("zeros", "constant", "normal"):
+            return
         with torch.no_grad():
-            if self._scheme.name in ("zeros", "constant"):
-                module.weight.fill_(self._scheme.options.get("value") or 0.0)
-            elif self._scheme.name == "normal":
+            if self._scheme.name == "normal":
                 drawn = torch.randn(module.weight.shape, generator=self._generator, device="cpu")
                 module.weight.copy_(drawn * (self._scheme.options["std"] or 0.0))
-                if module.padding_idx is not None:
-                    module.weight[module.padding_idx] = 0
+            else:
+                module.weight.fill_(self._scheme.options.get("value") or 0.0)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0
 
     def _draw(self, weight: Weight) -> None:
         if weight.tied_to is None:

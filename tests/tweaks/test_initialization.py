@@ -337,6 +337,9 @@ class TestMatrices:
         drawn = with_initialization(model, "normal", std=0.1)[0].weight
         assert float(drawn.detach().std()) == pytest.approx(0.1, rel=0.02)
         assert not drawn[3].any()
+        filled = with_initialization(model, "constant")[0].weight
+        assert (filled[4] == 0.01).all()
+        assert not filled[3].any()
 
     def test_tied_weights_stay_tied_and_count_as_embedding(self):
         model, _ = made("GPT-2")
