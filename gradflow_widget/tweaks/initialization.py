@@ -86,6 +86,9 @@ def with_initialization(
       convolutions delta-orthogonal (Xiao et al. 2018), recurrent layers gate by gate.
     - ``"critical"``: Var W = σ_w²/fan_in, Var b = σ_b² at a point of φ's critical line
       (mean_field.py); ``sigma_b`` chooses it, None takes a stable one that is reached fast.
+      A recurrent layer's two biases have σ_b² together, and the point is that of its recurrence
+      alone: what inputs add comes on top, as with every scheme, and the more of it there is
+      in a tanh, the faster the gradient shrinks from step to step.
     - ``"lsuv"``: orthogonal, then layer by layer scaled until the output on ``batch`` has
       the standard deviation ``gain``, 1 (Mishkin & Matas 2016). Attention's and recurrent
       layers' inner matrices stay orthogonal.
@@ -288,7 +291,7 @@ class _Drawing:
         elif id(weight.tied_to) in self._done:
             return
         self._done |= {id(parameter) for parameter in weight.sources}
-        value, bias_std, note = self._value(weight)
+        value, sigma_b, note = self._value(weight)
         weight.put(value)
         # A module's name begins with a capital, a function's of the same kind does not.
         note = next((known for known in self._used if known.casefold() == note.casefold()), note)
@@ -296,13 +299,14 @@ class _Drawing:
         for bias in biases_of(weight):
             self._done.add(id(bias))
             drawn = torch.zeros(bias.shape, device="cpu")
-            if bias_std:
-                drawn = torch.randn(bias.shape, generator=self._generator, device="cpu") * bias_std
+            if sigma_b:
+                std = sigma_b / math.sqrt(weight.biases_added)
+                drawn = torch.randn(bias.shape, generator=self._generator, device="cpu") * std
             with torch.no_grad():
                 bias.copy_(drawn)
 
     def _value(self, weight: Weight) -> tuple[Tensor, float, str]:
-        """Return the matrices, the standard deviation of their biases, and a note."""
+        """Return the matrices, the standard deviation of an output's bias, and a note."""
         name, options, generator = self._scheme.name, self._scheme.options, self._generator
         nonlinearity = self._nonlinearity(weight)
         if name in ("zeros", "constant"):

@@ -26,6 +26,8 @@ class Weight:
             key and value projections of an attention, the groups of a convolution.
         inputs_first: the parameter has shape (inputs, outputs), as Conv1D of GPT-2 has it.
         is_recurrent: from the hidden state to itself.
+        biases_added: how many biases one output has: a recurrent layer adds that of the input's
+            matrix and that of the hidden state's.
     """
 
     module: nn.Module
@@ -36,6 +38,7 @@ class Weight:
     stacked: int = 1
     inputs_first: bool = False
     is_recurrent: bool = False
+    biases_added: int = 1
 
     @property
     def value(self) -> Tensor:
@@ -147,6 +150,7 @@ def _of_recurrent(module: nn.RNNBase | nn.RNNCellBase) -> Iterator[Weight]:
                 (name.replace("weight", "bias"),),
                 stacked,
                 is_recurrent=name.startswith("weight_hh"),
+                biases_added=2,
             )
 
 
