@@ -14,7 +14,7 @@ from torch import nn
 from .pooling import sees_every_element
 
 # An output counts as saturated where the activation's slope is under this share of its
-# steepest: |z| > 2.18 for tanh, |z| > 4.36 for the sigmoid.
+# steepest, and stays so all the way out: |z| > 2.18 for tanh, |z| > 4.36 for the sigmoid.
 FLAT = 0.05
 
 
@@ -23,7 +23,8 @@ class Flatness:
     """Where an elementwise activation is exactly flat, and where it is nearly so.
 
     ``dead_below`` and ``dead_above``: beyond these z the slope is exactly 0.
-    ``flat_below`` and ``flat_above``: beyond these z it saturates (``FLAT``).
+    ``flat_below`` and ``flat_above``: beyond these z it saturates (``FLAT``). What is flat on
+    one side and straight on the other, as a ReLU is, has none: its silence is told by the dead.
     """
 
     dead_below: float = -math.inf
@@ -132,8 +133,9 @@ def _softplus(node: Any) -> Flatness:
 
 
 # By the name of the autograd node that the activation leaves, so that modules and
-# functions are found alike. SiLU, GELU and Mish cross a zero slope before they flatten;
-# their bounds are where the slope stays small.
+# functions are found alike. SiLU, GELU, Mish and hardswish cross a zero slope before they
+# flatten; their bounds are where the slope stays small. Softsign and Tanhshrink leave no node
+# of their own, Softshrink and Hardshrink are flat in the middle, and PReLU's slope is a tensor.
 _BY_NODE: dict[str, Any] = {
     "ReluBackward0": Flatness(dead_below=0.0),
     "ThresholdBackward0": _threshold,

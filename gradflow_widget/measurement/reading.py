@@ -72,8 +72,10 @@ class Reading:
         activation_rms: root mean square of the layer's output.
         dead_fraction: share of units where the activation that follows, such as a ReLU, is
             exactly flat for the whole batch.
-        saturated_fraction: share of outputs where the activation that follows has less
-            than a twentieth of its steepest slope.
+        saturated_fraction: share of outputs so far out that the activation that follows has
+            less than a twentieth of its steepest slope there and all the way beyond. That a
+            GELU's slope passes through 0 nearer to the middle does not count, nor does the flat
+            side of a ReLU and its like, of which ``dead_fraction`` tells.
         signal_grad_through_time: ‖∂L/∂h_t‖ at each time step of recurrent layers, by name,
             arrays of shape (T,), normed as ``signal_grad_norm``; the total derivative, by way
             of all later steps too. An nn.RNN, nn.LSTM or nn.GRU of several layers or

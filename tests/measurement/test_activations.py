@@ -111,6 +111,17 @@ def test_gates_saturate_only_far_below_zero(activation):
     assert reading.saturated_fraction[0] == pytest.approx((edge + 12) / 24, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [nn.Softsign(), nn.Tanhshrink(), nn.Softshrink(), nn.Hardshrink(), nn.PReLU()],
+    ids=_name,
+)
+def test_shares_of_what_is_not_known_are_no_numbers(activation):
+    reading = take_reading(Activated(activation, 4), lambda o, _: o.sum(), Z, None)
+    assert math.isnan(reading.dead_fraction[0])
+    assert math.isnan(reading.saturated_fraction[0])
+
+
 def test_channels_are_the_units_of_a_convolution():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 1))
     with torch.no_grad():
