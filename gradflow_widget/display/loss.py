@@ -152,16 +152,19 @@ class LossChart:
         """Write the chart's present state into the next frame."""
         steps, losses = self.curve.points()
         ghost_steps, ghost_losses = self._ghost or (np.empty(0), np.empty(0))
-        logarithmic = self.logarithmic and self.curve.positive and bool(np.all(ghost_losses > 0))
+        is_positive = self.curve.positive and not np.any(ghost_losses <= 0)
+        logarithmic = self.logarithmic and is_positive
         if logarithmic:
             losses, ghost_losses = np.log10(losses), np.log10(ghost_losses)
-        bottom, top = self._limits(losses, ghost_losses, logarithmic)
+        seen = np.isfinite(losses)
+        ghost_seen = ghost_losses[np.isfinite(ghost_losses)]
+        bottom, top = self._limits(losses[seen], ghost_seen, logarithmic)
         self._draw_axes(writer, bottom, top, logarithmic, float(ghost_steps.max(initial=0.0)))
         shortest = _SHORTEST * self._x_end
         _draw_line(writer, "loss", steps, losses, shortest)
         _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses, shortest)
-        shares = (losses - bottom) / (top - bottom)
-        self._draw_markers(writer, bottom, top, steps, shares)
+        shares = (losses[seen] - bottom) / (top - bottom)
+        self._draw_markers(writer, bottom, top, steps[seen], shares)
         self._draw_wrong(writer, top)
         self.validation.draw(writer)
         writer.set("loss_figure", fig_margin={**self._margin, **self.validation.margin()})

@@ -120,8 +120,38 @@ def test_what_is_not_finite_is_told_and_ruins_no_axis(losses: list[float], told:
 
     assert drawn["loss_wrong"].visible
     assert drawn["loss_wrong"].text == [told]
-    assert np.isfinite(drawn["loss"].y).all()
     assert np.isfinite([drawn["loss_y"].min, drawn["loss_y"].max]).all()
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+@pytest.mark.parametrize("stretch", [1, 40])
+def test_line_and_ghost_have_a_gap_where_the_loss_was_not_finite(
+    logarithmic: bool, stretch: int
+) -> None:
+    losses = [4.0] * 60 * stretch + [math.nan] * 199 * stretch + [2.0] * 41 * stretch
+    drawn = DrawnChart(losses)
+    drawn.chart.logarithmic = logarithmic
+    drawn.draw()
+
+    def breaks(target: str) -> list[float]:
+        line = drawn[target]
+        assert line.visible
+        return list(line.x[np.isnan(line.y)])
+
+    (gap,) = breaks("loss")
+    assert 60 * stretch < gap <= 259 * stretch
+    drawn.chart.begin_run()
+    drawn.train([3.0])
+    assert breaks("loss_ghost") == [gap]
+    assert np.isfinite([drawn["loss_y"].min, drawn["loss_y"].max]).all()
+
+
+def test_a_label_finds_its_place_beside_a_gap() -> None:
+    drawn = DrawnChart([1.0] * 60 + [math.nan] * 20 + [1.0] * 20)
+    drawn.chart.mark(70, "lr 0.1")
+    drawn.draw()
+
+    assert drawn["loss_y"].min <= drawn["loss_labels"].y[0] <= drawn["loss_y"].max
 
 
 def test_nothing_but_nan_still_has_an_axis() -> None:

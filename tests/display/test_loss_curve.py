@@ -85,14 +85,59 @@ def test_a_million_steps_take_no_more_memory_than_a_thousand() -> None:
 
 
 @pytest.mark.parametrize(("loss", "kind"), [(math.nan, "NaN"), (math.inf, "∞"), (-math.inf, "−∞")])
-def test_what_is_not_finite_is_kept_apart(loss: float, kind: str) -> None:
+def test_what_is_not_finite_is_a_gap_and_told(loss: float, kind: str) -> None:
     curve = curve_of([1.0, loss, 2.0, loss])
 
-    assert curve.points()[1].tolist() == [1.0, 2.0]
+    steps, values = curve.points()
+    assert steps.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(values, [1.0, math.nan, 2.0])
     assert curve.first_nonfinite == (2, kind)
     assert curve.last_nonfinite == (4, kind)
     assert curve.nonfinite_count == 2
     assert curve.last_step == 4
+
+
+# Whether the losses are finite, and of how many steps.
+RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 700)), min_size=1, max_size=12)
+
+
+@given(RUNS, st.integers(0, 2**32 - 1))
+def test_no_line_is_drawn_through_losses_that_are_not_finite(
+    runs: list[tuple[bool, int]], seed: int
+) -> None:
+    losses = np.random.default_rng(seed).normal(size=sum(length for _, length in runs))
+    begin = 0
+    for finite, length in runs:
+        if not finite:
+            losses[begin : begin + length] = math.nan
+        begin += length
+    steps, values = curve_of(losses.tolist()).points()
+
+    each = 1  # steps to a bucket
+    while math.ceil(len(losses) / each) > MOST_BUCKETS:
+        each *= 2
+    is_loss = np.isfinite(values)
+    assert is_loss.sum() <= 2 * MOST_BUCKETS
+    assert values[is_loss].tolist() == losses[steps[is_loss].astype(int) - 1].tolist()
+    assert np.all(np.diff(steps) > 0)
+    for place in np.flatnonzero(is_loss[:-1] & is_loss[1:]):
+        first, last = steps[place : place + 2].astype(int)
+        assert np.isnan(losses[first : last - 1]).sum() < each
+    # A gap is one NaN, with losses on both sides.
+    assert not np.any(~is_loss[:-1] & ~is_loss[1:])
+    assert is_loss[[0, -1]].all() if len(steps) else np.isnan(losses).all()
+
+
+def test_a_gap_is_kept_however_long_the_run() -> None:
+    losses = [1.0 + step % 7 for step in range(30_000)]
+    losses[60:259] = [math.nan] * 199
+    losses[20_000] = math.inf
+    steps, values = curve_of(losses).points()
+
+    gaps = steps[np.isnan(values)]
+    assert len(gaps) == 2
+    assert 61 <= gaps[0] <= 259
+    assert gaps[1] == 20_001
 
 
 @pytest.mark.parametrize(("losses", "positive"), [([1.0, 2.0], True), ([1.0, 0.0], False)])
