@@ -46,10 +46,15 @@ class Known:
 
     Args:
         keeps_modules: whether modules and parameters that lie in attributes are kept too.
+
+    Attributes:
+        keeps_modules: as above.
+        tensors: those whose values are kept.
     """
 
     def __init__(self, *, keeps_modules: bool = True) -> None:
         self.keeps_modules = keeps_modules
+        self.tensors: list[torch.Tensor] = []
         self._identities: set[int] = set()
 
     def __contains__(self, one: object) -> bool:
@@ -138,6 +143,7 @@ class Contents:
         every_weight: bool = True,
         known: Known | None = None,
     ) -> None:
+        known = known or Known()
         self._attributes = PlainAttributes(modules, known)
         self._modes = [(module, module.training) for module in modules]
         self._buffers = [(module, dict(module._buffers)) for module in modules]
@@ -151,6 +157,7 @@ class Contents:
             for parameter in parameters
         ]
         self._values = [(one, one.detach().clone()) for one in values if not is_lazy(one)]
+        known.tensors += [one for one, _ in self._values]
 
     def put_back(self) -> None:
         """Put it back."""
@@ -203,7 +210,10 @@ def content_of(value: Any, known: Known, depth: int = 0) -> Content | None:
         return _Module(value, known) if type(value).__hash__ is not None else None
     if type(value) in (torch.Tensor, nn.Parameter):
         is_apart = value.grad_fn is None and value.layout is torch.strided
-        return TensorContent(value) if is_apart and not value.is_inference() else None
+        if not is_apart or value.is_inference():
+            return None
+        known.tensors.append(value)
+        return TensorContent(value)
     if isinstance(value, ARRAYS):
         return ArrayContent(value) if bytes_of(value) <= _MOST_BYTES else None
     if isinstance(value, GENERATORS):

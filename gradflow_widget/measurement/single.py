@@ -7,15 +7,16 @@ import functools
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from ..random_generators import between_steps
-from .attributes import Contents, have_room
+from .attributes import Contents, Known, have_room
 from .capture import Capture
 from .eager import uncompiled
 from .layer_notes import NotePlan, NoteTaker
@@ -36,7 +37,8 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     plain attributes such as counters, weights, whether they ask for a gradient, train or eval
     mode, and the random state. Where there is no room for a copy of all weights, only those of
     embeddings that renormalise them are kept. Within the ``with`` there is no gradient; on
-    leaving each parameter has again the one that it had.
+    leaving each parameter has again the one that it had. A graph made before, such as that of a
+    loss whose backward pass is yet to come, can be gone back through as if nothing had been.
 
     Args:
         model: what is passed through.
@@ -44,10 +46,20 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
     """
     modules = list(dict.fromkeys(part for one in (model, *others) for part in one.modules()))
     parameters = [one for module in modules for one in module.parameters(recurse=False)]
-    contents = Contents(modules, every_weight=have_room(modules))
+    known = Known()
+    contents = Contents(modules, every_weight=have_room(modules), known=known)
     gradients = [(parameter, parameter.grad) for parameter in parameters]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with between_steps(), torch.random.fork_rng(devices=[d.index for d in devices]):
+    with (
+        ExitStack() as versions,
+        between_steps(),
+        torch.random.fork_rng(devices=[d.index for d in devices]),
+    ):
+        # A graph that has saved a tensor, as BatchNorm's has its running mean, would refuse one
+        # of another version, though every value is the same again.
+        for one in known.tensors:
+            if not one.is_inference():  # those have none
+                versions.enter_context(_unsafe_preserve_version_counter(one))
         python_random, numpy_random = random.getstate(), np.random.get_state()
         try:
             for parameter, _ in gradients:

@@ -316,6 +316,39 @@ class Restless(nn.Module):
         return out
 
 
+class KeepsInAttributes(nn.Module):
+    """Keeps its running mean in a plain attribute, and writes it in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.variance = torch.zeros(4), torch.ones(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(x, self.mean, self.variance, training=True)
+
+
+@pytest.mark.parametrize("norm", [lambda: nn.BatchNorm1d(4), KeepsInAttributes])
+def test_a_loss_can_be_gone_back_through_after_a_look_at_the_model(norm):
+    model = nn.Sequential(nn.Linear(5, 4), norm(), nn.Linear(4, 3))
+    x, y = batch(dtype=torch.float32)
+    expected = torch.autograd.grad(F.mse_loss(model(x), y), list(model.parameters()))
+    loss = F.mse_loss(model(x), y)
+    take_reading(model, F.mse_loss, x, y)
+    loss.backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_a_look_hides_no_change_of_one_s_own_from_a_loss():
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    x, y = batch(dtype=torch.float32)
+    loss = F.mse_loss(model(x), y)
+    model[1].running_mean.zero_()
+    take_reading(model, F.mse_loss, x, y)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("has_gradients", [False, True])

@@ -128,3 +128,45 @@ def test_a_model_that_is_one_layer_is_named_too(make_flow: Any) -> None:
         model.bias[0] = math.nan
     flow.step()
     assert "Not finite: the output of the model itself was first, at step 2." in flow.status
+
+
+class LosesItsHead(nn.MSELoss):
+    """Is infinite at every third call that trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        loss: torch.Tensor = super().forward(output, target)
+        return loss + math.inf if self.calls % 3 == 0 else loss
+
+
+@pytest.mark.parametrize("rate", [0.1, 1e20])
+def test_a_network_with_batch_norm_goes_on_as_its_bare_loop_does(
+    make_flow: Any, rate: float
+) -> None:
+    """Its graph has saved the running mean, which the search for the fault passes over."""
+
+    def parts() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        return model, torch.optim.SGD(model.parameters(), lr=rate)
+
+    inputs, targets = INPUTS[:16], torch.randn(16, 1, generator=torch.Generator().manual_seed(0))
+    (model, optimizer), loss_fn, expected = parts(), LosesItsHead(), []
+    for _ in range(7):
+        optimizer.zero_grad()
+        loss = loss_fn(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    flow = make_flow(*parts(), LosesItsHead(), [(inputs, targets)])
+    flow.step(7)
+    assert not all(map(math.isfinite, expected))
+    assert flow.history.loss.tolist() == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(
+            flow.model.state_dict()[name], value, rtol=0, atol=0, equal_nan=True
+        )
