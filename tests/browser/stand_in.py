@@ -42,6 +42,7 @@ class _Director:
 
     def __init__(self) -> None:
         self.says = UNDECIDED
+        self.notices = ""
 
     def verdict(self, readings: Sequence[Reading]) -> Verdict:
         return self.says
@@ -50,7 +51,7 @@ class _Director:
         return ["healthy"] * len(reading.layers)
 
     def notice(self) -> tuple[str, bool]:
-        return "", False
+        return self.notices, bool(self.notices)
 
     def is_playing(self) -> bool:
         return False
@@ -110,6 +111,11 @@ class StandIn(widgets.VBox):
     def say(self, problem: Problem, severity: Severity, sentence: str) -> None:
         """Show this verdict."""
         self.director.says = Verdict(problem, severity, sentence)
+        self.stage.state_changed()
+
+    def fail(self, notice: str) -> None:
+        """Show this notice of an error."""
+        self.director.notices = notice
         self.stage.state_changed()
 
     def step(self, count: int = 1, **full: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.flow_page import FlowCell, FlowPage
-from tests.browser.geometry import boxes_of, overlap
+from tests.browser.geometry import boxes_of, cut_or_outside, overlap
 from tests.browser.jupyterlab import Theme
 
 THEMES: tuple[Theme, ...] = ("light", "dark")
@@ -218,6 +218,38 @@ def test_a_verdict_of_several_lines_has_room_in_its_frame(
 
     # What stands below stays where it is when the words are few again.
     assert say("Vanishing.")["charts"] == several["charts"]
+
+
+USUAL = (
+    "Vanishing: the signal falls by 14.4 decades from layer 18 (34) back to layer 1 (0) "
+    "(slope -1.962, ×0.141 a layer)."
+)
+
+
+@pytest.mark.parametrize("width", [400, 600, 1000, 1500])
+def test_nothing_moves_when_the_usual_verdict_appears(cell: FlowCell, width: int) -> None:
+    page = cell.show(STAND_IN)
+    page.resize(width)
+
+    def charts_after(problem: str, severity: str, sentence: str) -> float:
+        cell.kernel.execute(f"flow.say({problem!r}, {severity!r}, {sentence!r})")
+        page.wait_for(lambda drawn: drawn.verdict == sentence)
+        return float(page.root.evaluate(VERDICT)["charts"])
+
+    before = charts_after("healthy", "", "Healthy: the signal arrives.")
+    assert charts_after("vanishing", "fault", USUAL) == before
+
+
+@pytest.mark.parametrize("width", [400, 1000])
+def test_a_notice_with_a_long_path_is_wrapped(cell: FlowCell, width: int) -> None:
+    page = cell.show(STAND_IN)
+    page.resize(width)
+    path = "/home/somebody/" + "a_folder_with_a_long_name/" * 8 + "model.py"
+
+    cell.kernel.execute(f"flow.fail('FileNotFoundError: {path}')")
+    page.wait_for(lambda drawn: path in drawn.notice)
+
+    assert cut_or_outside(page.root, ".gradflow-notice") == []
 
 
 # -- what a bar and a line can be --------------------------------------------------------
