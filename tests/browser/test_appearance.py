@@ -135,6 +135,41 @@ def test_every_text_is_readable_in_the_theme(cell: FlowCell, theme: Theme) -> No
         assert contrast(text, ground) >= 4.5, (selector, text, ground)
 
 
+# The line that tells a pressed toggle from the others, and the edge of a slider's handle, each with
+# what it stands on: [red, green, blue, alpha] as painted.
+PRESSED_AND_EDGE = r"""root => {
+    const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const painted = (...colours) => {
+        for (const colour of colours) {
+            context.fillStyle = colour;
+            context.fillRect(0, 0, 1, 1);
+        }
+        return [...context.getImageData(0, 0, 1, 1).data];
+    };
+    const colourOf = value => value.match(/rgba?\([^)]*\)|#\w+/)[0];
+    const pressed = getComputedStyle(root.querySelector(".widget-toggle-button.mod-active"));
+    const handle = getComputedStyle(root.querySelector(".noUi-handle"));
+    const cell = getComputedStyle(document.body).getPropertyValue("--jp-layout-color0");
+    return [
+        [
+            painted(pressed.backgroundColor, colourOf(pressed.boxShadow)),
+            painted(pressed.backgroundColor),
+        ],
+        [painted(cell, handle.borderTopColor), painted(cell)],
+    ];
+}"""
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_pressed_toggle_and_a_sliders_handle_stand_out(cell: FlowCell, theme: Theme) -> None:
+    page = cell.show(STAND_IN)
+
+    cell.notebook.set_theme(theme)
+
+    for mark, ground in page.root.evaluate(PRESSED_AND_EDGE):
+        assert contrast(mark, ground) >= 3
+
+
 @pytest.mark.parametrize("width", [360, 600, 1000, 1500])
 def test_nothing_overlaps_and_nothing_is_cut(cell: FlowCell, width: int) -> None:
     page = cell.playground(depth=20, activation="sigmoid")
