@@ -29,9 +29,8 @@ MEASURES: dict[Measure, str] = {
 # Beyond this many layers, glyphs stand only at the ends of a run of equal ones. So many words,
 # which are as wide as several bars, have room on a narrow chart, away from its edges.
 _CROWDED, _WORDS = 48, 12
-_TICKS = 20
-# In px: the plot of a cell of 600, a digit of a label, and what must lie between two of them.
-_NARROWEST, _DIGIT, _BETWEEN = 440, 7, 10
+# In px: the plot in a window of 400, a digit of a label, and what must lie between two of them.
+_NARROWEST, _DIGIT, _BETWEEN = 200, 7, 5
 # A ghost of more layers, times those of the bars, would leave the bars no room.
 _MOST_GHOST = 4
 _LONGEST_NAME = 28
@@ -95,6 +94,20 @@ class FlowChart:
             preserve_domain={"x": True, "y": True},
             **DEAF,
         )
+        # No colour is seen over the background and over bars of every colour: the ghost's line
+        # lies on a wider one of the background's.
+        casing = Lines(
+            x=[1],
+            y=[-4.0],
+            scales=scales,
+            stroke_width=5.0,
+            colors=["var(--gradflow-ground)"],
+            marker="circle",
+            marker_size=64,
+            visible=False,
+            preserve_domain={"x": True, "y": True},
+            **DEAF,
+        )
         ghost = Lines(
             x=[1],
             y=[-4.0],
@@ -137,9 +150,9 @@ class FlowChart:
             tick_values=ticks,
             tick_labels=names,
         )
-        self.figure = chart(
-            "Gradient flow", "bars", [bars, outline, ghost, glyphs], [x_axis, y_axis]
-        )
+        marks = [bars, outline, casing, ghost, glyphs]
+        # The horizontal axis last: its line would lie under the grid's at the floor.
+        self.figure = chart("Gradient flow", "bars", marks, [y_axis, x_axis])
         # In the order in which a frame sets them. Scales before marks, so that no mark is ever
         # placed on a domain that is already out of date; the places first with room for the old
         # marks too, which are redrawn by it. Axes before scales, and labels before values: bqplot
@@ -152,6 +165,7 @@ class FlowChart:
             "bars_y": y,
             "bars": bars,
             "bars_outline": outline,
+            "bars_casing": casing,
             "bars_ghost": ghost,
             "bars_glyphs": glyphs,
             "bars_x": x,
@@ -244,8 +258,10 @@ class FlowChart:
             _hide(writer, "bars_outline")
         if shown.any():
             places_shown = old_places[shown].astype(np.int64)
-            writer.set("bars_ghost", visible=True, x=places_shown, y=old[shown])
+            for line in ("bars_casing", "bars_ghost"):
+                writer.set(line, visible=True, x=places_shown, y=old[shown])
         else:
+            _hide(writer, "bars_casing")
             _hide(writer, "bars_ghost")
         self._draw_glyphs(writer, reading, problems, (floor, top))
 
@@ -403,14 +419,15 @@ def _layer_labels(count: int) -> dict[str, str]:
 
 def _spread_ticks(count: int) -> list[int]:
     """Return as many layer numbers as have room, the first and the last among them."""
-    most = min(_TICKS, _NARROWEST // (_DIGIT * len(str(count)) + _BETWEEN))
+    room = _DIGIT * len(str(count)) + _BETWEEN
+    most = _NARROWEST // room
     stride = 1
     for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000):
         stride = step
         if count / step <= most:
             break
     ticks = [1, *range(stride, count + 1, stride)] if stride > 1 else list(range(1, count + 1))
-    if count - ticks[-1] < max(1, stride // 2):
+    if (count - ticks[-1]) * _NARROWEST < room * count:
         ticks.pop()
     return [*ticks, count]
 

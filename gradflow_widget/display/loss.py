@@ -101,7 +101,7 @@ class LossChart:
         self.validation = validation = AccuracyCurve(x)
         # Labels lie over the curves, which are seen through their halo.
         marks = [ghost, rules, line, *validation.marks, turns, wrong]
-        self.figure = chart("Loss", "loss", marks, [x_axis, y_axis, validation.axis])
+        self.figure = chart("Loss", "loss", marks, [y_axis, validation.axis, x_axis])
         self._margin = dict(self.figure.fig_margin)
         # As in the other chart: axes first, then scales, then marks.
         self.targets = {

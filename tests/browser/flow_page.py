@@ -32,7 +32,7 @@ _DRAWN = """root => {
         `.gradflow-chart-${chart} .axis[text-anchor="${anchor}"] .tick text`
     )].map(text => text.textContent).filter(text => text !== "");
     const text = selector => root.querySelector(selector)?.textContent ?? "";
-    const [bars, outline, ghost, glyphs] = marks("bars");
+    const [bars, outline, , ghost, glyphs] = marks("bars");
     const [lossGhost, rules, line, , labels, wrong] = marks("loss");
     return {
         bars: heights(bars),

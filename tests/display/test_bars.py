@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -238,6 +239,23 @@ def test_the_last_reading_of_the_run_before_is_the_ghost(drawn: DrawnChart) -> N
     assert drawn["bars_y"].min <= -3
 
 
+def test_the_ghost_lies_on_a_line_of_the_background_over_the_bars(drawn: DrawnChart) -> None:
+    drawn.chart.begin_run(reading([1e-3, np.nan, 1e-1]))
+    drawn.draw(reading([1.0, 1.0, 1.0]))
+
+    casing, ghost = drawn["bars_casing"], drawn["bars_ghost"]
+    assert casing.visible
+    assert casing.x.tolist() == ghost.x.tolist() == [1, 3]
+    assert casing.y.tolist() == ghost.y.tolist()
+    assert casing.stroke_width > ghost.stroke_width
+    marks = drawn.chart.figure.marks
+    assert marks.index(drawn["bars"]) < marks.index(casing) < marks.index(ghost)
+
+    drawn.chart.forget_ghost()
+    drawn.draw(reading([1.0, 1.0, 1.0]))
+    assert not casing.visible
+
+
 def with_norms(norms: list[float], names: list[str]) -> Reading:
     """A reading of these layers; those whose name ends in "norm" have no weight matrix."""
     made = reading(norms)
@@ -288,7 +306,7 @@ def test_no_mark_is_ever_without_a_place(drawn: DrawnChart) -> None:
             if "x" in state:
                 placed[name] = drawn.writer._state[name]["x"].tolist()
             assert all(set(places) <= set(domain) for places in placed.values()), (depth, name)
-    assert set(placed) == {"bars", "bars_outline", "bars_ghost", "bars_glyphs"}
+    assert set(placed) == {"bars", "bars_outline", "bars_casing", "bars_ghost", "bars_glyphs"}
     assert domain == [1, 2, 3, 4, 5]
 
 
@@ -338,3 +356,15 @@ def test_layer_numbers_stay_few_and_tell_the_first_and_the_last(
     assert 1 <= len(shown) <= 22
     assert [shown[0], shown[-1]] == ["1", str(count)]
     assert all(name in ("", place) for place, name in labels.items())
+
+
+@pytest.mark.parametrize("count", range(1, 300))
+def test_layer_numbers_lie_apart_in_a_window_of_400_pixels(drawn: DrawnChart, count: int) -> None:
+    plot, digit = 198, 7  # measured in JupyterLab
+
+    drawn.draw(reading([1.0] * count))
+
+    shown = [int(name) for name in drawn["bars_x_axis"].tick_labels.values() if name]
+    for left, right in itertools.pairwise(shown):
+        apart = (right - left) * plot / count
+        assert apart >= digit * (len(str(left)) + len(str(right))) / 2 + 2, (left, right)
