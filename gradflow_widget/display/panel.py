@@ -42,6 +42,7 @@ class Panel(FrameFed, anywidget.AnyWidget):
 
     frame_targets = traitlets.Dict().tag(sync=True)
     status = traitlets.Unicode().tag(sync=True)
+    playing = traitlets.Bool(False).tag(sync=True)
     verdict = traitlets.Unicode().tag(sync=True)
     verdict_problem = traitlets.Unicode().tag(sync=True)
     verdict_severity = traitlets.Unicode().tag(sync=True)

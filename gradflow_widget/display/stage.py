@@ -274,6 +274,7 @@ class Stage:
         self._writer.set(
             "panel",
             status=line,
+            playing=self._steps_follow(),
             verdict=verdict.sentence,
             verdict_problem=verdict.problem,
             verdict_severity=verdict.severity,

@@ -1,10 +1,13 @@
-/** Runs work at most once in `interval` ms; what was asked for in between is done at its end. */
+/**
+ * Runs work at most once in `interval` ms; what was asked for in between is done at its end. Another
+ * interval holds from the next time the work is done.
+ */
 export class Paced {
   #timer: ReturnType<typeof setTimeout> | null = null;
   #asked = false;
 
   constructor(
-    readonly interval: number,
+    public interval: number,
     readonly work: () => void,
   ) {}
 

@@ -28,6 +28,7 @@ beforeEach(() => {
     verdict: "",
     verdict_problem: "",
     verdict_severity: "",
+    playing: false,
     notice: "",
     notice_is_error: false,
     is_current: false,

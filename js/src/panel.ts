@@ -32,6 +32,8 @@ import { type Update, decodeFrame } from "./wire";
 export interface PanelState {
   frame_targets: Record<string, string>;
   status: string;
+  /** Whether steps follow one another now. */
+  playing: boolean;
   verdict: string;
   verdict_problem: string;
   verdict_severity: string;
@@ -54,6 +56,7 @@ function stateOf(model: AnyModel<PanelState>): PanelState {
   return {
     frame_targets: model.get("frame_targets"),
     status: model.get("status"),
+    playing: model.get("playing"),
     verdict: model.get("verdict"),
     verdict_problem: model.get("verdict_problem"),
     verdict_severity: model.get("verdict_severity"),

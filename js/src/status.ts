@@ -69,6 +69,7 @@ export class StatusRow {
 
     this.#live.update({
       status: state.status,
+      playing: state.playing,
       verdict: state.verdict,
       problem: state.verdict_problem,
       notice: state.notice,

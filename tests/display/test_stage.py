@@ -101,6 +101,16 @@ def test_at_rest_the_line_counts_the_last_step_once_the_page_has_drawn_it(
     theatre.wait_for(lambda: theatre.status() == "step 1 · loss 1.000 · paused · 1 of 1 drawn")
 
 
+def test_the_panel_knows_whether_steps_follow_one_another(theatre: Theatre) -> None:
+    told = []
+    for playing, stepping in ((False, False), (True, False), (False, True), (False, False)):
+        theatre.director.playing, theatre.director.stepping = playing, stepping
+        theatre.stage.state_changed()
+        told.append(theatre.stage._writer._state["panel"]["playing"])
+
+    assert told == [False, True, True, False]
+
+
 def test_steps_made_in_a_cell_leave_room_for_those_that_are_drawn(
     theatre: Theatre, monkeypatch: pytest.MonkeyPatch
 ) -> None:
