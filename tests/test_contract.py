@@ -95,12 +95,14 @@ def test_the_keys_of_a_layer_are_the_fields_that_the_page_knows() -> None:
 
     table = LayerTable()
     writer = FrameWriter({"table": table})
-    draw_table(writer, reading([1.0, 2.0]))
+    draw_table(writer, reading([1.0, 2.0]), ["", "healthy"])
     writer.settle()
 
     assert table.layers[0].keys() == fields("Layer", "layers.ts").keys()
     # A row for each layer and a column for each quantity, in float64.
     assert len(table.values) == 8 * len(table.layers) * len(table.columns)
+    assert [len(row) for row in table.states] == [len(table.columns)] * len(table.layers)
+    assert len(table.problems) == len(table.layers)
 
 
 # -- messages ----------------------------------------------------------------------------

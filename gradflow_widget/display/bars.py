@@ -343,22 +343,27 @@ class FlowChart:
             return [""] * len(reading.layers)  # before the first step
         values = measured(reading, measure).tolist()
         if measure == "through time":
-            known: Sequence[str] = ["nan" if math.isnan(value) else "" for value in values]
+            return stand_ins(values, ["nan" if math.isnan(value) else "" for value in values])
+        known = reading.gradient_states
+        return list(known) if measure == "weight gradient" else stand_ins(values, known)
+
+
+def stand_ins(values: Sequence[float], gradients: Sequence[str]) -> list[str]:
+    """Return what stands in for each layer's number: "" where it needs nothing.
+
+    ``gradients`` holds the same for the weight gradients, on which numbers depend.
+    """
+    states = []
+    for value, gradient in zip(values, gradients, strict=True):
+        if gradient in ("none", "frozen"):
+            states.append(gradient)
+        elif math.isnan(value):
+            # Unknown is such as the signal at a layer that is used without being called, and the
+            # ratio to a weight of 0.
+            states.append("nan" if gradient in ("nan", "inf") else "unknown")
         else:
-            known = reading.gradient_states
-            if measure == "weight gradient":
-                return list(known)
-        states = []
-        for value, state in zip(values, known, strict=True):
-            if state in ("none", "frozen"):
-                states.append(state)
-            elif math.isnan(value):
-                # Such as the signal at a layer that is used without being called, and the ratio
-                # to a weight of 0.
-                states.append(state or "unknown")
-            else:
-                states.append("inf" if math.isinf(value) else "zero" if value == 0 else "")
-        return states
+            states.append("inf" if math.isinf(value) else "zero" if value == 0 else "")
+    return states
 
 
 def _logarithms(values: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
-from .bars import Measure
+from .bars import Measure, stand_ins
 from .frame import FrameFed, FrameWriter
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ class Panel(FrameFed, anywidget.AnyWidget):
 class LayerTable(FrameFed, anywidget.AnyWidget):
     """The bars' numbers, as a table and as tooltips (js/src/table.ts).
 
-    A layer's notes are quantities of its own, such as BatchNorm's: their names, and for each
-    of them mean, lowest and highest value in a row of ``note_values``.
+    ``states`` tells for each number what stands in for it, "" where nothing does, and
+    ``problems`` each layer's own verdict. A layer's notes are quantities of its own, such as
+    BatchNorm's: their names, and for each of them mean, lowest and highest value in a row of
+    ``note_values``.
     """
 
     _esm = STATIC / "table.js"
@@ -64,7 +66,8 @@ class LayerTable(FrameFed, anywidget.AnyWidget):
     layers: traitlets.List[dict[str, str]] = traitlets.List().tag(sync=True)
     columns: traitlets.List[str] = traitlets.List().tag(sync=True)
     values = traitlets.Bytes().tag(sync=True)
-    marks: traitlets.List[str] = traitlets.List().tag(sync=True)
+    states: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    problems: traitlets.List[str] = traitlets.List().tag(sync=True)
     note_names: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     note_values = traitlets.Bytes().tag(sync=True)
     bars_show = traitlets.Unicode("layers").tag(sync=True)
@@ -72,10 +75,16 @@ class LayerTable(FrameFed, anywidget.AnyWidget):
     time_values = traitlets.Bytes().tag(sync=True)
 
 
-def draw_table(writer: FrameWriter, reading: Reading, measure: Measure = "weight gradient") -> None:
+def draw_table(
+    writer: FrameWriter,
+    reading: Reading,
+    problems: Sequence[str],
+    measure: Measure = "weight gradient",
+) -> None:
     """Write a reading's numbers, by layer and by time step, into the next frame.
 
-    ``measure`` is what the bars show, so that a tooltip tells of what stands under it.
+    ``problems`` holds each layer's own verdict. ``measure`` is what the bars show, so that a
+    tooltip tells of what stands under it.
     """
     nothing = np.full(len(reading.described), np.nan)
     columns = (
@@ -103,13 +112,37 @@ def draw_table(writer: FrameWriter, reading: Reading, measure: Measure = "weight
         ],
         columns=TABLE_COLUMNS,
         values=_as_bytes(values),
-        marks=list(reading.gradient_states),
+        states=_states(reading),
+        problems=list(problems),
         note_names=[[name for name, _ in of_layer] for of_layer in notes],
         note_values=_as_bytes(np.array([v for of_layer in notes for _, v in of_layer])),
         bars_show="time steps" if measure == "through time" else "layers",
         time_layers=list(through_time),
         time_values=_as_bytes(_side_by_side(list(through_time.values()))),
     )
+
+
+def _states(reading: Reading) -> list[list[str]]:
+    """Return for each layer what stands in for its numbers, in the order of the columns."""
+    gradients = reading.gradient_states
+    nothing = [""] * len(gradients)
+    before, signal, ratio = (
+        nothing if values is None else stand_ins(values.tolist(), gradients)
+        for values in (
+            reading.unclipped_grad_norm,
+            reading.signal_grad_norm,
+            reading.update_ratio,
+        )
+    )
+    # Weights always have a norm. An output that no hook saw is no NaN, nor is a share of dead units
+    # where no activation follows: these have no number.
+    norm, activation = (
+        nothing if values is None else ["nan" if isnan else "" for isnan in np.isnan(values)]
+        for values in (reading.weight_norm, reading.activation_rms)
+    )
+    activation = [a if g == "nan" else "" for a, g in zip(activation, gradients, strict=True)]
+    columns = (gradients, before, signal, ratio, norm, activation, nothing, nothing)
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _notes(reading: Reading) -> Sequence[Any]:

@@ -254,16 +254,17 @@ class Stage:
     def _draw(self) -> str:
         reading = self._shown
         if reading is not None:
-            self.bars.draw(self._writer, reading, self._problems(reading))
-            draw_table(self._writer, reading, self.bars.shown(reading))
+            problems = self._director.layer_problems(reading)
+            self.bars.draw(self._writer, reading, self._problems(reading, problems))
+            draw_table(self._writer, reading, problems, self.bars.shown(reading))
         self.loss.draw(self._writer)
         return self._speak()
 
-    def _problems(self, reading: Reading) -> Sequence[str]:
+    def _problems(self, reading: Reading, of_layers: Sequence[str]) -> Sequence[str]:
         """Return the verdict on what each bar shows."""
         recurrent = self.bars.recurrent(reading)
         if recurrent is None:
-            return self._director.layer_problems(reading)
+            return of_layers
         return self._director.step_problems(reading, recurrent)
 
     def _speak(self) -> str:

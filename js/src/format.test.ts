@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { exact, markInWords, scientific } from "./format";
+import { exact, numberOrReason, scientific } from "./format";
 
 it.each([
   [1.2345e-4, "1.23e-4", "1.23450e-4"],
@@ -16,8 +16,22 @@ it.each([
   expect(exact(value)).toBe(long);
 });
 
-it("zero, missing, NaN and infinite gradients are four different words", () => {
-  const words = ["zero", "none", "nan", "inf"].map(markInWords);
-  expect(words).toEqual(["exactly zero", "no gradient", "NaN", "infinite"]);
-  expect(markInWords("")).toBe("");
+it("zero, missing, frozen, NaN, infinite and unknown numbers are told apart, and from none yet", () => {
+  const told = (value: number, state: string) => numberOrReason(value, state, scientific);
+  const words = [
+    told(0, "zero"),
+    told(Number.NaN, "none"),
+    told(Number.NaN, "frozen"),
+    told(Number.NaN, "nan"),
+    told(Infinity, "inf"),
+    told(Number.NaN, "unknown"),
+    told(Number.NaN, ""),
+  ];
+  expect(words).toEqual(["0", "no gradient", "frozen", "NaN", "infinite", "no number to tell", "–"]);
+});
+
+it("weights that are frozen have not changed by 0, while a signal arrives at them", () => {
+  expect(numberOrReason(0, "frozen", scientific)).toBe("frozen");
+  expect(numberOrReason(0, "none", scientific)).toBe("no gradient");
+  expect(numberOrReason(0.25, "frozen", scientific)).toBe("2.50e-1");
 });

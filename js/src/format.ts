@@ -20,17 +20,21 @@ export function exact(value: number): string {
   return special(value) ?? (size >= 1e-3 && size < 1e6 ? value.toPrecision(6) : value.toExponential(5));
 }
 
-const MARKS: Readonly<Record<string, string>> = {
-  zero: "exactly zero",
+/** As in the legend of the charts; what is exactly zero or infinite, its number says. */
+const STAND_INS: Readonly<Record<string, string>> = {
   none: "no gradient",
   nan: "NaN",
-  inf: "infinite",
   frozen: "frozen",
+  unknown: "no number to tell",
 };
 
-/** What is special about a layer's gradient, in words; empty where nothing is. */
-export function markInWords(mark: string): string {
-  return MARKS[mark] ?? mark;
+/**
+ * The number as `write` has it, or in words what stands in its place. Beside such a reason a number
+ * is told where there is one, such as the signal at a frozen layer.
+ */
+export function numberOrReason(value: number, state: string, write: (value: number) => string): string {
+  const hasNumber = Number.isFinite(value) && value !== 0;
+  return (hasNumber ? undefined : STAND_INS[state]) ?? write(value);
 }
 
 /** Three significant digits, as a person writes them. */

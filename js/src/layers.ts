@@ -11,7 +11,10 @@ export interface LayerNumbers {
   layers: readonly Layer[];
   columns: readonly string[];
   values: DataView;
-  marks: readonly string[];
+  /** What stands in for each value, row by row; empty where nothing does. */
+  states: readonly (readonly string[])[];
+  /** The verdict on each layer; empty where it is not judged. */
+  problems: readonly string[];
   notes: Notes;
 }
 
@@ -43,6 +46,16 @@ function numberAt(values: DataView, index: number): number {
 /** The value in this row and column; NaN where none came. */
 export function valueAt({ values, columns }: LayerNumbers, row: number, column: number): number {
   return numberAt(values, row * columns.length + column);
+}
+
+/** What stands in for the value in this row and column; empty where nothing does. */
+export function stateAt({ states }: LayerNumbers, row: number, column: number): string {
+  return states[row]?.[column] ?? "";
+}
+
+/** The verdict on a layer, in a word. */
+export function verdictOn({ problems }: LayerNumbers, layer: number): string {
+  return problems[layer] || "not judged";
 }
 
 /** The notes of a layer; none where it has none. */

@@ -1,10 +1,26 @@
-import { markInWords, meanAndRange, scientific } from "./format";
-import { type LayerNumbers, type TimeNumbers, notesOf, timeSteps, timeValueAt, valueAt } from "./layers";
+import { meanAndRange, numberOrReason, scientific } from "./format";
+import {
+  type LayerNumbers,
+  type TimeNumbers,
+  notesOf,
+  stateAt,
+  timeSteps,
+  timeValueAt,
+  valueAt,
+  verdictOn,
+} from "./layers";
+
 
 function cell(tag: "td" | "th", text: string, scope?: "row" | "col"): HTMLTableCellElement {
   const element = document.createElement(tag);
   element.textContent = text;
   if (scope !== undefined) element.scope = scope;
+  return element;
+}
+
+/** By its class the style sheet sets words unlike numbers. */
+function inWords(element: HTMLTableCellElement): HTMLTableCellElement {
+  element.className = "gradflow-in-words";
   return element;
 }
 
@@ -24,8 +40,10 @@ function hasNotes({ notes }: LayerNumbers): boolean {
 
 function textAt(numbers: LayerNumbers, row: number, column: number): string {
   const beyond = column - numbers.columns.length;
-  if (beyond < 0) return scientific(valueAt(numbers, row, column));
-  if (beyond === 0) return markInWords(numbers.marks[row] ?? "");
+  if (beyond < 0) {
+    return numberOrReason(valueAt(numbers, row, column), stateAt(numbers, row, column), scientific);
+  }
+  if (beyond === 0) return verdictOn(numbers, row);
   return notesOf(numbers, row)
     .map(({ name, mean, low, high }) => `${name} ${meanAndRange(mean, low, high)}`)
     .join("; ");
@@ -34,7 +52,7 @@ function textAt(numbers: LayerNumbers, row: number, column: number): string {
 /** The rows of the layer table: built once for a model, then written in place. */
 export class LayerRows {
   #table: HTMLTableElement;
-  /** The cells that change, row by row: one for each column, the remark, and the notes. */
+  /** The cells that change, row by row: one for each column, the verdict, and the notes. */
   #cells: HTMLTableCellElement[][] = [];
   #built = "";
 
@@ -55,18 +73,24 @@ export class LayerRows {
 
   #build(numbers: LayerNumbers): void {
     const { layers, columns } = numbers;
-    const remarks = hasNotes(numbers) ? ["gradient", "norm and skip"] : ["gradient"];
+    const words = hasNotes(numbers) ? ["verdict", "norm and skip"] : ["verdict"];
     const caption = document.createElement("caption");
     caption.textContent = "Layers from input to output, with the latest numbers";
     const head = document.createElement("thead");
-    const titles = ["#", "layer", "kind", "shape", ...columns, ...remarks];
-    head.append(rowOf(...titles.map((title) => cell("th", title, "col"))));
+    const title = (text: string) => cell("th", text, "col");
+    const titleInWords = (text: string) => inWords(title(text));
+    const described = ["layer", "kind", "shape"].map(titleInWords);
+    head.append(rowOf(title("#"), ...described, ...columns.map(title), ...words.map(titleInWords)));
     const body = document.createElement("tbody");
     this.#cells = layers.map((layer, index) => {
-      const changing = [...columns, ...remarks].map(() => cell("td", ""));
+      const changing = [
+        ...columns.map(() => cell("td", "")),
+        ...words.map(() => inWords(cell("td", ""))),
+      ];
       const number = cell("td", String(index + 1));
-      const name = cell("th", layer.name, "row");
-      body.append(rowOf(number, name, cell("td", layer.kind), cell("td", layer.shape), ...changing));
+      const name = inWords(cell("th", layer.name, "row"));
+      const described = [layer.kind, layer.shape].map((text) => inWords(cell("td", text)));
+      body.append(rowOf(number, name, ...described, ...changing));
       return changing;
     });
     this.#table.replaceChildren(caption, head, body);

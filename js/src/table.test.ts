@@ -39,7 +39,11 @@ beforeEach(() => {
     ],
     columns: ["weight gradient", "update ratio"],
     values: bytes(1.234e-4, Number.NaN, 0, 0.5),
-    marks: ["", "zero"],
+    states: [
+      ["", ""],
+      ["zero", ""],
+    ],
+    problems: ["vanishing", ""],
     note_names: [[], []],
     note_values: bytes(),
     bars_show: "layers",
@@ -58,12 +62,12 @@ afterEach(() => {
   vi.unstubAllGlobals();
 });
 
-it("mirrors every layer once it is opened, with marks in words", () => {
+it("mirrors every layer once it is opened, with its verdict in a word", () => {
   expect(texts()).toEqual([]);
   open(true);
   expect(texts()).toEqual([
-    ["1", "layers.0", "Linear", "64×64", "1.23e-4", "–", ""],
-    ["2", "head", "Linear", "10×64", "0", "5.00e-1", "exactly zero"],
+    ["1", "layers.0", "Linear", "64×64", "1.23e-4", "–", "vanishing"],
+    ["2", "head", "Linear", "10×64", "0", "5.00e-1", "not judged"],
   ]);
 });
 
@@ -106,11 +110,12 @@ it("takes another model's layers", () => {
   open(true);
   model.set({
     layers: [{ name: "conv", kind: "Conv2d", shape: "8×1×3×3" }],
-    values: bytes(2, 3),
-    marks: ["nan"],
+    values: bytes(2, Number.NaN),
+    states: [["", "nan"]],
+    problems: ["healthy"],
   });
   vi.advanceTimersByTime(250);
-  expect(texts()).toEqual([["1", "conv", "Conv2d", "8×1×3×3", "2.00e+0", "3.00e+0", "NaN"]]);
+  expect(texts()).toEqual([["1", "conv", "Conv2d", "8×1×3×3", "2.00e+0", "NaN", "healthy"]]);
 });
 
 it("shows no number where the kernel has sent none yet", () => {

@@ -17,7 +17,8 @@ export interface LayerTableState {
   layers: Layer[];
   columns: string[];
   values: DataView;
-  marks: string[];
+  states: string[][];
+  problems: string[];
   note_names: string[][];
   note_values: DataView;
   bars_show: string;
@@ -33,7 +34,8 @@ function numbersOf(model: AnyModel<LayerTableState>): LayerNumbers {
     layers: model.get("layers"),
     columns: model.get("columns"),
     values: model.get("values"),
-    marks: model.get("marks"),
+    states: model.get("states"),
+    problems: model.get("problems"),
     notes: { names: model.get("note_names"), values: model.get("note_values") },
   };
 }

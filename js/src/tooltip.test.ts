@@ -21,7 +21,8 @@ function withValues(...values: number[]): LayerNumbers {
     ],
     columns: ["weight gradient"],
     values: new DataView(Float64Array.from(values).buffer),
-    marks: ["", "", "frozen"],
+    states: [[""], [""], ["frozen"]],
+    problems: ["vanishing", "", "healthy"],
     notes: { names: [], values: new DataView(new ArrayBuffer(0)) },
   };
 }
@@ -73,12 +74,12 @@ afterEach(() => {
 
 it("tells a layer's exact numbers wherever the pointer is above its bar", () => {
   point(12, 5);
-  expect(shown()).toBe("1 · layers.0 | Linear · 64×64 | weight gradient | 1.50000e-5");
+  expect(shown()).toBe("1 · layers.0 | Linear · 64×64 | verdict | vanishing | weight gradient | 1.50000e-5");
 });
 
 it("a bar of no height is found by its place", () => {
   point(190, 50);
-  expect(shown()).toBe("3 · head | Linear · 10×64 | weight gradient | 0 | gradient | frozen");
+  expect(shown()).toBe("3 · head | Linear · 10×64 | verdict | healthy | weight gradient | frozen");
 });
 
 it("tells what a norm has of its own, by mean and range over its units", () => {

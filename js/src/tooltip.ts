@@ -1,6 +1,15 @@
 import { barAt } from "./bars";
-import { exact, markInWords, meanAndRange } from "./format";
-import { type LayerNumbers, type TimeNumbers, notesOf, timeSteps, timeValueAt, valueAt } from "./layers";
+import { exact, meanAndRange, numberOrReason } from "./format";
+import {
+  type LayerNumbers,
+  type TimeNumbers,
+  notesOf,
+  stateAt,
+  timeSteps,
+  timeValueAt,
+  valueAt,
+  verdictOn,
+} from "./layers";
 
 const CHART = ".gradflow-chart-bars";
 /** Between the pointer and the tooltip, and between the tooltip and the window's edge, in px. */
@@ -38,12 +47,11 @@ function describeTimeStep(time: TimeNumbers, index: number): Facts | null {
 function describeLayer(numbers: LayerNumbers, index: number): Facts | null {
   const layer = numbers.layers[index];
   if (layer === undefined) return null;
-  const facts = numbers.columns.map((name, column): [string, string] => [
-    name,
-    exact(valueAt(numbers, index, column)),
-  ]);
-  const mark = numbers.marks[index] ?? "";
-  if (mark !== "") facts.push(["gradient", markInWords(mark)]);
+  const facts: Facts["facts"] = [["verdict", verdictOn(numbers, index)]];
+  numbers.columns.forEach((name, column) => {
+    const value = valueAt(numbers, index, column);
+    facts.push([name, numberOrReason(value, stateAt(numbers, index, column), exact)]);
+  });
   for (const { name, mean, low, high } of notesOf(numbers, index)) {
     facts.push([name, meanAndRange(mean, low, high)]);
   }

@@ -105,7 +105,7 @@ def test_the_run_before_is_its_ghost(drawn: DrawnChart) -> None:
 def table_of(shown: Reading, **given: Any) -> LayerTable:
     table = LayerTable()
     writer = FrameWriter({"table": table})
-    draw_table(writer, shown, **given)
+    draw_table(writer, shown, ["healthy"] * len(shown.layers), **given)
     writer.settle()
     return table
 
