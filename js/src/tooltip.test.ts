@@ -128,6 +128,18 @@ it("goes when the pointer leaves the plot, the chart or the widget", () => {
   }
 });
 
+it("goes by Escape, wherever that is pressed, until the pointer moves again", () => {
+  point(12, 5);
+  const press = (key: string) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  press("s");
+  expect(shown()).not.toBeNull();
+  press("Escape");
+  tooltip.refresh();
+  expect(shown()).toBeNull();
+  point(13, 5);
+  expect(shown()).not.toBeNull();
+});
+
 it("goes when the widget is folded up under a pointer at rest", () => {
   point(12, 5);
   layout.settle();

@@ -98,6 +98,8 @@ export class BarTooltip {
     root.addEventListener("pointermove", this.#onMove);
     root.addEventListener("pointerdown", this.#onMove);
     root.addEventListener("pointerleave", this.#hide);
+    // Wherever the focus is, and before JupyterLab takes the key for itself.
+    window.addEventListener("keydown", this.#onKey, true);
     this.#resizes.observe(root);
   }
 
@@ -129,6 +131,7 @@ export class BarTooltip {
     this.#root.removeEventListener("pointermove", this.#onMove);
     this.#root.removeEventListener("pointerdown", this.#onMove);
     this.#root.removeEventListener("pointerleave", this.#hide);
+    window.removeEventListener("keydown", this.#onKey, true);
     this.#element.remove();
   }
 
@@ -141,6 +144,10 @@ export class BarTooltip {
     }
     this.#pointer = { x, y, bar };
     this.refresh();
+  };
+
+  #onKey = ({ key }: KeyboardEvent): void => {
+    if (key === "Escape") this.#hide();
   };
 
   #hide = (): void => {
