@@ -1,8 +1,9 @@
 /**
  * The numbers of every layer as a table that a keyboard and a screen reader reach, and as a
- * tooltip over the bars; the kernel writes all of its state.
+ * tooltip over the bars; the kernel writes all of its state. The charts' names point to the table.
  */
 import type { AnyModel, Render } from "@anywidget/types";
+import { nameEveryChart } from "./charts";
 import type { Layer, LayerNumbers, TimeNumbers } from "./layers";
 import { Paced } from "./paced";
 import { insideRoot } from "./root";
@@ -87,7 +88,9 @@ const render: Render<LayerTableState> = ({ model, el }) => {
     tooltip = placed;
     around = root;
     tellTimeSteps();
+    const leaveCharts = nameEveryChart(root);
     return () => {
+      leaveCharts();
       root.removeAttribute(HAS_TIME_STEPS);
       placed.close();
     };
