@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
+
+_SUPERSCRIPTS = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
+# In px: between a label and the plot, and letters of a label in DejaVu Sans, the widest of the
+# fonts that browsers take.
+_TICK, _DIGIT, _SIGN, _RAISED, _DOT = 9, 7, 10, 5, 4
 
 
 class HeldRange:
@@ -145,16 +151,29 @@ def number_key(value: float) -> str:
 
 
 def plain_number(value: float, digits: int = 3) -> str:
-    """Return a number as a person writes it: 0.02, 1500, 3×10⁶."""
+    """Return a number as a person writes it: 0.02, −1500, 3×10⁶; 1234567 in seven digits."""
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-    if -4 <= exponent <= 4:
-        text = f"{value:.{max(0, digits - 1 - exponent)}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}".rstrip("0").rstrip(".")
+    sign = "−" if value < 0 else ""
+    size = abs(value)
+    if -4 <= exponent <= max(4, digits - 1):
+        text = f"{size:.{max(0, digits - 1 - exponent)}f}"
+        return sign + (text.rstrip("0").rstrip(".") if "." in text else text)
+    mantissa = f"{size / 10.0**exponent:.{digits - 1}f}".rstrip("0").rstrip(".")
     power = f"10{_superscript(exponent)}"
-    return {"1": power, "-1": f"-{power}"}.get(mantissa, f"{mantissa}×{power}")
+    return sign + (power if mantissa == "1" else f"{mantissa}×{power}")
+
+
+def label_room(labels: Iterable[str]) -> int:
+    """Return what the widest of an axis's labels needs beside the plot, in px."""
+    return _TICK + max((sum(map(_width, label)) for label in labels), default=0)
+
+
+def _width(letter: str) -> int:
+    if letter in _SUPERSCRIPTS:
+        return _RAISED
+    return {".": _DOT, "×": _SIGN, "−": _SIGN}.get(letter, _DIGIT)
 
 
 def _enough_digits(ticks: list[float]) -> int:
@@ -174,4 +193,4 @@ def _power(exponent: int) -> str:
 
 
 def _superscript(number: int) -> str:
-    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return str(number).translate(str.maketrans("-0123456789", _SUPERSCRIPTS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +11,14 @@ from numpy.typing import NDArray
 
 from .chart import DEAF, Axis, Label, LinearScale, Lines, chart
 from .frame import FrameWriter
-from .held_range import HeldRange, linear_labels, linear_ticks, log_ticks, step_labels
+from .held_range import (
+    HeldRange,
+    label_room,
+    linear_labels,
+    linear_ticks,
+    log_ticks,
+    step_labels,
+)
 from .loss_curve import LossCurve
 from .marker_labels import LABEL_ROOM, label_place, label_step, labels, span_between
 from .validation import AccuracyCurve
@@ -22,6 +31,8 @@ _LEAST_SPREAD = 1e-4
 # How far the ghost may widen the axis beyond the curve, on each side: in decades, or in spans of
 # the curve. One that exploded would leave the curve no height.
 _GHOST_DECADES, _GHOST_SPANS = 2.0, 4.0
+# By so many px the margin beside the numbers grows.
+_MORE_ROOM = 16
 
 
 class LossChart:
@@ -169,6 +180,15 @@ class LossChart:
         self.validation.draw(writer)
         writer.set("loss_figure", fig_margin={**self._margin, **self.validation.margin()})
 
+    def _make_room(self, labels: Iterable[str]) -> None:
+        """Widen the margin where numbers would be cut off at the left.
+
+        It is never narrowed: a chart whose margins change is laid out anew, and flickers.
+        """
+        missing = label_room(labels) - self._margin["left"]
+        if missing > 0:
+            self._margin["left"] += math.ceil(missing / _MORE_ROOM) * _MORE_ROOM
+
     def _limits(
         self, losses: NDArray[np.float64], ghost: NDArray[np.float64], logarithmic: bool
     ) -> tuple[float, float]:
@@ -205,6 +225,7 @@ class LossChart:
         writer.set("loss_x_axis", tick_labels=names, tick_values=values)
         writer.set("loss_x", min=0.0, max=right)
         values, names = _loss_ticks(bottom, top, logarithmic)
+        self._make_room(names.values())
         writer.set("loss_y_axis", tick_labels=names, tick_values=values)
         writer.set("loss_y", min=bottom, max=top)
         # Not beside the axis, where the numbers of a loss far below 0 stand.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gradflow_widget.display.held_range import (
     HeldRange,
     decade_ticks,
+    label_room,
     linear_labels,
     linear_ticks,
     log_ticks,
@@ -85,6 +86,7 @@ def test_one_wide_look_begins_the_wait_anew() -> None:
 
 def number_in(label: str) -> float:
     """The number that a label tells a person."""
+    label = label.replace("−", "-")
     if label[-1] not in SUPERSCRIPTS:
         return float(label)
     mantissa, _, power = label.rpartition("10")
@@ -144,10 +146,24 @@ def test_decades_are_whole_and_few() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.02, "0.02"), (2.5, "2.5"), (1500, "1500"), (3e6, "3×10⁶"), (-1e-7, "-10⁻⁷")],
+    [(0, "0"), (0.02, "0.02"), (2.5, "2.5"), (1500, "1500"), (3e6, "3×10⁶"), (-1e-7, "−10⁻⁷")],
 )
 def test_plain_numbers(value: float, text: str) -> None:
     assert plain_number(value) == text
+
+
+def test_a_number_is_written_out_where_all_its_digits_count() -> None:
+    assert plain_number(-123_455.0, digits=6) == "−123455"
+    assert plain_number(123_456.5, digits=7) == "123456.5"
+    assert plain_number(1.234567e9, digits=7) == "1.234567×10⁹"
+
+
+@pytest.mark.parametrize("low", [-123_456.0, -2e-7, -1_234_567.0, -5e12])
+def test_wider_numbers_need_more_room_beside_the_plot(low: float) -> None:
+    ticks = linear_ticks(low, low * 0.9999)
+    labels = linear_labels(ticks).values()
+    assert label_room(labels) > label_room(["10000", "0.0002"])
+    assert label_room(labels) >= 9 + 6 * max(map(len, labels))
 
 
 def test_steps_are_told_in_thousands_and_millions() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gradflow_widget.display.frame import FrameWriter
+from gradflow_widget.display.held_range import label_room
 from gradflow_widget.display.loss import LossChart
 
 
@@ -292,6 +293,41 @@ def test_the_axis_of_a_loss_that_stands_still_can_be_read(loss: float, count: in
         labels = drawn.y_labels()
         assert len(set(labels)) == len(labels) >= 2
         assert all(len(label) <= 12 for label in labels), labels
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [-123_433.0, -123_440.0, -123_452.0],
+        [-2.3e-7, -2.1e-7, -1.9e-7],
+        [-1.62e-12, -1.51e-12, -1.43e-12],
+        [-1_234_567.0],
+    ],
+)
+def test_numbers_that_need_it_get_a_wider_margin(losses: list[float]) -> None:
+    drawn = DrawnChart([2.3, 0.02])
+    usual = drawn["loss_figure"].fig_margin["left"]
+    drawn.chart.begin_run()
+    drawn.chart.forget_ghost()
+    drawn.train(losses)
+
+    margin = drawn["loss_figure"].fig_margin
+    assert margin["left"] >= label_room(drawn.y_labels())
+    assert margin["left"] > usual
+    drawn.chart.begin_run()
+    drawn.chart.forget_ghost()
+    drawn.train([2.3])
+    assert drawn["loss_figure"].fig_margin == margin  # it does not go to and fro
+
+
+@pytest.mark.parametrize("loss", [10_000.0, 2.3, 0.0002, 1e-9, 3e30, 0.0, -5.2])
+def test_usual_numbers_leave_the_plot_its_width(loss: float) -> None:
+    for logarithmic in (True, False):
+        drawn = DrawnChart([])
+        usual = drawn["loss_figure"].fig_margin
+        drawn.chart.logarithmic = logarithmic
+        drawn.train([loss, 0.6 * loss])
+        assert drawn["loss_figure"].fig_margin == usual, drawn.y_labels()
 
 
 def test_the_label_of_an_early_marker_stands_where_the_axis_does_not_cut_it() -> None:
