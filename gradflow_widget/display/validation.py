@@ -41,7 +41,7 @@ class AccuracyCurve:
             line_style="dash_dotted",
             marker="circle",
             marker_size=20,
-            colors=["var(--gradflow-vanishing)"],
+            colors=["var(--gradflow-validation)"],
             visible=False,
             **DEAF,
         )
@@ -50,7 +50,7 @@ class AccuracyCurve:
             side="right",
             label=_said(None),
             label_offset="3.6em",
-            label_color="var(--gradflow-vanishing)",
+            label_color="var(--gradflow-validation)",
             grid_lines="none",
             tick_values=np.array(_TICKS),
             tick_labels={str(tick): f"{tick} %" for tick in _TICKS},

@@ -26,8 +26,11 @@ const colours = [...css.matchAll(/--gradflow-(\w+): light-dark\((#\w+), (#\w+)\)
 const UNJUDGED = "unjudged";
 const spoken = colours.filter(({ name }) => name !== UNJUDGED);
 
-it("has a colour for each verdict", () => {
-  expect(spoken.map(({ name }) => name)).toEqual(["healthy", "vanishing", "exploding", "severed", "ghost"]);
+it("has a colour for each verdict, and others for the curves", () => {
+  const verdicts = ["healthy", "vanishing", "exploding", "severed"];
+  expect(spoken.map(({ name }) => name)).toEqual([...verdicts, "validation", "ghost"]);
+  expect(new Set(spoken.map(({ light }) => light)).size).toBe(spoken.length);
+  expect(new Set(spoken.map(({ dark }) => dark)).size).toBe(spoken.length);
 });
 
 it.each(spoken)("$name is readable as text in both themes", ({ light, dark }) => {

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradflow_widget.display.controls import legend
 from gradflow_widget.display.frame import FrameWriter
 from gradflow_widget.display.loss import LossChart
 
@@ -66,7 +67,17 @@ def test_not_its_colour_alone_tells_it_from_the_loss(drawn: DrawnChart) -> None:
     styles = {drawn[name].line_style for name in ("loss", "loss_ghost", "validation")}
     assert len(styles) == 3
     assert drawn["validation"].marker == "circle"
+    (colour,) = drawn["validation"].colors
+    assert drawn["validation_axis"].label_color == colour
+    assert colour == "var(--gradflow-validation)"  # that of no verdict
     assert drawn["validation_axis"].label == "validation accuracy: 93.2 %"
+
+
+def test_the_legend_tells_what_the_loss_chart_has() -> None:
+    words = legend().value
+    assert "gradflow-swatch-validation" in words
+    assert "dash-dotted: validation accuracy" in words
+    assert "a knob was turned" in words
 
 
 def test_a_single_point_is_seen(drawn: DrawnChart) -> None:

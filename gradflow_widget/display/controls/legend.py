@@ -7,8 +7,8 @@ from typing import Any
 import ipywidgets as widgets
 
 
-def _swatch(verdict: str) -> str:
-    return f'<span class="gradflow-swatch-{verdict}">■</span>'
+def _swatch(colour: str, sign: str = "■") -> str:
+    return f'<span class="gradflow-swatch-{colour}">{sign}</span>'
 
 
 _ENTRIES = (
@@ -19,6 +19,8 @@ _ENTRIES = (
     f"{_swatch('unjudged')} not judged (norms, layers unlike any other)",
     "· outline: before clipping",
     "· dashed: previous run",
+    f"{_swatch('validation', '●')} dash-dotted: validation accuracy",
+    "· upright: a knob was turned",
     "· 0 exactly zero",
     "· ∅ no gradient",
     "· ? no number to tell",
