@@ -41,7 +41,7 @@ class LossCurve:
         self.last_step = step
         finite = math.isfinite(loss)
         if not finite:
-            place = (step, "NaN" if math.isnan(loss) else ("∞" if loss > 0 else "−∞"))
+            place = step, sign_of_nonfinite(loss)
             self.first_nonfinite = self.first_nonfinite or place
             self.last_nonfinite = place
             self.nonfinite_count += 1
@@ -100,3 +100,8 @@ class LossCurve:
         after = np.maximum.accumulate(is_loss[::-1])[::-1]
         shown = is_loss | (before & after)
         return steps[shown], losses[shown]
+
+
+def sign_of_nonfinite(loss: float) -> str:
+    """Return NaN, ∞ or −∞."""
+    return "NaN" if math.isnan(loss) else ("∞" if loss > 0 else "−∞")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from .bars import FlowChart, Measure
 from .frame import FrameWriter
 from .hearing import Hearing
 from .loss import LossChart
+from .loss_curve import sign_of_nonfinite
 from .panel import LayerTable, Panel, draw_table
 from .publisher import FASTEST_INTERVAL, Publisher
 
@@ -344,4 +346,7 @@ class Stage:
 
 def _four_digits(value: float) -> str:
     """Write a value with four significant digits, zeros at the end too: as wide as the last."""
-    return f"{value:#.4g}".removesuffix(".")
+    if not math.isfinite(value):
+        return sign_of_nonfinite(value)
+    sign = "−" if value < 0 else ""
+    return sign + f"{abs(value):#.4g}".removesuffix(".")

@@ -186,7 +186,7 @@ def exploding_rnn(lesson: Lesson, story: Story) -> None:
     assert re.match(r"(NaN|∞)(, NaN)? ", story.last.wrong)
     assert set(story.last.glyphs) <= {"NaN", "∞"}
     assert len(story.last.glyphs) == 2
-    assert "loss nan" in story.last.status
+    assert "loss NaN" in story.last.status
 
 
 def mended_by_clipping(lesson: Lesson, story: Story) -> None:

@@ -285,8 +285,9 @@ def test_the_latest_validation_is_in_the_status_line_and_ends_with_its_run(
         (1.0, "1.000"),
         (1234.0, "1234"),
         (2e-7, "2.000e-07"),
-        (float("nan"), "nan"),
-        (float("-inf"), "-inf"),
+        (-12.5, "−12.50"),
+        (float("nan"), "NaN"),  # as on the chart
+        (float("-inf"), "−∞"),
     ],
 )
 def test_the_loss_has_four_significant_digits_whatever_they_are(
