@@ -159,6 +159,11 @@ class LossChart:
             self._markers.append((step, text))
         del self._markers[:-_MOST_MARKERS]
 
+    @property
+    def turns(self) -> list[list[str]]:
+        """Step and text of each marker, also of those whose labels have no room."""
+        return [[f"{step:,}", text] for step, text in self._markers]
+
     def draw(self, writer: FrameWriter) -> None:
         """Write the chart's present state into the next frame."""
         steps, losses = self.curve.points()

@@ -53,12 +53,13 @@ class Panel(FrameFed, anywidget.AnyWidget):
 
 
 class LayerTable(FrameFed, anywidget.AnyWidget):
-    """The bars' numbers, as a table and as tooltips (js/src/table.ts).
+    """The bars' numbers, as a table and as tooltips, and all turns of knobs (js/src/table.ts).
 
     ``states`` tells for each number what stands in for it, "" where nothing does, and
     ``problems`` each layer's own verdict. A layer's notes are quantities of its own, such as
     BatchNorm's: their names, and for each of them mean, lowest and highest value in a row of
-    ``note_values``.
+    ``note_values``. A turn is a step and what was turned
+    there.
     """
 
     _esm = STATIC / "table.js"
@@ -73,6 +74,7 @@ class LayerTable(FrameFed, anywidget.AnyWidget):
     bars_show = traitlets.Unicode("layers").tag(sync=True)
     time_layers: traitlets.List[str] = traitlets.List().tag(sync=True)
     time_values = traitlets.Bytes().tag(sync=True)
+    turns: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
 
 
 def draw_table(

@@ -259,6 +259,7 @@ class Stage:
             problems = self._director.layer_problems(reading)
             self.bars.draw(self._writer, reading, self._problems(reading, problems))
             draw_table(self._writer, reading, problems, self.bars.shown(reading))
+        self._writer.set("table", turns=self.loss.turns)
         self.loss.draw(self._writer)
         return self._speak()
 

@@ -135,3 +135,29 @@ export class TimeRows {
     if (steps > 0) this.#table.append(caption, head, body);
   }
 }
+
+/** A table of the turns of knobs, also of those without a label on the chart; hidden where there is none. */
+export class TurnRows {
+  #table: HTMLTableElement;
+  #built = "";
+
+  constructor(table: HTMLTableElement) {
+    this.#table = table;
+  }
+
+  update(turns: readonly (readonly string[])[]): void {
+    this.#table.hidden = turns.length === 0;
+    const told = JSON.stringify(turns);
+    if (told === this.#built) return;
+    this.#built = told;
+    this.#table.replaceChildren();
+    if (turns.length === 0) return;
+    const caption = document.createElement("caption");
+    caption.textContent = "Turns of knobs, each at the first step that it acts on";
+    const head = document.createElement("thead");
+    head.append(rowOf(...["step", "turned"].map((title) => cell("th", title, "col"))));
+    const body = document.createElement("tbody");
+    for (const [step = "", text = ""] of turns) body.append(rowOf(cell("th", step, "row"), cell("td", text)));
+    this.#table.append(caption, head, body);
+  }
+}

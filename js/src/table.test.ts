@@ -49,6 +49,7 @@ beforeEach(() => {
     bars_show: "layers",
     time_layers: [],
     time_values: bytes(),
+    turns: [],
   });
   const context = { model: model.asAnyModel, el: root, signal: new AbortController().signal };
   remove = table.render(context as unknown as Parameters<typeof table.render>[0]) as () => void;
@@ -79,6 +80,19 @@ it("names its rows and columns for a screen reader, and scrolls by keyboard", ()
   const scroll = root.querySelector<HTMLElement>(".gradflow-table-scroll");
   expect(scroll?.tabIndex).toBe(0);
   expect(scroll?.getAttribute("aria-label")).toBe("Layer table");
+});
+
+it("lists every turn of a knob, and nothing where none was turned", () => {
+  open(true);
+  const turns = root.querySelector<HTMLTableElement>(".gradflow-turns");
+  expect(turns?.hidden).toBe(true);
+  model.set({ turns: [["5", "lr 0.1, batch 32"], ["1,200", "clip norm 0.2"]] });
+  vi.advanceTimersByTime(300);
+  expect(turns?.hidden).toBe(false);
+  expect(texts().slice(-2)).toEqual([["5", "lr 0.1, batch 32"], ["1,200", "clip norm 0.2"]]);
+  model.set({ turns: [] });
+  vi.advanceTimersByTime(300);
+  expect(turns?.hidden).toBe(true);
 });
 
 it("refreshes at most four times a second, in place, and ends with the latest values", () => {

@@ -1,13 +1,14 @@
 /**
  * The numbers of every layer as a table that a keyboard and a screen reader reach, and as a
- * tooltip over the bars; the kernel writes all of its state. The charts' names point to the table.
+ * tooltip over the bars, and every turn of a knob; the kernel writes all of its state. The
+ * charts' names point to the table.
  */
 import type { AnyModel, Render } from "@anywidget/types";
 import { nameEveryChart } from "./charts";
 import type { Layer, LayerNumbers, TimeNumbers } from "./layers";
 import { Paced } from "./paced";
 import { insideRoot } from "./root";
-import { LayerRows, TimeRows } from "./rows";
+import { LayerRows, TimeRows, TurnRows } from "./rows";
 import { BarTooltip } from "./tooltip";
 
 /**
@@ -25,6 +26,8 @@ export interface LayerTableState {
   bars_show: string;
   time_layers: string[];
   time_values: DataView;
+  /** Step and text of each turn of a knob. */
+  turns: string[][];
 }
 
 /** Four times a second is as fast as a person reads numbers. */
@@ -48,7 +51,7 @@ function timesOf(model: AnyModel<LayerTableState>): TimeNumbers {
 /** By this the style sheet shows the view "through time". */
 const HAS_TIME_STEPS = "data-time-steps";
 
-function tablesIn(details: HTMLDetailsElement): [HTMLTableElement, HTMLTableElement] {
+function tablesIn(details: HTMLDetailsElement): [HTMLTableElement, HTMLTableElement, HTMLTableElement] {
   const summary = document.createElement("summary");
   summary.textContent = "Layer table";
   const scroll = document.createElement("div");
@@ -61,22 +64,26 @@ function tablesIn(details: HTMLDetailsElement): [HTMLTableElement, HTMLTableElem
   layers.className = "gradflow-layers";
   const times = document.createElement("table");
   times.className = "gradflow-times";
-  scroll.append(layers, times);
+  const turns = document.createElement("table");
+  turns.className = "gradflow-turns";
+  scroll.append(layers, times, turns);
   details.append(summary, scroll);
-  return [layers, times];
+  return [layers, times, turns];
 }
 
 const render: Render<LayerTableState> = ({ model, el }) => {
   const details = document.createElement("details");
   details.className = "gradflow-table";
-  const [layers, times] = tablesIn(details);
+  const [layers, times, turns] = tablesIn(details);
   const rows = new LayerRows(layers);
   const timeRows = new TimeRows(times);
+  const turnRows = new TurnRows(turns);
   el.append(details);
 
   const refresh = new Paced(INTERVAL, () => {
     rows.update(numbersOf(model));
     timeRows.update(timesOf(model));
+    turnRows.update(model.get("turns"));
   });
   const bars = () => ({ numbers: numbersOf(model), time: timesOf(model), show: model.get("bars_show") });
   let tooltip: BarTooltip | null = null;

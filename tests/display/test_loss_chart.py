@@ -391,11 +391,24 @@ def test_a_shared_label_fits_into_the_chart() -> None:
     assert drawn.labels() == ["…, batch 1024, lr 0.000123, depth 12"]
 
 
+def test_turns_whose_labels_have_no_room_are_told_all_the_same() -> None:
+    drawn = DrawnChart([1.0] * 1000)
+    turned = [(500 + n, f"lr {n}" if n % 2 else f"clip norm {n}") for n in range(12)]
+    for step, text in turned:
+        drawn.chart.mark(step, text)
+    drawn.draw()
+
+    assert len(drawn.labels()) == 1
+    assert drawn.chart.turns == [[str(step), text] for step, text in turned]
+
+
 def test_a_new_run_begins_without_markers() -> None:
     drawn = DrawnChart([1.0] * 10)
     drawn.chart.mark(5, "lr 0.1")
     drawn.chart.begin_run()
     drawn.draw()
+
+    assert drawn.chart.turns == []
 
     assert drawn.labels() == []
     assert not drawn["loss_rules"].visible

@@ -298,6 +298,14 @@ def test_the_loss_has_four_significant_digits_whatever_they_are(
     assert f" · loss {said} · " in theatre.director.said
 
 
+def test_the_table_is_told_each_turn_of_a_knob(theatre: Theatre) -> None:
+    theatre.step(1)
+    theatre.stage.mark("lr 0.1")
+    theatre.step(2)
+    theatre.stage.settle()
+    assert theatre.stage.table.turns == [["2", "lr 0.1"]]
+
+
 def test_an_accuracy_that_is_no_share_is_refused(theatre: Theatre) -> None:
     with pytest.raises(ValueError, match="accuracy must be a share from 0 to 1, not 93"):
         theatre.stage.validation(1, 93)

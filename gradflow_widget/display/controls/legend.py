@@ -20,7 +20,7 @@ _ENTRIES = (
     "· outline: before clipping",
     "· dashed: previous run",
     f"{_swatch('validation', '●')} dash-dotted: validation accuracy",
-    "· upright: a knob was turned",
+    "· upright: a knob was turned (all turns: layer table)",
     "· 0 exactly zero",
     "· ∅ no gradient",
     "· ? no number to tell",
