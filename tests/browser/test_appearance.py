@@ -460,6 +460,47 @@ def test_the_previous_run_stays_as_a_dashed_ghost(cell: FlowCell) -> None:
     picture(page, "ghost")
 
 
+LOSS_CHART = """root => {
+    const chart = root.querySelector(".gradflow-chart-loss");
+    const marks = [...chart.querySelectorAll(".svg-figure g[clip-path]")];
+    const [ghost, , line, validation] = marks;
+    const clip = mark => getComputedStyle(mark).clipPath;
+    const figure = chart.getBoundingClientRect();
+    return {
+        clipped: [ghost, line, validation].map(mark => clip(mark) !== "none"),
+        pieces: line.querySelector("path.line").getAttribute("d").split("M").length - 1,
+        numbers: [...chart.querySelectorAll(".axis[text-anchor=end] .tick text")]
+            .map(text => text.getBoundingClientRect().left - figure.left),
+    };
+}"""
+
+
+def test_the_loss_chart_has_gaps_and_cuts_neither_numbers_nor_strokes_nor_dots(
+    cell: FlowCell,
+) -> None:
+    page = cell.show(STAND_IN)
+    cell.kernel.execute(
+        "from tests.display.readings import reading\n"
+        "flow.stage.begin_run(None)\n"
+        "flow.stage.forget_ghosts()\n"
+        "nan = float('nan')\n"
+        "for step in range(1, 41):\n"
+        "    loss = nan if 10 < step < 20 or step in (30, 32) else -123440.0 - step / 10\n"
+        "    flow.stage.record(reading([1.0], step=step, loss=loss, signal_grad_norm=[1.0]))\n"
+        "flow.stage.validation(45, 1.0)"
+    )
+    page.wait_for(lambda drawn: drawn.step == 40 and "12344" in "".join(drawn.loss_ticks))
+    page.at_rest()
+
+    drawn = page.root.evaluate(LOSS_CHART)
+    assert drawn["clipped"] == [True, False, False]
+    assert drawn["pieces"] == 4  # the third is the one loss at step 31
+    assert min(drawn["numbers"]) >= 0
+    for theme in THEMES:
+        cell.notebook.set_theme(theme)
+        cell.notebook.screenshot(f"loss-{theme}", page.root)
+
+
 # -- without eyes, and without a mouse ---------------------------------------------------
 
 
