@@ -280,6 +280,12 @@ class Bench:
             finally:
                 end_idle_threads()
 
+    def makes_another_model(self, seed: int | None) -> bool:
+        """Whether a reset to ``seed`` makes another model; None stands for the present seed."""
+        if seed is None or seed == self.settings.seed:
+            return False
+        return self._construction.depends_on_seed(self.settings)
+
     def begins_anew(self, changes: dict[str, Any]) -> bool:
         """Whether changes are such that a new run begins by them.
 
@@ -332,7 +338,7 @@ class Bench:
             and self._construction.depends_on_batch_size(settings)
             and not keeps_optimizer
         )
-        if is_stale or (seed is not None and self._construction.depends_on_seed(settings)):
+        if is_stale or self.makes_another_model(seed):
             made = self._made(settings)
         else:
             made = self._again(built, settings, keeps_optimizer=keeps_optimizer)

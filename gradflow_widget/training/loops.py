@@ -140,11 +140,16 @@ class UserLoops:
             raise RuntimeError("your own loop can't reset itself: call reset() from a cell.")
         return self._loop
 
-    def drop(self) -> None:
-        """End it; the random state comes back that it, or the latest one, began with."""
+    def drop(self, seed: int | None = None) -> None:
+        """End it; the random state comes back that it, or the latest one, began with.
+
+        With another ``seed`` than the present one, what follows draws from that.
+
+        Raises:
+            RuntimeError: it is the caller itself, or does not come to a step in time.
+        """
         self.end()
-        if self._began_at is not None:
-            self._began_at.put()
+        self.unwind(seed)
 
     def end(self) -> None:
         """Unwind it for good; random numbers go on from where they are.

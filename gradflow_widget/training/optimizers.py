@@ -71,6 +71,22 @@ def of_kind(kind: str, given: Optimizer) -> Optimizer:
     return cls(groups)
 
 
+def begin_anew(optimizer: Optimizer, kind: str, given: Optimizer) -> None:
+    """Let an optimizer that :func:`of_kind` has made be again as one made now.
+
+    It is the same object, for a loop or a scheduler may hold it.
+    """
+    groups = optimizer.param_groups
+    first = of_kind(kind, given).param_groups
+    # Groups may have been added, or taken away, since.
+    del groups[len(first) :]
+    groups.extend({} for _ in first[len(groups) :])
+    for group, options in zip(groups, first, strict=True):
+        # A scheduler made since keeps numbers of its own there, without which it could not go on.
+        group.update(options)
+    optimizer.state.clear()
+
+
 def _is_like(value: object, default: object) -> bool:
     """Whether an option of one class can be one of another, as Adafactor's two eps can not.
 

@@ -18,7 +18,7 @@ from ..measurement.reading import Glance, Reading
 from ..tweaks.copying import copied
 from ..tweaks.knobs import AS_GIVEN
 from .first_fault import FirstFault
-from .optimizers import of_kind
+from .optimizers import begin_anew, of_kind
 from .settings import Settings
 from .snapshot import Snapshot
 from .steering import Steering
@@ -212,7 +212,7 @@ class Run:
     def rewind(self) -> None:
         """Go back to the beginning: weights, buffers, optimizer; with an empty history.
 
-        An optimizer of another kind than the given one begins anew.
+        An optimizer of another kind than the given one begins anew, and is the same object.
 
         Raises:
             ValueError: the model has got other modules or parameters since.
@@ -221,7 +221,8 @@ class Run:
         self._unwatch()
         self.fault.close()
         self._snapshot.restore(self.model, self.given_optimizer)
-        self.optimizer = of_kind(self._kind, self.given_optimizer)
+        if self.optimizer is not self.given_optimizer:
+            begin_anew(self.optimizer, self._kind, self.given_optimizer)
         self._watch(None)
 
     def close(self) -> None:

@@ -235,7 +235,8 @@ class TrainingSession(PresentRun):
         of it is drawn anew. What depends on the batch size, the weights of "lsuv" and the order
         of a curriculum by loss, is that of the present one. An optimizer from a factory is made
         anew. A loop of the user's starts again, with the same optimizer and the random state that
-        it first began with, or one of the new seed. Steps that were asked for are called off.
+        it first began with, or one of the new seed; where the new seed makes a new model, it ends,
+        as by a cold change. Steps that were asked for are called off.
 
         Raises:
             ValueError: ``seed`` can't be used.
@@ -244,9 +245,12 @@ class TrainingSession(PresentRun):
         self.check(**({} if seed is None else {"seed": seed}))
         with self.standing_still():
             self._loops.stand_still()
+            # One that goes on may hold the model before, which it would train unseen.
+            ends_loop = self._bench.makes_another_model(seed)
+            let_go = self._loops.drop if ends_loop else self._loops.unwind
             self._bench.reset(
                 seed,
-                lambda: self._make_way(lambda: self._loops.unwind(seed)),
+                lambda: self._make_way(lambda: let_go(seed)),
                 keeps_optimizer=self._loops.under_way,
             )
             self._pace.call_off()

@@ -420,6 +420,57 @@ def test_reset_restarts_the_loop_with_the_first_weights_and_the_same_random_numb
         assert same_bits(loop.losses, first)
 
 
+def test_reset_restarts_a_loop_that_holds_an_optimizer_of_another_kind(
+    nothing_is_left: None,
+) -> None:
+    loop = Loop()
+    flow = GradientFlow(loop.model, loop.optimizer, CROSS_ENTROPY, (INPUTS, TARGETS))
+    flow.optimizer_kind = "Adam"
+    held = loop.optimizer = flow.optimizer
+    flow.run(loop)
+    flow.step(7)
+    first = loop.losses[:]
+    held.param_groups[0].update(lr=0.5, since=1)
+    held.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    flow.reset()
+    assert flow.optimizer is held
+    assert not held.state
+    assert len(held.param_groups) == 1
+    # What a scheduler keeps there stays.
+    assert (held.param_groups[0]["lr"], held.param_groups[0]["since"]) == (0.1, 1)
+    loop.losses.clear()
+    flow.step(len(first) + 1)  # it rests within its optimizer's step
+    assert same_bits(loop.losses, first)
+    flow.close()
+
+
+@pytest.mark.parametrize("how", ["factory", "activation"])
+def test_a_seed_that_makes_another_model_ends_the_loop(how: str, nothing_is_left: None) -> None:
+    """It may hold the one before, which it would train unseen."""
+
+    def optimizer_of(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    model: Any = small_network if how == "factory" else small_network()
+    flow = GradientFlow(model, optimizer_of, CROSS_ENTROPY, (INPUTS, TARGETS))
+    if how == "activation":
+        flow.activation = "relu"
+    loop = Loop()
+    loop.model, loop.optimizer = flow.model, flow.optimizer
+    flow.run(loop)
+    flow.step(3)
+    flow.reset(seed=0)  # the present one: it starts again
+    flow.step(3)
+    assert flow.model is loop.model
+    flow.reset(seed=5)
+    assert flow.model is not loop.model
+    loop.losses.clear()  # the step in which it rested was finished
+    flow.step(3)  # by the widget itself
+    assert flow.step_number == 3
+    assert not loop.losses
+    flow.close()
+
+
 def test_play_and_step_can_be_pressed_while_there_is_a_loop(nothing_is_left: None) -> None:
     loop = Loop(1)
     flow = watched(loop)
