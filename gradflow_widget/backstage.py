@@ -232,10 +232,10 @@ class Backstage:
             self.stage.publisher.assume_page()
 
     def say(self) -> None:
-        """Bring the status line, what was changed, and at rest the learning rate up to date."""
+        """Bring the status line, what was changed, and at rest the steered knobs up to date."""
         flow, session = self._flow(), self.session
         if flow is not None and session is not None and session.at_rest and not session.closed:
-            flow.take_rate(session.coming_learning_rate)
+            flow.take_coming()
         self._status_is_stale = False
         changes = self._changes()
         if changes != self._changes_told:

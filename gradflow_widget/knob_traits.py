@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import traitlets
@@ -48,12 +50,12 @@ class Knob(traitlets.Any):
             raise
 
 
-class _RateKnob(Knob):
-    """The learning rate, which a scheduler may have changed since the knob showed it."""
+class _HotKnob(Knob):
+    """A knob that follows a schedule of the user's, or turns of other knobs."""
 
     def set(self, obj: Any, value: Any) -> None:
         """Take a value; one that was shown all along is a turn where it does not hold."""
-        obj._forget_stale_rate()
+        obj._before_turn(self.name)
         super().set(obj, value)
 
 
@@ -64,20 +66,21 @@ class KnobTraits(traitlets.HasTraits):
     and told in the status line.
     """
 
-    learning_rate = _RateKnob(
+    learning_rate = _HotKnob(
         help="Of the first parameter group whose rate is not 0; others keep their ratio. Where a "
         "scheduler of yours has set another, the knob shows that as soon as training rests."
     )
-    clip_norm = Knob(None, help="Global L2 norm to clip to; None is off.")
-    clip_value = Knob(None, help="Magnitude to clip every element to; None is off.")
+    clip_norm = _HotKnob(None, help="Global L2 norm to clip to; None is off.")
+    clip_value = _HotKnob(None, help="Magnitude to clip every element to; None is off.")
     batch_size = Knob(None, help="Samples a step; None where data come in batches.")
     optimizer_kind = Knob(
         AS_GIVEN, help="'as given', SGD, momentum, Nesterov, Adam, AdamW or RMSProp."
     )
-    weight_decay = Knob(
+    weight_decay = _HotKnob(
         None,
         help="Of the parameter groups that have most of it, others keep their ratio; setting "
-        "None brings the optimizer's own back. None where it has none.",
+        "None brings the optimizer's own back, which is what you have last given it. Where that "
+        "was since, the knob shows it as soon as training rests. None where it has none.",
     )
     depth = Knob(None, help="Cold knob, 1 to 64; None where the model has none.")
     activation = Knob(
@@ -102,7 +105,9 @@ class KnobTraits(traitlets.HasTraits):
     loaded_preset = traitlets.Unicode("", help="The preset that was loaded last; read-only.")
 
     _ready: bool
-    _rate_taken_on: int | None = None
+    _shown_on: int | None = None
+    # Set within hold_trait_notifications, and not turned yet.
+    _untold: frozenset[str] = frozenset()
     _construction: Construction
     _backstage: Backstage
 
@@ -127,7 +132,7 @@ class KnobTraits(traitlets.HasTraits):
     @traitlets.validate(*HOT_KNOBS, *COLD_KNOBS, "regime")
     def _check_knob(self, proposal: Any) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
-        if not self._ready or self._takes_rate:
+        if not self._ready or self._is_shown:
             return value
         if name == "weight_decay" and value is None:
             return self._training.own_weight_decay
@@ -155,31 +160,53 @@ class KnobTraits(traitlets.HasTraits):
             return session.refusals.of_optimizer(session.learning_rate)
         return ""
 
-    def take_rate(self, rate: float | None) -> None:
-        """Show the learning rate of the coming step, which a scheduler may have set: no turn."""
-        if (
-            not self._ready
-            or rate is None
-            or not 0 <= rate < math.inf
-            or rate == self.learning_rate
-        ):
-            return
-        self._rate_taken_on = threading.get_ident()
-        try:
-            self.learning_rate = rate
-        finally:
-            self._rate_taken_on = None
+    def take_coming(self) -> None:
+        """Show rate and decay of the coming step, which a schedule may have set: no turn."""
+        if self._ready:
+            for name, number in self._coming().items():
+                if number is not None and 0 <= number < math.inf:
+                    self._show(name, number)
 
-    def _forget_stale_rate(self) -> None:
-        """Let the coming step's rate be what a turn is compared with; nobody is notified."""
-        if self._ready and not self._takes_rate:
-            rate = self._training.coming_learning_rate
-            if rate is not None:
-                self._trait_values["learning_rate"] = rate
+    def _coming(self) -> dict[str, float | None]:
+        session = self._training
+        return {
+            "learning_rate": session.coming_learning_rate,
+            "weight_decay": session.coming_weight_decay,
+        }
+
+    def _show(self, name: str, value: Any) -> None:
+        """Let a knob show ``value``, unless it was set meanwhile and that is still to be told."""
+        if name in self._untold or value == getattr(self, name):
+            return
+        self._shown_on = threading.get_ident()
+        try:
+            setattr(self, name, value)
+        finally:
+            self._shown_on = None
+
+    def _before_turn(self, name: str) -> None:
+        """Let the coming step's number be what a turn is compared with; nobody is notified."""
+        if not self._ready or self._is_shown:
+            return
+        if self._cross_validation_lock:
+            self._untold |= {name}
+        coming = self._coming().get(name)
+        if coming is not None:
+            self._trait_values[name] = coming
 
     @property
-    def _takes_rate(self) -> bool:
-        return self._rate_taken_on == threading.get_ident()
+    def _is_shown(self) -> bool:
+        return self._shown_on == threading.get_ident()
+
+    @contextmanager
+    def hold_trait_notifications(self) -> Iterator[None]:
+        """Tell of what is set within at its end; no turn told of first overwrites another."""
+        try:
+            with super().hold_trait_notifications():
+                yield
+        finally:
+            if not self._cross_validation_lock:  # else this is within another
+                self._untold = frozenset()
 
     # -- turns -----------------------------------------------------------------------
 
@@ -188,27 +215,27 @@ class KnobTraits(traitlets.HasTraits):
         # Not the change's own value: another turn may have come, or been told of, first.
         name = change["name"]
         value = getattr(self, name)
-        if not self._ready:
+        self._untold -= {name}
+        if not self._ready or self._is_shown:
             return
         session = self._training
+        # A schedule may have left the value that was set last.
+        holds = self._coming().get(name, value) == value
         if name == "weight_decay" and value == session.own_weight_decay:
             value = None
-        if name == "learning_rate":
-            # A scheduler may have left the value that was set last.
-            if self._takes_rate or session.coming_learning_rate == value:
-                return
-        elif getattr(session.settings, name) == value:
+        if name != "learning_rate":
+            holds = holds and getattr(session.settings, name) == value
+        if holds:
             return
         changes = _with_other_clip_off(name, value)
         self._turn(name, changes)
         if name == "optimizer_kind" and self._follow_if_turned_back(name):
             return
         for other, off in changes.items():
-            if other != name:
+            if other != name and other not in self._untold:
                 setattr(self, other, off)
-        if name == "optimizer_kind" and session.settings.weight_decay is None:
-            # None stands for the new one's own, which is no turn that could be refused.
-            self.weight_decay = None
+        if name == "optimizer_kind":
+            self._show("weight_decay", session.coming_weight_decay)
 
     @traitlets.observe("regime")
     def _turn_regime(self, change: Any) -> None:

@@ -501,7 +501,44 @@ def test_of_two_clippings_set_together_one_acts_and_is_shown(make_flow: Any) -> 
         flow.clip_value = 0.5
     used = next(flow.steps(1)).settings
     assert (used.clip_norm, used.clip_value) == (flow.clip_norm, flow.clip_value)
-    assert (flow.clip_norm is None) != (flow.clip_value is None)
+    assert (flow.clip_norm, flow.clip_value) == (None, 0.5)  # the last, as where each is told
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"activation": "gelu", "learning_rate": 0.02},
+        {"learning_rate": 0.02, "activation": "gelu"},
+        {"optimizer_kind": "Adam", "weight_decay": 0.3, "learning_rate": 0.02},
+        {"weight_decay": 0.3, "learning_rate": 0.02, "optimizer_kind": "Adam"},
+        {"regime": {"label_noise": 0.1}, "weight_decay": 0.3},
+    ],
+    ids=", then ".join,
+)
+def test_values_set_together_act_whatever_their_order(make_flow: Any, held: dict[str, Any]) -> None:
+    """Though a turn that begins another run shows the numbers that its steps would have."""
+    flow = make_flow(plain_network(), sgd, CROSS_ENTROPY, samples())
+    flow.step()
+    with flow.hold_trait_notifications():
+        for name, value in held.items():
+            setattr(flow, name, value)
+    flow.step()
+    coming = flow._training.coming_options[0]
+    for name, value in held.items():
+        if name != "regime":
+            assert getattr(flow, name) == value
+    assert coming["lr"] == held.get("learning_rate", 0.1)
+    assert coming["weight_decay"] == held.get("weight_decay", 0)
+
+
+def test_a_rate_set_within_a_hold_that_it_had_is_followed_after_it(make_flow: Any) -> None:
+    flow = make_flow(plain_network(), sgd, CROSS_ENTROPY, samples())
+    with flow.hold_trait_notifications():
+        flow.learning_rate = 0.1  # as it is
+    flow.step()
+    flow.optimizer.param_groups[0]["lr"] = 0.02
+    flow.step()
+    assert flow.learning_rate == 0.02
 
 
 @pytest.mark.parametrize(

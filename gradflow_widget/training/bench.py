@@ -244,6 +244,8 @@ class Bench:
             self.settings = settings
             if "learning_rate" in changes:
                 self.run.steering.set_rate_anew()
+            if "weight_decay" in changes:
+                self.run.steering.set_decay_anew()
             return True
 
     def _take_over(self, changes: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ..measurement.nonfinite import NonFinite
 from ..tweaks.record import Tweak, tweaks_of
 from .bench import Bench
 from .settings import Settings
-from .steering import learning_rate_of
+from .steering import learning_rate_of, weight_decay_of
 
 
 class PresentRun:
@@ -56,6 +56,11 @@ class PresentRun:
         return learning_rate_of(self.coming_options)
 
     @property
+    def coming_weight_decay(self) -> float | None:
+        """The greatest of a parameter group as the next step has it; None where there is none."""
+        return weight_decay_of(self.coming_options)
+
+    @property
     def coming_options(self) -> list[dict[str, Any]]:
         """Learning rate and weight decay of each parameter group, as the next step has them."""
         return self._bench.run.steering.coming()
@@ -66,7 +71,7 @@ class PresentRun:
 
     @property
     def own_weight_decay(self) -> float | None:
-        """The greatest weight decay of a parameter group before any steering; or None."""
+        """The greatest weight decay of a parameter group but for any steering; or None."""
         return self._bench.run.steering.own_weight_decay
 
     @property

@@ -32,7 +32,8 @@ class Steering:
     The hooks surround the probe's: the learning rate is set before the probe reads it,
     and clipping acts after the probe has read the gradients, so after any clipping of
     the user's own. Where a closure computes them inside the step, they are clipped at the end
-    of each call of it. The optimizer's own weight decay comes back on closing.
+    of each call of it. The optimizer's own weight decay, which is what the user has last given
+    it, comes back on closing.
     """
 
     def __init__(self, optimizer: Optimizer, settings_of_step: Callable[[], Settings]) -> None:
@@ -41,7 +42,7 @@ class Steering:
         self._settings = settings_of_step()
         self._applied: float | None = None
         self._rates = GroupRates(optimizer)
-        self._own_decays = decays_of(optimizer)
+        self._decays = GroupDecays(optimizer)
         self._applied_decay: float | None = None
         self._probe: GradientProbe | None = None
         self._handles = [optimizer.register_step_pre_hook(self._begin)]
@@ -55,11 +56,11 @@ class Steering:
     @property
     def own_weight_decay(self) -> float | None:
         """The greatest weight decay that a group has of its own; None where none has one."""
-        return max((float(one) for one in self._own_decays if one is not None), default=None)
+        return _most(self._decays.own())
 
     def decay_meets_sparse(self, model: nn.Module) -> bool:
         """Whether the knob's weight decay would come to gradients that are sparse, and fail."""
-        return decay_meets_sparse(model, self._optimizer, self._all_own_decays())
+        return decay_meets_sparse(model, self._optimizer, self._decays.own())
 
     def coming(self) -> list[dict[str, Any]]:
         """Return each group's learning rate and weight decay as the next step will have them."""
@@ -73,20 +74,20 @@ class Steering:
             for group in self._optimizer.param_groups
         ]
         stand_in: Any = SimpleNamespace(param_groups=groups)
-        own_decays = self._all_own_decays()
         if settings.learning_rate is not None and settings.learning_rate != self._applied:
             set_learning_rate(stand_in, settings.learning_rate, self._rates.ratios())
-        if settings.weight_decay is not None:
-            set_weight_decay(stand_in, settings.weight_decay, own_decays)
-        else:
-            for group, own in zip(groups, own_decays, strict=False):
-                if own is not None:
-                    group["weight_decay"] = float(own)
+        if self._decay_is_due(settings.weight_decay):
+            own = [number_in(one) for one in self._decays.own()]
+            set_weight_decay(stand_in, settings.weight_decay, own)
         return groups
 
     def set_rate_anew(self) -> None:
         """Set the rate at the next step, also where a scheduler has gone on from that very one."""
         self._applied = None
+
+    def set_decay_anew(self) -> None:
+        """Set the weight decay at the next step, also where a schedule has left that very one."""
+        self._applied_decay = math.nan  # which no knob says
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -106,24 +107,14 @@ class Steering:
             self._applied = wanted
         self._decay_by(settings.weight_decay)
 
-    def _all_own_decays(self) -> list[float | None]:
-        """Return each group's own weight decay, those added of late among them."""
-        known = self._own_decays
-        return known + decays_of(self._optimizer)[len(known) :]
+    def _decay_is_due(self, wanted: float | None) -> bool:
+        """Whether it is to be set; else a schedule of the user's goes on from the last turn."""
+        return wanted != self._applied_decay or self._decays.has_grown
 
     def _decay_by(self, wanted: float | None) -> None:
-        has_grown = len(self._optimizer.param_groups) > len(self._own_decays)
-        if has_grown:
-            self._own_decays = self._all_own_decays()
-        if wanted == self._applied_decay and not (has_grown and wanted is not None):
-            return
-        if wanted is not None:
-            set_weight_decay(self._optimizer, wanted, self._own_decays)
-        else:
-            for group, own in zip(self._optimizer.param_groups, self._own_decays, strict=False):
-                if own is not None:
-                    group["weight_decay"] = own
-        self._applied_decay = wanted
+        if self._decay_is_due(wanted):
+            self._decays.set(wanted)
+            self._applied_decay = wanted
 
     def _clip_before_step(
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -258,6 +249,37 @@ class GroupRates:
         return [rate_of(group) or 0.0 for group in self._optimizer.param_groups]
 
 
+class GroupDecays:
+    """The parameter groups' own weight decay, while a knob has set another.
+
+    Own is what the user has given a group last: at first, by a schedule, by a checkpoint.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._own: list[float | None] = []
+        self._left: list[float | None] | None = None  # by the knob; None: groups have their own
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether there are groups that came after the knob was turned."""
+        return self._left is not None and len(self._optimizer.param_groups) > len(self._left)
+
+    def own(self) -> list[float | None]:
+        """Return each group's own; None where it has none."""
+        present = decays_of(self._optimizer)
+        for place, (left, own) in enumerate(zip(self._left or (), self._own, strict=False)):
+            if place < len(present) and present[place] == left:
+                present[place] = own
+        return present
+
+    def set(self, decay: float | None) -> None:
+        """Give the groups ``decay`` as a knob does; None brings their own back."""
+        self._own = self.own()
+        set_weight_decay(self._optimizer, decay, self._own)
+        self._left = None if decay is None else decays_of(self._optimizer)
+
+
 def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) -> None:
     """Give each parameter group its ratio of ``rate``.
 
@@ -279,3 +301,13 @@ def learning_rate_of(groups: Sequence[Mapping[str, Any]]) -> float | None:
     """
     rates = [rate_of(group) for group in groups]
     return None if rates[0] is None else next((rate for rate in rates if rate), 0.0)
+
+
+def weight_decay_of(groups: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the weight decay that a knob sets: the most that a parameter group has; or None."""
+    return _most(group.get("weight_decay") for group in groups)
+
+
+def _most(decays: Iterable[Any]) -> float | None:
+    numbers = (number_in(one) for one in decays)
+    return max((one for one in numbers if one is not None), default=None)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from gradflow_widget import GradientFlow
+from gradflow_widget import GradientFlow, recipe
 from gradflow_widget.measurement.probe import GradientProbe
 from gradflow_widget.training.settings import Settings
 from gradflow_widget.training.steering import Steering
@@ -302,6 +302,45 @@ def test_a_group_added_later_has_its_weight_decay_steered_and_back() -> None:
     assert optimizer.param_groups[2]["weight_decay"] == pytest.approx(0.3)
     flow.close()
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0, 0, 0.01]
+
+
+def test_the_knob_shows_a_weight_decay_that_the_user_has_set_and_brings_it_back() -> None:
+    model, optimizer = grouped(0.1, 0.1)
+    flow = GradientFlow(model, optimizer, CROSS_ENTROPY, samples())
+
+    def decays() -> list[float]:
+        return [group["weight_decay"] for group in optimizer.param_groups]
+
+    flow.step()
+    optimizer.param_groups[0]["weight_decay"] = 0.3
+    flow.step()
+    assert flow.weight_decay == 0.3
+    assert '"weight_decay": 0.3' in recipe(flow)
+    flow.weight_decay = 0.0  # what it was at first is a turn now
+    flow.step()
+    assert decays() == [0, 0]
+    flow.weight_decay = None
+    flow.step()
+    assert flow.weight_decay == 0.3
+    assert decays() == [0.3, 0]
+    flow.reset()
+    assert flow.weight_decay == 0
+    flow.close()
+
+
+def test_a_weight_decay_set_after_a_turn_of_the_knob_holds_until_the_next() -> None:
+    model, optimizer = grouped(0.1, 0.1)
+    flow = GradientFlow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.weight_decay = 0.2
+    flow.step()
+    optimizer.param_groups[0]["weight_decay"] = 0.3
+    flow.step()
+    assert flow.weight_decay == 0.3
+    flow.weight_decay = 0.2  # what was turned last, once more
+    flow.step()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0]
+    flow.close()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0]
 
 
 def test_a_reset_goes_back_to_the_groups_of_the_beginning() -> None:
