@@ -9,8 +9,9 @@ import textwrap
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .comparing import state_of
 from .values import Unwritable, quoted
 
 MOST_IN_THE_TEXT = 64 * 1024
@@ -23,13 +24,13 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
 
 
 def weights_text(
-    tensors: Mapping[str, Tensor], total: int, file: str | os.PathLike[str] | None
+    tensors: Mapping[str, Tensor], model: nn.Module, file: str | os.PathLike[str] | None
 ) -> tuple[str, set[str]]:
     """Return the statements that set the weights ``tensors``, by name, and their imports.
 
     Args:
         tensors: the weights and buffers that differ from what the seed gives.
-        total: how many the model has.
+        model: whose they are.
         file: where to save them; None writes them into the text if they are few.
 
     Raises:
@@ -38,7 +39,9 @@ def weights_text(
     if not tensors:
         return "", set()
     kept = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    strict = ", strict=False" if len(kept) < total else ""
+    total = len(state_of(model))
+    # Of tied ones, which are kept once, torch asks for every name.
+    strict = "" if kept.keys() == model.state_dict().keys() else ", strict=False"
     which = (
         "The weights" if len(kept) == total else f"{len(kept)} of the {total} weights and buffers"
     )

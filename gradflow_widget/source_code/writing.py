@@ -135,7 +135,7 @@ class _Recipe:
         seeds = (self.seed, 0)
         drawn, names = drawn_text(self.model, missing, seeds, state, self.definitions)
         left = {name: tensor for name, tensor in missing.items() if name not in names}
-        stored, imports = weights_text(left, len(self.state), file)
+        stored, imports = weights_text(left, self.model, file)
         self.definitions.imports |= imports
         if file is not None and stored:
             stored = f"\n{stored}"
@@ -210,7 +210,7 @@ class _Recipe:
         try:
             built = workbench.evaluate(text)
         except Exception as error:
-            raise Unwritable(f"its loss function can't be made anew ({error})") from error
+            raise Unwritable(f"its loss function can't be made anew ({_line(error)})") from error
         if missing_weights(state_of(loss_fn), built):
             raise Unwritable("its loss function has weights of its own")
         return text
@@ -232,7 +232,7 @@ class _Recipe:
             return run_alone(text)
         except Exception as error:
             raise Unwritable(
-                f"the code for it does not run ({type(error).__name__}: {error})"
+                f"the code for it does not run ({type(error).__name__}: {_line(error)})"
             ) from error
 
 
@@ -243,6 +243,11 @@ class _Step:
         self.before: list[str] = []
         self.function = ""
         self.after = ""
+
+
+def _line(error: Exception) -> str:
+    """Return in one line what an exception says."""
+    return " ".join(str(error).split())
 
 
 def _may_draw(model: nn.Module) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import linecache
 import math
+import os
 import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -358,3 +360,45 @@ def test_what_can_not_be_written_is_named() -> None:
     tensor = torch.ones(2)
     with pytest.raises(ValueError, match="it uses tensor from outside"):
         recipe_of(Outside(2, 2))
+
+
+class Shared(nn.Module):
+    """Two layers with one weight, tied in the constructor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).tanh())
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_tied_weights_that_no_seed_gives_are_kept_once(in_a_file: bool, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = Shared()
+    text = recipe_of(model, weights=tmp_path / "weights.pt" if in_a_file else None)
+    assert "# The weights at the beginning of the run" in text
+    made = run(text)["model"]
+    assert made.second.weight is made.first.weight
+    assert_same_weights(model, made)
+
+
+def barred() -> float:
+    if "BARRED" in os.environ:
+        raise RuntimeError("not here:\n\tnor there")
+    return 1.0
+
+
+def weighed(output: Tensor, target: Tensor, weight: float = barred()) -> Tensor:
+    return F.mse_loss(output, target) * weight
+
+
+def test_what_a_text_fails_with_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monkeypatch.setenv("BARRED", "yes")
+    with pytest.raises(ValueError, match=r"does not run \(RuntimeError: not here: nor there\)\.$"):
+        recipe_of(model, optimizer, loss_fn=weighed)
