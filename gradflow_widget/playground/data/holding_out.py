@@ -33,10 +33,13 @@ def held_out_rows(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return order[held_out:], order[:held_out]
 
 
-def held_out_groups(groups: list[str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def held_out_groups(
+    groups: list[str], seed: int, *, kept: frozenset[str] = frozenset()
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return rows as ``held_out_rows`` does, no group (a voice, say) on both sides.
 
-    A fifth of the groups is held out, at least one. ``groups`` names the group of each row.
+    A fifth of the groups is held out, at least one, and none of those that are ``kept`` to train
+    on. ``groups`` names the group of each row.
 
     Raises:
         ValueError: there are fewer than two groups.
@@ -48,7 +51,8 @@ def held_out_groups(groups: list[str], seed: int) -> tuple[torch.Tensor, torch.T
             "give at least two, one to train on and one to hold out."
         )
     order = torch.randperm(len(names), generator=generator(seed)).tolist()
-    held_out = {names[i] for i in order[: max(1, round(SHARE * len(names)))]}
+    drawn = [names[i] for i in order if names[i] not in kept]
+    held_out = set(drawn[: max(1, round(SHARE * len(names)))])
     is_held_out = torch.tensor([group in held_out for group in groups])
     shuffled = torch.randperm(len(groups), generator=generator(seed))
     return shuffled[~is_held_out[shuffled]], shuffled[is_held_out[shuffled]]

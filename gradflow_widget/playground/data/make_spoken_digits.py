@@ -1,4 +1,4 @@
-"""Makes spoken_digits.npz: espeak-ng says ten digits in twelve voices.
+"""Makes spoken_digits.npz: espeak-ng says ten digits in eleven voices, in one of them twice.
 
 It was run once, with espeak-ng 1.51 (Debian: ``apt-get install espeak-ng``) and the extra
 ``[audio]``, and gives the same file again::
@@ -24,7 +24,8 @@ from .log_mel import SAMPLE_RATE, log_mel
 from .spoken_digits import FILE, WORDS
 from .wave_files import read_wave
 
-# An accent and a timbre each: six low voices and six high ones.
+# An accent and a timbre each: six low ones and six high ones. The two of spoken_digits.ONE_VOICE
+# came out as one voice.
 VOICES = (
     "en-us+m3",
     "en-us+f2",
