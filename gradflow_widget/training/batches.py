@@ -370,7 +370,13 @@ def on_device(batch: Any, device: torch.device) -> Any:
         moved = {key: on_device(value, device) for key, value in batch.items()}
         if all(moved[key] is batch[key] for key in moved):
             return batch
-        twin = copy.copy(batch)
+        try:
+            twin = copy.copy(batch)
+        except KeyError:
+            # Before Python 3.11 a copy is asked for __getstate__, which a dictionary whose
+            # members are attributes looks for among its keys.
+            twin = type(batch).__new__(type(batch))
+            vars(twin).update(vars(batch))
         twin.update(moved)
         return twin
     if isinstance(batch, (tuple, list)):
