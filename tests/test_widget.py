@@ -61,7 +61,8 @@ DATA: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("data", "objective"), DATA.values(), ids=DATA)
-@pytest.mark.filterwarnings("error")
+# ipywidgets 8.1.0 itself uses what traitlets has deprecated.
+@pytest.mark.filterwarnings("error", "ignore:Deprecated in traitlets:DeprecationWarning")
 def test_data_of_every_kind_train(make_flow: Any, data: Any, objective: Any) -> None:
     flow = make_flow(
         plain_network,

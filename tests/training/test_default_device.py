@@ -49,9 +49,22 @@ OF_EVERY_MODEL: list[dict[str, Any]] = [
 
 @pytest.fixture
 def new_tensors_lie_elsewhere() -> Iterator[None]:
-    torch.set_default_device("meta")
-    yield
-    torch.set_default_device(None)
+    # As torch.set_default_device does; once that was called with None to undo it, torch 2.6 can't
+    # tell its default device any more, which transformers asks for.
+    with torch.device("meta"):
+        yield
+
+
+def adam_counts_its_steps_elsewhere() -> bool:
+    """Whether this torch's own AdamW can't make a second step here, as that of 2.6 can't."""
+    parameter = nn.Parameter(torch.zeros(2, device="cpu"))
+    parameter.grad = torch.ones(2, device="cpu")
+    optimizer = torch.optim.AdamW([parameter])
+    try:
+        optimizer.step()
+    except RuntimeError:
+        return True
+    return bool(optimizer.state[parameter]["step"].is_meta)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +80,8 @@ def test_knobs_and_steps(
     model, data = own.model(), own.data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     request.getfixturevalue("new_tensors_lie_elsewhere")
+    if "optimizer_kind" in knob and adam_counts_its_steps_elsewhere():
+        pytest.skip("this torch's AdamW counts its steps on the default device")
     flow: GradientFlow = make_flow(
         model, optimizer, data=data, objective=own.objective, validation=data
     )

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.training import openmp
 from gradflow_widget.training.openmp import end_idle_threads
 
 TASKS, MAPS = Path("/proc/self/task"), Path("/proc/self/maps")
@@ -40,6 +41,8 @@ def becomes(value: int) -> bool:
 def two_threads() -> Iterator[None]:
     if not TASKS.is_dir() or "libgomp" not in MAPS.read_text():
         pytest.skip(f"counts the threads of GNU's OpenMP on Linux, and this is {sys.platform}")
+    if openmp._pause is None:
+        pytest.skip("this torch's OpenMP is older than 5.0 and can't end its threads")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     end_idle_threads()
