@@ -81,16 +81,14 @@ class Capture:
 
     def open(self) -> None:
         """Put every hook on."""
-        model = self._model
-        self._handles = [
-            model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True),
-            model.register_forward_hook(Hook(self._end), always_call=True),
-        ]
-        self._handles += [module.register_forward_hook(hook) for module, hook in self._hooks]
-        self._handles += [
-            module.register_forward_hook(hook, with_kwargs=True)
-            for module, hook in self._hooks_of_fused
-        ]
+        # One by one: an interrupt that comes here leaves none that close() knows nothing of.
+        model, add = self._model, self._handles.append
+        add(model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
+        add(model.register_forward_hook(Hook(self._end), always_call=True))
+        for module, hook in self._hooks:
+            add(module.register_forward_hook(hook))
+        for module, hook in self._hooks_of_fused:
+            add(module.register_forward_hook(hook, with_kwargs=True))
 
     def close(self) -> None:
         """Take every hook off and forget what was measured."""

@@ -127,11 +127,9 @@ class NoteTaker:
 
     def open(self) -> None:
         """Put the hooks on that see batch statistics."""
-        self._handles = [
-            module.register_forward_hook(Hook(self._after))
-            for module, _, _ in self._homes
-            if isinstance(module, _BATCH_NORM)
-        ]
+        for module, _, _ in self._homes:
+            if isinstance(module, _BATCH_NORM):
+                self._handles.append(module.register_forward_hook(Hook(self._after)))
 
     def close(self) -> None:
         """Take every hook off."""

@@ -120,18 +120,26 @@ class GradientProbe:
         self._root: loss_watch.Root | None = None
         self._forward_threads: set[int] = set()
         self._called: dict[nn.Module, None] | None = {}
-        self._order_handles: list[RemovableHandle] = [
-            part.module.register_forward_pre_hook(Hook(self._note_call)) for part in parts
-        ]
+        self._order_handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle] = []
         self._last_hooks = LastHooks.of(optimizer)
         self._moves_before = 0
-        self._handles = [
-            model.register_forward_pre_hook(Hook(self._note_forward)),
-            self._last_hooks.register(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        try:
+            self._put_hooks_on()
+            self.full = full
+        except BaseException:  # an interrupt, after which nobody else could take them off
+            self.close()
+            raise
+
+    def _put_hooks_on(self) -> None:
+        model, optimizer, add = self.model, self.optimizer, self._handles.append
+        for part in self._watched.parts:
+            note_call = part.module.register_forward_pre_hook(Hook(self._note_call))
+            self._order_handles.append(note_call)
+        add(model.register_forward_pre_hook(Hook(self._note_forward)))
+        add(self._last_hooks.register(self._before_step))
+        add(optimizer.register_step_post_hook(self._after_step))
         loss_watch.listen(self)
-        self.full = full
 
     # -- what a user sees ------------------------------------------------------------
 
@@ -182,8 +190,12 @@ class GradientProbe:
                 self._instruments = Capture(self.model, parts), NoteTaker(self.model, parts)
             self._capture, self._notes = self._instruments
             self._capture.paused = self._notes.paused = self._looks_away
-            self._capture.open()
-            self._notes.open()
+            try:
+                self._capture.open()
+                self._notes.open()
+            except BaseException:  # an interrupt: half of the hooks would read half of a step
+                self.full = False
+                raise
         elif not value and self._capture is not None:
             self._capture.close()
             self._capture = None

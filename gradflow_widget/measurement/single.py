@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.utils.hooks import RemovableHandle
 
 from ..random_generators import between_steps
 from .attributes import Contents, Known, have_room
@@ -195,14 +196,16 @@ def _read(
             ".requires_grad_(True)."
         )
     called: dict[nn.Module, None] = {}
-    order = [
-        part.module.register_forward_pre_hook(lambda module, _: called.setdefault(module))
-        for part in parts
-    ]
+    order: list[RemovableHandle] = []
     capture, notes = Capture(model, parts), NoteTaker(model, parts)
-    capture.open()
-    notes.open()
     try:
+        for part in parts:
+            note_call = part.module.register_forward_pre_hook(
+                lambda module, _: called.setdefault(module)
+            )
+            order.append(note_call)
+        capture.open()
+        notes.open()
         with (
             uncompiled(),
             torch.inference_mode(False),

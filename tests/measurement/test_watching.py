@@ -19,6 +19,7 @@ from torch import nn
 
 from gradflow_widget import GradientProbe, Reading, take_reading
 from gradflow_widget.measurement import loss_watch
+from gradflow_widget.measurement.layer_notes import NoteTaker
 from tests.waiting import join, started
 
 from .networks import batch, small
@@ -111,6 +112,60 @@ def test_no_hook_is_left_after_closing(full, steps):
     F.mse_loss(model(inputs), targets).backward()
     optimizer.step()
     assert len(probe.history) == steps
+
+
+def watch_every_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    GradientProbe(model, optimizer, full=True).close()
+
+
+def look(model: nn.Module, _: torch.optim.Optimizer) -> None:
+    take_reading(model, F.mse_loss, *noisy_batch())
+
+
+@pytest.mark.parametrize("watch", [watch_every_step, look])
+@pytest.mark.parametrize("register", ["register_forward_pre_hook", "register_forward_hook"])
+def test_an_interrupt_while_the_hooks_are_put_on_leaves_none(watch, register, monkeypatch):
+    model, backward = noisy(), torch.autograd.backward
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    original, calls = getattr(nn.Module, register), 0
+
+    def interrupted(self, *args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == comes_at:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, register, interrupted)
+    comes_at = None
+    watch(model, optimizer)
+    for place in range(1, calls + 1):
+        comes_at, calls = place, 0
+        with pytest.raises(KeyboardInterrupt):
+            watch(model, optimizer)
+        assert hooks_on(model, optimizer) == 0
+        assert torch.autograd.backward is backward
+
+
+def test_an_interrupt_while_a_probe_begins_to_read_in_full_leaves_it_as_it_was(monkeypatch):
+    model = noisy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer) as probe:
+        before = hooks_on(model, optimizer)
+        with monkeypatch.context() as while_it_lasts:
+            while_it_lasts.setattr(NoteTaker, "open", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                probe.full = True
+        assert not probe.full
+        assert hooks_on(model, optimizer) == before
+        probe.full = True
+        F.mse_loss(model(noisy_batch()[0]), noisy_batch()[1]).backward()
+        optimizer.step()
+        assert probe.history.latest.is_full
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_only_the_last_probe_to_leave_takes_the_wrapping_off():
