@@ -6,6 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 
@@ -23,7 +24,8 @@ class Delivery:
 
     Steps whose numbers are still on a device wait until these have arrived. Steps that hold
     nothing unusual are made into rows of the history many at a time, where nobody needs their
-    Readings.
+    Readings. A step leaves its queue when it is recorded, so that one whose recording is
+    interrupted is recorded next.
 
     Args:
         watched: the layers that the steps are of.
@@ -129,10 +131,10 @@ class Delivery:
         if self.on_glance is not None and not self._at_once:
             glance = self._glance(pending[0])
             if glance is not None:
-                self._glanced.append(pending.popleft())
-                self._steps += 1
                 if len(self._glanced) >= _TOGETHER:
                     self._record_glanced()
+                self._glanced.append(pending.popleft())
+                self._steps += 1
                 return glance
         self._record_glanced()
         plain = 0
@@ -143,13 +145,15 @@ class Delivery:
                 plain += 1
         if plain > 2:
             # The last of them has its Reading made: it is the latest.
-            first = self._steps + 1
+            self._record_rows(list(islice(pending, plain - 1)), self._steps + 1)
+            for _ in range(plain - 1):
+                pending.popleft()
             self._steps += plain - 1
-            self._record_rows([pending.popleft() for _ in range(plain - 1)], first)
-        reading = self.watched.reading(pending.popleft(), self._steps + 1)
+        reading = self.watched.reading(pending[0], self._steps + 1)
         if reading is not None:
-            self._steps += 1
             self._history.append(reading)
+            self._steps += 1
+        pending.popleft()
         return reading
 
     def _glance(self, step: Step) -> Glance | None:
@@ -167,14 +171,16 @@ class Delivery:
 
     def _record_glanced(self) -> None:
         """Record the steps that were told of by a glance; the last of them is the latest."""
-        steps, self._glanced = self._glanced, []
+        steps = self._glanced
         if not steps:
             return
         if len(steps) > 1:
             self._record_rows(steps[:-1], self._steps - len(steps) + 1)
-        reading = self.watched.reading(steps[-1], self._steps)
+            del steps[:-1]
+        reading = self.watched.reading(steps[0], self._steps)
         assert reading is not None, "nothing skips a step that a device need not be asked about"
         self._history.append(reading)
+        steps.clear()
 
     def _record_rows(self, steps: Sequence[Step], first: int) -> None:
         rows = self.watched.rows(steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,9 @@ from gradflow_widget import GradientProbe
 from gradflow_widget.measurement import loss_watch
 from gradflow_widget.measurement import step as step_module
 from gradflow_widget.measurement.gradients import Gradients
-from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS
+from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS, History
 from gradflow_widget.measurement.norms import NormPlan, Norms
-from gradflow_widget.measurement.step import Step
+from gradflow_widget.measurement.step import Step, Watched
 from gradflow_widget.measurement.transfer import Transfer
 
 from .networks import batch, small
@@ -186,3 +188,42 @@ def test_numbers_are_the_same_by_either_way(request):
     by_transfer = train(4).history
     for name in (*STEP_COLUMNS, *LAYER_COLUMNS):
         np.testing.assert_allclose(at_once.column(name), by_transfer.column(name), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(Watched, "reading"), (Watched, "rows"), (History, "append"), (History, "append_rows")],
+)
+@pytest.mark.parametrize("listens", [None, "on_reading", "on_glance"])
+def test_a_step_whose_recording_is_interrupted_is_recorded_next(place, name, listens, monkeypatch):
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    original, interrupts, losses = getattr(place, name), 1, []
+
+    def interrupted(*args):
+        nonlocal interrupts
+        if losses and interrupts:
+            interrupts -= 1
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(place, name, interrupted)
+    with GradientProbe(model, optimizer) as probe:
+        if listens is not None:
+            probe.on_reading = lambda _: None
+        if listens == "on_glance":
+            probe.on_glance = lambda _: None
+        for _ in range(150):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(inputs), targets)
+            loss.backward()
+            losses.append(loss.item())
+            with contextlib.suppress(KeyboardInterrupt):
+                optimizer.step()
+        with contextlib.suppress(KeyboardInterrupt):
+            probe.history  # noqa: B018 - makes rows of what waits together
+        history = probe.history
+    assert interrupts == (listens == "on_reading" and "row" in name)
+    assert history.step.tolist() == list(range(1, 151))
+    np.testing.assert_allclose(history.loss, losses)
