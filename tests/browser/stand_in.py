@@ -50,6 +50,9 @@ class _Director:
     def layer_problems(self, reading: Reading) -> list[str]:
         return ["healthy"] * len(reading.layers)
 
+    def step_problems(self, reading: Reading, name: str) -> list[str]:
+        return ["healthy"] * len((reading.signal_grad_through_time or {})[name])
+
     def notice(self) -> tuple[str, bool]:
         return self.notices, bool(self.notices)
 
