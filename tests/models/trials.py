@@ -87,7 +87,10 @@ def show_bars(title: str) -> str:
     for reading in probed(title):
         for measure in MEASURES:
             chart.measure = measure
-            chart.draw(writer, reading, ["healthy"] * len(reading.layers))
+            recurrent = chart.recurrent(reading)
+            steps = reading.signal_grad_through_time or {}
+            bars_shown = reading.layers if recurrent is None else steps[recurrent]
+            chart.draw(writer, reading, ["healthy"] * len(bars_shown))
             writer.settle()
         chart.measure = "weight gradient"
         chart.draw(writer, reading, ["healthy"] * len(reading.layers))
