@@ -218,6 +218,10 @@ class KnobTraits(traitlets.HasTraits):
         self._untold -= {name}
         if not self._ready or self._is_shown:
             return
+        with self._taken_back_where_it_fails(name):
+            self._make_hot_turn(name, value)
+
+    def _make_hot_turn(self, name: str, value: Any) -> None:
         session = self._training
         # A schedule may have left the value that was set last.
         holds = self._coming().get(name, value) == value
@@ -228,7 +232,7 @@ class KnobTraits(traitlets.HasTraits):
         if holds:
             return
         changes = _with_other_clip_off(name, value)
-        self._turn(name, changes)
+        self._training.turn(**changes)
         if name == "optimizer_kind" and self._follow_if_turned_back(name):
             return
         for other, off in changes.items():
@@ -240,17 +244,23 @@ class KnobTraits(traitlets.HasTraits):
     @traitlets.observe("regime")
     def _turn_regime(self, change: Any) -> None:
         value = change["new"]
-        if self._ready and self._training.settings.regime != value:
-            self._turn("regime", {"regime": value})
-            self._backstage.say()
+        if not self._ready:
+            return
+        with self._taken_back_where_it_fails("regime"):
+            if self._training.settings.regime != value:
+                self._training.turn(regime=value)
+                self._backstage.say()
 
     @traitlets.observe(*COLD_KNOBS)
     def _turn_cold(self, change: Any) -> None:
         name = change["name"]
-        value = getattr(self, name)
-        if self._ready and getattr(self._training.settings, name) != value:
-            self._turn(name, {name: value})
-            self._follow_if_turned_back(name)
+        if not self._ready:
+            return
+        with self._taken_back_where_it_fails(name):
+            value = getattr(self, name)
+            if getattr(self._training.settings, name) != value:
+                self._training.turn(**{name: value})
+                self._follow_if_turned_back(name)
 
     def _follow_if_turned_back(self, name: str) -> bool:
         """Turn a knob once more that was turned back while its turn waited for a step to end.
@@ -260,12 +270,13 @@ class KnobTraits(traitlets.HasTraits):
         value = getattr(self, name)
         if getattr(self._training.settings, name) == value:
             return False
-        self._turn(name, {name: value})
+        self._training.turn(**{name: value})
         return True
 
-    def _turn(self, name: str, changes: dict[str, Any]) -> None:
+    @contextmanager
+    def _taken_back_where_it_fails(self, name: str) -> Iterator[None]:
         try:
-            self._training.turn(**changes)
+            yield
         except BaseException as error:
             # What was there goes on, and so does its knob.
             setattr(self, name, self._acting(name))

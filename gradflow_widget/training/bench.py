@@ -29,6 +29,7 @@ from .settings import Settings
 from .sparse import check_takes_sparse
 from .steering import learning_rate_of
 from .trainer import Trainer
+from .uninterrupted import uninterrupted
 from .validating import Validating
 
 _CLOSED = "this GradientFlow is closed: make a new one."
@@ -311,13 +312,15 @@ class Bench:
         if settings.cold == self.settings.cold:
             if self._trainer is not None and self.settings.regime.adversarial is None:
                 self._trainer.check_attack(self.run, settings)
-            if settings.optimizer_kind != self.settings.optimizer_kind:
-                self.run.use(settings.optimizer_kind)
-            self._take_over(changes)
+            with uninterrupted():
+                if settings.optimizer_kind != self.settings.optimizer_kind:
+                    self.run.use(settings.optimizer_kind)
+                self._take_over(changes)
             return False
         made = self._made(settings)
         make_way()
-        self._replace(made, changes)
+        with uninterrupted():
+            self._replace(made, changes)
         return True
 
     def reset(
@@ -345,7 +348,8 @@ class Bench:
         else:
             made = self._again(built, settings, keeps_optimizer=keeps_optimizer)
         make_way()
-        self._replace(made, changes)
+        with uninterrupted():
+            self._replace(made, changes)
 
     def _replace(self, made: Made, changes: dict[str, Any]) -> None:
         if made.built is self._built:

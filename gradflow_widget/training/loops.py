@@ -259,8 +259,9 @@ class UserLoops:
         """Come in between two steps of a loop that is not ours."""
         if self._bench.is_in_own_step:
             return
-        self._telling.tell()
         bench, probe, pace = self._bench, self._bench.run.probe, self._pace
+        pace.announce()
+        self._telling.tell()
         if self._validating is not None:
             self._validating.loop_stepped()
         bench.validate_if_due()

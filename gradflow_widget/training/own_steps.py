@@ -47,7 +47,7 @@ class OwnSteps:
         """Raise RuntimeError where ``what`` would wait for the step that it is called within."""
         if self._stepping == threading.get_ident():
             raise RuntimeError(
-                f"{what} can't be called by who is told of a step: training would wait for itself."
+                f"{what} can't be called within a step: training would wait for itself."
             )
 
     def for_pace(self) -> None:
@@ -113,6 +113,7 @@ class OwnSteps:
 
     def _tell(self, *, asked: bool) -> None:
         """Tell the audience of the step made, and validate where it is time."""
+        self._pace.announce()
         try:
             self._telling.tell()
             self._bench.validate_if_due()

@@ -29,7 +29,7 @@ class Pace:
         self._changers = 0
         # Steps that somebody waits for: asked for, done or called off, and told of.
         self._asked = self._served = self._told = 0
-        self._steps = self._steps_told = 0
+        self._steps = self._steps_told = self._announced = 0
         # Between a step's permission and the moment when its audience knows of it.
         self._working = False
 
@@ -113,7 +113,8 @@ class Pace:
             False where ``timeout`` seconds ran out first.
         """
         with self._lock:
-            goal = None if steps is None else self._steps_told + steps
+            # Who waits may know already of one that is announced.
+            goal = None if steps is None else max(self._steps, self._announced) + steps
             return self._wait_for(
                 lambda: (
                     (self.at_rest and not self._working)
@@ -169,6 +170,11 @@ class Pace:
             if claim is not None:
                 claim()
             return True
+
+    def announce(self) -> None:
+        """Note that the audience is about to hear of a step, which is counted after that."""
+        with self._lock:
+            self._announced = self._steps + 1
 
     def count(self, *, asked: bool) -> None:
         """Count a step as done; ``asked``: it is one that :meth:`begin` gave."""

@@ -396,10 +396,13 @@ class TrainingSession(PresentRun):
 
         Raises:
             ValueError: ``count`` is no whole number of at least 1.
-            RuntimeError: nothing to train with, closed, or a loop of the user's is under way.
+            RuntimeError: nothing to train with, closed, or a loop of the user's is under way; or
+                called within a step.
             Exception: what the user's model or data raised.
         """
         count = checked_whole("n", count)
+        self._worker.check_not_current("steps()")
+        self._own_steps.check_not_within("steps()")
         self._check_can_train()
         self._loops.check_none_handed_over()
         return self._steps_in_this_thread(count)

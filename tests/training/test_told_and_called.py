@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from gradflow_widget import GradientFlow
+from gradflow_widget.training.pace import Pace
 from tests.waiting import join, wait_for
 
 from .parts import CROSS_ENTROPY, plain_network, samples
@@ -40,12 +39,70 @@ def at_step(flow: Any, number: int, act: Any) -> None:
     flow.observe(told, "step_number")
 
 
-@pytest.mark.parametrize("what", ["step", "wait"])
-def test_waiting_for_training_within_a_step_of_it_is_refused(flow: Any, what: str) -> None:
-    at_step(flow, 2, getattr(flow, what))
-    with pytest.raises(RuntimeError, match=rf"{what}\(\) can't be called by who is told of a step"):
+def all_steps(flow: Any) -> None:
+    list(flow.steps(2))
+
+
+MORE = pytest.mark.parametrize(
+    ("what", "more"),
+    [("step", GradientFlow.step), ("wait", GradientFlow.wait), ("steps", all_steps)],
+)
+
+
+@MORE
+def test_more_steps_by_who_is_told_of_one_are_refused(flow: Any, what: str, more: Any) -> None:
+    at_step(flow, 2, lambda: more(flow))
+    with pytest.raises(RuntimeError, match=rf"{what}\(\) can't be called within a step"):
         list(flow.steps(4))
-    assert len(list(flow.steps(2))) == 2
+    assert [reading.step for reading in flow.steps(2)] == [3, 4]
+
+
+@MORE
+def test_more_steps_by_the_objective_are_refused(make_flow: Any, what: str, more: Any) -> None:
+    model = plain_network()
+    calls: list[int] = []
+
+    def objective(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if flow is not None and is_within:
+            more(flow)
+        return CROSS_ENTROPY(outputs, targets)
+
+    flow, is_within = None, False
+    flow = make_flow(model, sgd(model.parameters()), objective, samples())
+    is_within = True
+    with pytest.raises(RuntimeError, match=rf"{what}\(\) can't be called within a step"):
+        list(flow.steps(1))
+    with pytest.raises(RuntimeError, match=rf"{what}\(\) was called on the training thread"):
+        flow.step()
+    is_within = False
+    flow.step(2)
+    assert flow.step_number == len(flow.history) == 2
+
+
+def test_waiting_for_more_steps_gives_so_many_beyond_those_that_were_seen() -> None:
+    pace = Pace()
+
+    def step() -> None:
+        assert pace.begin()
+        pace.announce()
+        pace.count(asked=True)
+        pace.end()
+
+    pace.play()
+    step()
+    assert pace.begin()
+    pace.announce()  # whoever waits from now on may have seen this one
+    reached: list[bool] = []
+    waiting = threading.Thread(target=lambda: reached.append(pace.wait(1, timeout=30)))
+    waiting.start()
+    wait_for(lambda: bool(pace._hopes))
+    pace.count(asked=True)
+    pace.end()
+    assert [met() for met in pace._hopes] == [False]
+    step()
+    join(waiting)
+    assert reached == [True]
 
 
 @pytest.mark.parametrize("change", ["reset", "knob"])
@@ -58,27 +115,6 @@ def test_a_new_run_within_steps_goes_on_from_its_beginning(flow: Any, change: st
 
     at_step(flow, 3, act)
     assert [reading.step for reading in flow.steps(5)] == [1, 2, 3, 1, 2]
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Interrupts are heard, though a shell that has put us in the background ignores them."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_calls_off_the_steps_that_were_asked_for(flow: Any) -> None:
-    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        flow.step(10**7)
-    join(timer)
-    flow.wait()
-    done = flow.step_number
-    flow.step(2)
-    assert flow.step_number == done + 2
 
 
 def test_steps_in_a_cell_are_not_told_as_a_pause(flow: Any) -> None:
