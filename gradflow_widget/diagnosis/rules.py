@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..measurement.flow import (
+    BETWEEN_KINDS,
+    Path,
     comparable_groups,
     decades_behind,
     is_of_one_kind,
@@ -20,9 +22,10 @@ from ..measurement.flow import (
     paths,
 )
 from ..measurement.nonfinite import NonFinite, first_nonfinite
-from ..measurement.reading import FloatArray, Reading
+from ..measurement.reading import Reading
 from . import wording
-from .severed import passed_by, severed
+from .severed import left_out, passed_by, severed
+from .stacked import judge_stacked
 from .through_time import judge_through_time
 from .verdict import (
     FAULT_DECADES,
@@ -34,9 +37,10 @@ from .verdict import (
     Verdict,
 )
 
-# Between layers of several kinds the signal may lose so much for reasons that harm nobody:
-# the mean over 400 places divides its norm by their root.
-BETWEEN_KINDS = 1.3
+# Of so many readings the median tells whether the signal vanishes, so that the verdict does not
+# change to and fro with the batches. The latest has to be near at least.
+_MEDIAN_OF = 5
+_NEAR = 0.5
 
 
 def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Verdict:
@@ -44,8 +48,9 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
 
     A network at its first weights is judged by one reading; "exploding" during training
     needs every one of the last ``PERSISTENT_READINGS``, or all since the beginning.
-    Vanishing counts only where g is beyond what chance gives in a network of this width:
-    |g| > 2√(5/(N·L)).
+    Vanishing counts only where g, or what the ends alone give for it, is beyond what chance gives
+    in a network of this width: |g| > 2√(5/(N·L)). During training it is the median of the last
+    readings that counts, or a latest one beyond the line of a fault.
     """
     if not readings:
         return UNDECIDED if nonfinite is None else _of_nonfinite(nonfinite)
@@ -71,14 +76,14 @@ def _of_flow(readings: Sequence[Reading]) -> Verdict:
     verdict = _from_layer_to_layer(readings)
     if verdict.problem not in ("", "healthy") or not readings[-1].is_full:
         return verdict
-    through_time = judge_through_time(readings)
-    if through_time is None:
+    within = judge_stacked(readings) or judge_through_time(readings)
+    if within is None:
         return verdict
     if verdict.problem:
         layers = f"From layer to layer: {verdict.sentence[0].lower()}{verdict.sentence[1:]}"
     else:
         layers = verdict.sentence
-    return replace(through_time, sentence=f"{through_time.sentence} {layers}")
+    return replace(within, sentence=f"{within.sentence} {layers}")
 
 
 def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
@@ -86,15 +91,19 @@ def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
     signal, decades, slope = latest.signal_grad_norm, latest.decades, latest.slope
     if signal is None or decades is None or slope is None:
         return UNDECIDED
-    is_severed = severed(latest, signal)
+    is_severed = severed(readings, signal)
     if is_severed is not None:
         return is_severed
+    cut_off = left_out(latest)
     if not math.isfinite(decades):
-        passed = passed_by(latest, signal)
-        return passed or Verdict("", "", wording.why_no_number(latest, signal))
+        passed = passed_by(readings, signal)
+        return passed or cut_off or Verdict("", "", wording.why_no_number(latest, signal))
+    on_some_ways = _on_some_ways(readings)
+    if on_some_ways is not None:
+        return on_some_ways
     path = wording.between(latest, signal, decades)
     numbers = f"slope {wording.signed(slope, 3)}, ×{math.exp(slope):.3g} a layer"
-    if _is_vanishing(latest, decades, slope):
+    if _vanishes(readings, decades, slope):
         faulty = decades < -FAULT_DECADES - _allowance(latest)
         severity: Severity = "fault" if faulty else "watch"
         return Verdict(
@@ -114,44 +123,67 @@ def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
         return Verdict(
             "", "", f"For now the signal grows by {decades:.1f} decades {path} ({numbers})."
         )
-    on_one_way = _on_one_way(latest, signal)
-    if on_one_way is not None:
-        return on_one_way
     flow = f"{wording.signed(decades)} decades {path} ({numbers})"
+    aside = cut_off or passed_by(readings, signal)
+    if aside is not None and aside.problem:
+        return replace(aside, sentence=f"{aside.sentence} Elsewhere: {flow}.")
     unlike = _unlike_the_ends(latest)
-    return Verdict("healthy", "", f"Healthy{' from end to end' if unlike else ''}: {flow}{unlike}.")
+    verdict = f"Healthy{' from end to end' if unlike else ''}: {flow}{unlike}."
+    return Verdict("healthy", "", verdict if aside is None else f"{verdict} {aside.sentence}")
 
 
-def _on_one_way(reading: Reading, signal: FloatArray) -> Verdict | None:
-    """Say of several ways through the network which one is sick though their median is healthy."""
-    found = paths(signal, reading.described)
-    most = FAULT_DECADES + _allowance(reading)
-    sick = [path for path in found if abs(path.decades) > most]
-    if reading.step > 1:  # as all that explodes, which may pass
-        sick = [path for path in sick if path.decades < 0]
-    if len(found) < 2 or not sick:
+def _on_some_ways(readings: Sequence[Reading]) -> Verdict | None:
+    """Say of several ways through the network which are sick, where not all are in like manner."""
+    latest = readings[-1]
+    found = _paths(latest)
+    if len(found) < 2:
         return None
-    worst = max(sick, key=lambda path: abs(path.decades))
+    falling = [path for path in found if _falls(latest, path)]
+    growing = [path for path in found if _grows(latest, path)]
+    if not _lasts(readings, lambda one: any(_grows(one, path) for path in _paths(one))):
+        growing = []
+    if not (falling or growing) or len(found) in (len(falling), len(growing)):
+        return None
+    worst = max((*falling, *growing), key=lambda path: abs(path.decades))
     problem: Problem = "vanishing" if worst.decades < 0 else "exploding"
-    changes = "falls" if worst.decades < 0 else "grows"
+    changes, sick = ("falls", falling) if worst.decades < 0 else ("grows", growing)
     return Verdict(
         problem,
-        "watch",
+        "fault" if len(sick) > len(found) / 2 else "watch",
         f"{problem.capitalize()} on {len(sick)} of {len(found)} ways through the network: "
-        f"the signal {changes} by {abs(worst.decades):.1f} decades {wording.ends(reading, worst)}.",
+        f"the signal {changes} by {abs(worst.decades):.1f} decades {wording.ends(latest, worst)}.",
     )
 
 
+def _paths(reading: Reading) -> list[Path]:
+    """Return the ways of which a number can be told; where one ends is told of as such."""
+    if reading.signal_grad_norm is None:
+        return []
+    found = paths(reading.signal_grad_norm, reading.described)
+    return [path for path in found if math.isfinite(path.decades)]
+
+
+def _falls(reading: Reading, path: Path) -> bool:
+    by_chance = _decades_by_chance(_width(reading), path.length - 1)
+    return path.decades < -max(FAULT_DECADES + _allowance(reading), by_chance)
+
+
+def _grows(reading: Reading, path: Path) -> bool:
+    return path.decades > FAULT_DECADES + _allowance(reading)
+
+
 def _unlike_the_ends(reading: Reading) -> str:
-    """Say which layers between two ends that are alike receive far less or more than these."""
+    """Say which layers receive far less or more than what they may be compared with."""
     problems = layer_problems(reading)
     parts = []
-    for problem, what in (("vanishing", "less"), ("exploding", "more")):
+    for problem, what in (("vanishing", "far less"), ("exploding", "far more")):
         found = [index for index, one in enumerate(problems) if one == problem]
-        if found:
-            some = f"{len(found)} layers" if len(found) > 1 else "one layer"
-            parts.append(f"{some} far {what}, such as {wording.named(reading, found[0])}")
-    return f", but in between {', and '.join(parts)}" if parts else ""
+        if len(found) == 1:
+            parts.append(f"{wording.named(reading, found[0])} receives {what}")
+        elif found:
+            such = wording.named(reading, found[0])
+            parts.append(f"{len(found)} layers receive {what}, such as {such}")
+    return f", but {', and '.join(parts)}" if parts else ""
 
 
 def layer_problems(reading: Reading) -> tuple[Problem, ...]:
@@ -180,19 +212,22 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     behind = decades_behind(signal, reading.described)
     width = _width(reading) if groups else 1.0
     little = WATCH_DECADES + _allowance(reading)
+    is_any_reached = bool((signal > 0).any())
     for group in groups:
         if len(group) < 2:
             continue
-        reference = logarithms[group[-1]] - behind[group]
+        reached = [place for place, index in enumerate(group) if signal[index] > 0]
+        last = reached[-1] if reached else 0
+        reference = logarithms[group[last]] - behind[group]
         for place, index in enumerate(group):
-            below = logarithms[index] - reference
-            if math.isnan(below):  # nothing comes to either
-                continue
-            distance = max(len(group) - 1 - place, 1)
-            least = _slope_by_chance(width, distance) * distance / math.log(10)
             if signal[index] == 0:
-                problems[index] = "severed"
-            elif below < -max(little, least) and not by_chance:
+                problems[index] = "severed" if is_any_reached else ""
+                continue
+            below = logarithms[index] - reference
+            if math.isnan(below):  # both are infinite
+                continue
+            least = _decades_by_chance(width, max(last - place, 1))
+            if below < -max(little, least) and not by_chance:
                 problems[index] = "vanishing"
             else:
                 problems[index] = "exploding" if below > much else "healthy"
@@ -208,16 +243,28 @@ def _exploding(readings: Sequence[Reading]) -> Severity:
         if decades > FAULT_DECADES:
             return "fault"
         return "watch" if decades > WATCH_DECADES else ""
-    recent = readings[-PERSISTENT_READINGS:]
-    lasting = len(recent) == PERSISTENT_READINGS or recent[0].step <= 1
-    if lasting and all(r.decades is not None and r.decades > FAULT_DECADES for r in recent):
+    if _lasts(readings, lambda one: one.decades is not None and one.decades > FAULT_DECADES):
         return "fault"
     return ""
+
+
+def _lasts(readings: Sequence[Reading], holds: Callable[[Reading], bool]) -> bool:
+    """Whether something holds of the first weights, or has held for long."""
+    if readings[-1].step <= 1:
+        return holds(readings[-1])
+    recent = readings[-PERSISTENT_READINGS:]
+    lasting = len(recent) == PERSISTENT_READINGS or recent[0].step <= 1
+    return lasting and all(map(holds, recent))
 
 
 def _slope_by_chance(width: float, layers: int) -> float:
     """Return 2√(5/(N·L)), Hanin & Nica 2018: a slope that finite width gives by chance."""
     return 2 * math.sqrt(5 / (width * layers))
+
+
+def _decades_by_chance(width: float, layers: int) -> float:
+    """Return the decades that such a slope makes over so many layers."""
+    return _slope_by_chance(width, layers) * layers / math.log(10)
 
 
 def _width(reading: Reading) -> float:
@@ -226,13 +273,32 @@ def _width(reading: Reading) -> float:
     return statistics.median(reading.described[i].width for group in groups for i in group)
 
 
+def _vanishes(readings: Sequence[Reading], decades: float, slope: float) -> bool:
+    """Whether the signal falls by too much, by the median of the last readings or at once."""
+    latest = readings[-1]
+    line = WATCH_DECADES + _allowance(latest)
+    if latest.step <= 1 or decades < -FAULT_DECADES - _allowance(latest):
+        return _is_vanishing(latest, decades, slope)
+    recent = [
+        one.decades
+        for one in readings[-_MEDIAN_OF:]
+        if one.decades is not None and math.isfinite(one.decades)
+    ]
+    if not recent or decades > _NEAR - line:
+        return False
+    median = statistics.median(recent)
+    return median < -line and _is_vanishing(latest, min(median, decades), slope)
+
+
 def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:
     """Whether the signal falls by more than a little, and more than chance lets it."""
     signal = reading.signal_grad_norm
     if signal is None or not decades < -WATCH_DECADES - _allowance(reading):
         return False
     depth = max(path.length for path in paths(signal, reading.described))
-    return abs(slope) > _slope_by_chance(_width(reading), depth)
+    # One great step near an end hardly turns the line through all layers.
+    of_ends = abs(decades) * math.log(10) / max(depth - 1, 1)
+    return max(abs(slope), of_ends) > _slope_by_chance(_width(reading), depth)
 
 
 def _allowance(reading: Reading) -> float:

@@ -9,24 +9,33 @@ import numpy as np
 
 from ..measurement.flow import decades_through_time
 from ..measurement.reading import FloatArray, Reading
-from .verdict import FAULT_DECADES, PERSISTENT_READINGS, Problem, Verdict
+from .severed import FADED
+from .verdict import FAULT_DECADES, PERSISTENT_READINGS, Problem, Severity, Verdict
 
 
 def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
     """Judge the latest full readings of one run, the newest last; None where nothing is wrong.
 
     What vanishes through time is no fault by itself: a task may not need so long a memory, and
-    gates learn to keep more. Exploding has to persist as it does from layer to layer.
+    gates learn to keep more. Exploding has to persist as it does from layer to layer. It is a fault
+    at the first weights only: of a network that has learned the later steps of its sequences, the
+    loss itself is far larger at the early ones.
     """
     latest = readings[-1]
     found = {name: decades_through_time(signal) for name, signal in _series(latest)}
     lost = {name: decades for name, decades in found.items() if decades < -FAULT_DECADES}
     if grows := _exploding(readings):
         name = max(grows, key=lambda one: grows[one])
-        return Verdict("exploding", "fault", _sentence(latest, name, grows[name]))
+        severity: Severity = "fault" if latest.step <= 1 else "watch"
+        sentence = _sentence(latest, name, grows[name])
+        if severity == "watch":
+            sentence += " Or the loss is far larger at the early steps."
+        return Verdict("exploding", severity, sentence)
     if lost:
         name = min(lost, key=lambda one: lost[one])
-        return Verdict("vanishing", "watch", _sentence(latest, name, lost[name]))
+        is_cut = lost[name] == -math.inf and not _fades(dict(_series(latest))[name])
+        problem: Problem = "severed" if is_cut else "vanishing"
+        return Verdict(problem, "watch", _sentence(latest, name, lost[name]))
     return None
 
 
@@ -73,7 +82,8 @@ def _grows(signal: FloatArray) -> bool:
     Where a loss looks at every step, the signals of all of them add up on the way back: that
     gives many decades over the last steps, but hardly more before.
     """
-    earlier = signal[: (len(signal) + 1) // 2]
+    reached = int(np.flatnonzero(signal > 0)[-1]) + 1 if (signal > 0).any() else 0
+    earlier = signal[: (reached + 1) // 2]  # of those that the loss looks at, not of padding
     return (
         decades_through_time(signal) > FAULT_DECADES
         and decades_through_time(earlier) > FAULT_DECADES / 2
@@ -87,6 +97,11 @@ def _series(reading: Reading) -> Iterator[tuple[str, FloatArray]]:
             yield name, signal[::-1] if _is_reverse(name) else signal
 
 
+def _fades(signal: FloatArray) -> bool:
+    """Whether a signal is so small beside an exact 0 that it was not cut off there."""
+    return bool(signal[signal > 0].min() < FADED)
+
+
 def _is_reverse(name: str) -> bool:
     return name.endswith("_reverse")
 
@@ -94,11 +109,15 @@ def _is_reverse(name: str) -> bool:
 def _sentence(reading: Reading, name: str, decades: float) -> str:
     signal = dict(_series(reading))[name]
     what = f"through time: in {name or 'the model itself'} the signal"
-    way = f"from the last of {len(signal)} time steps back to the first"
+    last = int(np.flatnonzero(signal > 0)[-1])
+    whence = "the last" if last == len(signal) - 1 else f"step {last + 1}"
+    way = f"from {whence} of {len(signal)} time steps back to the first"
     if decades == -math.inf:
-        return f"Vanishing {what} fades to exactly 0 on its way {way}."
-    steps = int(np.flatnonzero(signal > 0)[-1])
-    each = f"(×{10 ** (decades / steps):.3g} a step)"
+        if _fades(signal):
+            return f"Vanishing {what} fades to exactly 0 on its way {way}."
+        cut = f"step {int(np.flatnonzero(signal[:last] == 0)[-1]) + 1} of {len(signal)}"
+        return f"Cut {what} is exactly 0 at {cut} and before, as behind detach()."
+    each = f"(×{10 ** (decades / last):.3g} a step)"
     if decades < 0:
         return f"Vanishing {what} falls by {-decades:.1f} decades {way} {each}."
     return f"Exploding {what} grows by {decades:.1f} decades {way} {each}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -39,7 +40,11 @@ def between(reading: Reading, signal: FloatArray, decades: float) -> str:
     chosen = min(found, key=lambda path: abs(path.own - decades))
     is_its_own = abs(chosen.own - decades) <= _ITS_OWN
     if len(found) > 1:
-        of = f", in the median of {len(found)} ways through the network"
+        of = (
+            f", in the median of {len(found)} ways through the network"
+            if len(found) > 2
+            else ", on the better of 2 ways through the network"
+        )
         if not is_its_own:
             return of[2:] + _from_to([path.decades for path in found])
     elif len(chosen.kinds) > 1:
@@ -50,6 +55,7 @@ def between(reading: Reading, signal: FloatArray, decades: float) -> str:
         of = ""
     stretches = len(chosen.groups)
     over = f", over {stretches} stretches of like layers" if stretches > 1 else ""
+    over += _between_stretches(reading, chosen)
     most = _mostly_at(reading, signal, chosen) if is_its_own else ""
     return f"{ends(reading, chosen)}{over}{of}{most}"
 
@@ -58,6 +64,17 @@ def ends(reading: Reading, path: Path) -> str:
     """Name the layers between which a path lies, in the direction of the signal."""
     first, last = path.groups[0][0], path.groups[-1][-1]
     return f"from {named(reading, last)} back to {named(reading, first)}"
+
+
+def _between_stretches(reading: Reading, path: Path) -> str:
+    """Say where the signal changes between two stretches by more than pooling explains."""
+    told = [
+        f", {signed(beyond)} of them between {named(reading, upper[0])} and "
+        f"{named(reading, lower[-1])}, beyond what pooling may take"
+        for beyond, (lower, upper) in zip(path.between, pairwise(path.groups), strict=True)
+        if abs(beyond) >= _ITS_OWN
+    ]
+    return "".join(told)
 
 
 def _from_to(decades: Sequence[float]) -> str:
@@ -71,7 +88,7 @@ def _mostly_at(reading: Reading, signal: FloatArray, path: Path) -> str:
     group = path.groups[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log10(signal[list(group)])
-    changes = logarithms[:-1] - logarithms[1:]
+        changes = logarithms[:-1] - logarithms[1:]
     place = int(np.argmax(np.abs(changes)))
     change = float(changes[place])
     if not np.isfinite(changes).all() or not _NEARLY_ALL <= change / path.own <= 2 - _NEARLY_ALL:

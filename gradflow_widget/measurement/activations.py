@@ -251,13 +251,13 @@ def uses_between(consumer: Any, producers: Container[Any], seen: set[Any]) -> li
 def producers_before(consumer: Any, producers: Container[Any]) -> list[Any]:
     """Find the nodes of layers' outputs that ``consumer`` is computed from, with none between.
 
-    Of many, as along a residual stream, the nearest.
+    Of many, as along a residual stream, the nearest; but as far as it takes to find one.
     """
     found, queue, seen = [], [consumer], {consumer}
     for node in queue:
         if node in producers:
             found.append(node)
-        elif len(queue) <= _FARTHEST:
+        elif len(queue) <= _FARTHEST or not found:
             parents = {parent: None for parent, _ in node.next_functions if parent is not None}
             queue += [parent for parent in parents if parent not in seen]
             seen.update(parents)

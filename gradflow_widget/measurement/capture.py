@@ -389,12 +389,13 @@ class Capture:
                     # No call of the model has told; layers may join dimensions on the way.
                     call.samples = before[0].samples
                 if self._ways is not None:
-                    outputs = current.outputs
-                    ways = self._ways.setdefault(part.layer.name, set())
-                    ways.update(
-                        outputs[source].call.part.layer.name
-                        for source in producers_before(node, outputs)
-                    )
+                    sources, name = current.sources, part.layer.name
+                    ways = self._ways.setdefault(name, set())
+                    ways.update(sources[one] for one in producers_before(node, sources))
+                    sources[node] = name
+                    for other in tensors_in(result):
+                        if other.grad_fn is not None:
+                            sources.setdefault(other.grad_fn, name)
                 current.outputs[node] = Output(call, None if is_small else output)
 
         return hook

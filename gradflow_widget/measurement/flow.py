@@ -6,15 +6,18 @@ numbers, are none. Groups whose layers take turns,
 as the projections of a transformer's blocks do, are one stage of the network and are measured side
 by side: their median counts. Stages through which the signal comes one after the other, such as
 convolutions and then a classifier, are measured one after the other: their decades add up.
-What lies between two stages, pooling say, is left out, for there unlike would be compared.
+What lies between two stages counts only where it is more than pooling, say, takes from a whole
+signal, for there unlike are compared.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,12 @@ from .layers import Layer
 
 FloatArray = NDArray[np.float64]
 Group = tuple[int, ...]
+
+# Between layers of several kinds the signal may lose so many decades for reasons that harm nobody:
+# the mean over 400 places divides its norm by their root.
+BETWEEN_KINDS = 1.3
+# Between two stages: over more than 20,000 places nobody takes a mean.
+_BETWEEN_STAGES = 2.2
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,19 @@ class Stage:
     after: int | None = None
 
 
-_latest: tuple[tuple[Layer, ...], tuple[Stage, ...], bool] = ((), (), True)
+class _Known(NamedTuple):
+    """What is known of some layers."""
+
+    layers: tuple[Layer, ...]
+    stages: tuple[Stage, ...]
+    before: _Before
+    is_of_one_kind: bool
+
+
+# The latest first. A run's readings share their layers; hashing these takes longer than grouping
+# them. Several, for models that train in turns.
+_latest: list[_Known] = []
+_MOST_KNOWN = 4
 
 
 def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
@@ -49,22 +70,39 @@ def stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
     one group, or one for each of the longest ways through them; but for those that enclose others,
     such as a whole network with an embedding of its own: their output is no place before those.
     """
-    return _known(layers)[0]
+    return _known(layers).stages
 
 
-def _known(layers: tuple[Layer, ...]) -> tuple[tuple[Stage, ...], bool]:
+def _known(layers: tuple[Layer, ...]) -> _Known:
     global _latest
-    # A run's readings share their layers; hashing the layers takes longer than grouping them.
-    known, found, is_of_one_kind = _latest
-    if known is not layers:
-        found = _stages(layers)
-        is_of_one_kind = all(
-            len({layers[index].kind for index in group}) == 1
-            for stage in found
-            for group in stage.groups
-        )
-        _latest = layers, found, is_of_one_kind
-    return found, is_of_one_kind
+    # Another thread may look, too: each puts a list of its own.
+    latest = _latest
+    for place, known in enumerate(latest):
+        if known.layers is layers:
+            if place:
+                _latest = [known, *latest[:place], *latest[place + 1 :]]
+            return known
+    before = _Before(layers)
+    found = _stages(layers, before)
+    is_of_one_kind = all(
+        len({layers[index].kind for index in group}) == 1
+        for stage in found
+        for group in stage.groups
+    )
+    known = _Known(layers, found, before, is_of_one_kind)
+    _latest = [known, *latest[: _MOST_KNOWN - 1]]
+    return known
+
+
+def comes_before(layers: tuple[Layer, ...], start: int, end: int) -> bool:
+    """Whether the signal comes through the layer ``end`` to ``start``, as indices in forward order.
+
+    Where no graph tells, what is earlier in forward order is taken to come before.
+    """
+    before = _known(layers).before
+    if before.knows(start) and before.knows(end):
+        return start != end and before.leads(start, end)
+    return start < end
 
 
 def comparable_groups(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
@@ -74,15 +112,36 @@ def comparable_groups(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
 
 def is_of_one_kind(layers: Sequence[Layer]) -> bool:
     """Whether no group holds layers of several classes, as where too few are alike."""
-    return _known(tuple(layers))[1]
+    return _known(tuple(layers)).is_of_one_kind
 
 
-def _stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
+def _stages(layers: tuple[Layer, ...], before: _Before) -> tuple[Stage, ...]:
+    for role in (_role, _loose_role):
+        found = _stages_of(layers, before, role)
+        if found:
+            return found
+    together = [i for i, layer in enumerate(layers) if layer.is_weight_layer and not layer.encloses]
+    ways = sorted(_ways_through(together, before), key=len, reverse=True)
+    return tuple(Stage((way,)) for way in ways if len(way) == len(ways[0]))
+
+
+def _role(layer: Layer) -> str:
+    return layer.role
+
+
+def _loose_role(layer: Layer) -> str:
+    """Return class and name without any number, for networks too short to repeat a place thrice."""
+    words = (re.sub(r"\d+$", "", part) for part in layer.name.split("."))
+    return f"{layer.kind}:{'.'.join(word for word in words if word)}"
+
+
+def _stages_of(
+    layers: tuple[Layer, ...], before: _Before, role: Callable[[Layer], str]
+) -> tuple[Stage, ...]:
     by_role: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
         if layer.is_weight_layer:
-            by_role.setdefault(layer.role, []).append(index)
-    before = _Before(layers)
+            by_role.setdefault(role(layer), []).append(index)
     ways = [way for members in by_role.values() for way in _ways_through(members, before)]
     parts = _joined(_taking_turns([way for way in ways if len(way) >= 2]), layers, before)
     found: list[Stage] = []
@@ -96,11 +155,7 @@ def _stages(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
                 after = place
                 break
         found.append(Stage(groups, after))
-    if found:
-        return tuple(found)
-    together = [i for i, layer in enumerate(layers) if layer.is_weight_layer and not layer.encloses]
-    ways = sorted(_ways_through(together, before), key=len, reverse=True)
-    return tuple(Stage((way,)) for way in ways if len(way) == len(ways[0]))
+    return tuple(found)
 
 
 def _ways_through(members: Sequence[int], before: _Before) -> list[Group]:
@@ -149,18 +204,33 @@ def _taking_turns(groups: Sequence[Group]) -> list[list[Group]]:
 def _joined(
     parts: Sequence[list[Group]], layers: tuple[Layer, ...], before: _Before
 ) -> list[list[Group]]:
-    """Make one group of neighbours of one class that only their names keep apart."""
+    """Make one group of each chain of layers of one class that only their names keep apart.
+
+    A chain that parts, as a trunk does before its heads, is one with each of what follows.
+    """
+    behind: dict[int, int] = {}
+    leads_to_others: set[int] = set()
+    for place, part in enumerate(parts):
+        for earlier in reversed(range(place)):
+            if not before.leads(_last(parts[earlier]), _first(part)):
+                continue
+            single = len(part) == len(parts[earlier]) == 1
+            if single and layers[part[0][0]].kind == layers[parts[earlier][0][0]].kind:
+                behind[place] = earlier
+            else:
+                leads_to_others.add(earlier)
+            break
+    behind = {place: one for place, one in behind.items() if one not in leads_to_others}
+    goes_on = set(behind.values())
     joined: list[list[Group]] = []
-    for part in parts:
-        if (
-            joined
-            and len(part) == len(joined[-1]) == 1
-            and layers[part[0][0]].kind == layers[joined[-1][0][0]].kind
-            and before.leads(joined[-1][0][-1], part[0][0])
-        ):
-            joined[-1] = [joined[-1][0] + part[0]]
-        else:
-            joined.append(part)
+    for place, part in enumerate(parts):
+        if place in goes_on:
+            continue
+        chain, groups = place, list(part)
+        while chain in behind:
+            chain = behind[chain]
+            groups = [parts[chain][0] + groups[0]]
+        joined.append(groups)
     return joined
 
 
@@ -170,7 +240,7 @@ class _Before:
     def __init__(self, layers: Sequence[Layer]) -> None:
         place = {layer.name: index for index, layer in enumerate(layers)}
         self._follows = [
-            [place[name] for name in layer.follows if name in place] for layer in layers
+            [place[name] for name in layer.follows or () if name in place] for layer in layers
         ]
         # Those before each, as the bits of a number: a model may have thousands of layers.
         self._before = [0] * len(layers)
@@ -183,15 +253,14 @@ class _Before:
                     known |= self._before[earlier] | 1 << earlier
                 changes = changes or known != self._before[index]
                 self._before[index] = known
-        self._known = {index for index, follows in enumerate(self._follows) if follows}
-        self._known |= {earlier for follows in self._follows for earlier in follows}
+        self._known = {i for i, layer in enumerate(layers) if layer.follows is not None}
 
     def leads(self, start: int, end: int) -> bool:
         """Whether the output of ``end`` is computed from that of ``start``."""
         return start == end or bool(self._before[end] >> start & 1)
 
     def knows(self, layer: int) -> bool:
-        """Whether it is known where a layer lies: behind another one, or before it."""
+        """Whether a graph has told which layers a layer lies behind, be it behind none."""
         return layer in self._known
 
 
@@ -237,14 +306,37 @@ def _median(values: Sequence[float]) -> float:
     return statistics.median(numbers) if numbers else math.nan
 
 
+def _median_way(values: Sequence[float]) -> float:
+    """Return the median of several ways; of the two in the middle the one nearer to 0.
+
+    Their mean would be that of a well one and a sick one.
+    """
+    numbers = sorted(value for value in values if not math.isnan(value))
+    if not numbers:
+        return math.nan
+    return min(numbers[(len(numbers) - 1) // 2], numbers[len(numbers) // 2], key=abs)
+
+
+def _beyond_pooling(signal: FloatArray, lower: Sequence[Group], upper: Sequence[Group]) -> float:
+    """Return what of the step between two stages' neighbouring ends pooling does not explain."""
+    if not (lower and upper):
+        return 0.0
+    below = _median([_logarithm(signal[group[-1]]) for group in lower])
+    step = below - _median([_logarithm(signal[group[0]]) for group in upper])
+    if not abs(step) > _BETWEEN_STAGES or math.isinf(step):  # an exact 0 is told of as such
+        return 0.0
+    return step - math.copysign(_BETWEEN_STAGES, step)
+
+
 @dataclass(frozen=True)
 class Path:
     """A way of the signal through stages, from the input on: one group of each stage.
 
     Attributes:
         groups: of each stage the group whose decades are nearest to the stage's.
-        decades: what the stages' decades add up to.
+        decades: what the stages' decades add up to, with what between them is beyond pooling.
         own: what those of these groups alone add up to.
+        between: what is beyond pooling behind each group but the last.
         kinds: the decades of each of the groups, in the stage where most of them take turns.
         length: how many layers are compared.
     """
@@ -252,6 +344,7 @@ class Path:
     groups: tuple[Group, ...]
     decades: float
     own: float
+    between: tuple[float, ...]
     kinds: tuple[float, ...]
     length: int
 
@@ -269,6 +362,8 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
         if end in goes_on:
             continue
         groups: list[Group] = []
+        between: list[float] = []
+        upper: list[Group] = []
         total, total_of_groups, place = 0.0, 0.0, end
         kinds: tuple[float, ...] = ()
         while True:
@@ -277,8 +372,13 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
             if own:
                 middle = _median([value for _, value in own])
                 nearest, value = min(own, key=lambda one: _distance(one[1], middle))
+                if groups:
+                    total += _beyond_pooling(signal, enough[place], upper)
+                    between.insert(0, _beyond_pooling(signal, [nearest], groups[:1]))
+                    total_of_groups += between[0]
                 groups.insert(0, nearest)
                 total, total_of_groups = total + middle, total_of_groups + value
+                upper = enough[place]
                 kinds = max(kinds, tuple(value for _, value in own), key=len)
             after = every[place].after
             if after is None:
@@ -286,7 +386,7 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
             place = after
         if groups and not math.isnan(total):
             length = sum(map(len, groups))
-            found.append(Path(tuple(groups), total, total_of_groups, kinds, length))
+            found.append(Path(tuple(groups), total, total_of_groups, tuple(between), kinds, length))
     return found
 
 
@@ -297,12 +397,13 @@ def _distance(one: float, other: float) -> float:
 def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
     """Return D = log10(‖∂L/∂h_1‖ / ‖∂L/∂h_L‖), from the first layer compared to the last.
 
-    Within a stage the median over its groups, added up over stages that follow one another; of
-    several ways through the network, the median. ``signal`` as in :func:`paths`. −inf where
+    Within a stage the median over its groups, added up over stages that follow one another, with
+    what the signal loses or gains between them beyond 2.2, which pooling may take; of several
+    ways through the network, the median. ``signal`` as in :func:`paths`. −inf where
     nothing at all arrives at the first layer. A group whose last layer has no signal either, or
     of which fewer than two layers have a number, has no part in it; NaN where that leaves none.
     """
-    return _median([path.decades for path in paths(signal, layers)])
+    return _median_way([path.decades for path in paths(signal, layers)])
 
 
 def decades_behind(signal: FloatArray, layers: Sequence[Layer]) -> dict[Group, float]:
@@ -313,7 +414,9 @@ def decades_behind(signal: FloatArray, layers: Sequence[Layer]) -> dict[Group, f
     behind = [0.0] * len(every)
     for place in reversed(range(len(every))):
         further = [
-            behind[later] + (0.0 if math.isnan(own[later]) else own[later])
+            behind[later]
+            + (0.0 if math.isnan(own[later]) else own[later])
+            + _beyond_pooling(signal, enough[place], enough[later])
             for later, stage in enumerate(every)
             if stage.after == place
         ]
@@ -367,7 +470,7 @@ def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
             place = after
         if run:
             slopes.append(rise / run)
-    return _median(slopes)
+    return _median_way(slopes)
 
 
 def _slope_of(signal: FloatArray, members: Group) -> float:

@@ -27,8 +27,8 @@ class Layer:
         is_weight_layer: whether a parameter has two or more dimensions.
         width: the number of units at the output, N in theory.md.
         encloses: whether other layers run within it, so that its output comes after theirs.
-        follows: names of the layers that its output is computed from with none between; known
-            only when a pass has been read in full.
+        follows: names of the layers that its output is computed from with none between; None
+            where no graph has told, as before a pass has been read in full.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Layer:
     is_weight_layer: bool
     width: int
     encloses: bool = False
-    follows: tuple[str, ...] = ()
+    follows: tuple[str, ...] | None = None
 
     def __hash__(self) -> int:
         return hash(self.name)  # tables of layers are looked up at every full reading
@@ -201,7 +201,8 @@ def in_forward_order(parts: Sequence[LayerParts], called: Iterable[nn.Module]) -
 def with_ways(layers: Sequence[Layer], ways: Mapping[str, Collection[str]]) -> tuple[Layer, ...]:
     """Return the layers with what a pass has shown: which ones each is computed from."""
     return tuple(
-        replace(layer, follows=tuple(sorted(ways.get(layer.name, ())))) for layer in layers
+        replace(layer, follows=tuple(sorted(ways[layer.name])) if layer.name in ways else None)
+        for layer in layers
     )
 
 

@@ -101,6 +101,9 @@ class Pass:
         # evaluation with autograd left on.
         self.used = False
         self.outputs: dict[Any, Output] = {}
+        # Of every tensor that a layer returned, as a recurrent one its states, while the ways
+        # through the network are looked for: the layer's name by the tensor's node.
+        self.sources: dict[Any, str] = {}
         self.seen: set[Any] = set()
 
     @property
@@ -111,6 +114,7 @@ class Pass:
     def let_go(self) -> None:
         """Let go of outputs and graph."""
         self.outputs.clear()
+        self.sources.clear()
         self.seen.clear()
 
     def close(self) -> None:

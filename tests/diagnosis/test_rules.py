@@ -569,11 +569,11 @@ def in_ways(*decades: float, step: int = 0) -> Reading:
 
 
 def test_a_median_of_ways_is_not_said_of_one_of_them() -> None:
-    verdict = judge([in_ways(-1.0, 1.0)])
+    verdict = judge([in_ways(-1.0, 0.9)])
     assert verdict.problem == "healthy"
     assert verdict.sentence.startswith(
-        "Healthy: 0.0 decades in the median of 2 ways through the network, "
-        "which lie between −1.0 and +1.0"
+        "Healthy: +0.9 decades from layer 12 (way1.5) back to layer 7 (way1.0), "
+        "on the better of 2 ways through the network"
     )
     verdict = judge([in_ways(-1.0, -0.9, 1.0)])
     assert "−0.9 decades from layer 12 (way1.5) back to layer 7 (way1.0)" in verdict.sentence
@@ -582,7 +582,7 @@ def test_a_median_of_ways_is_not_said_of_one_of_them() -> None:
 @pytest.mark.parametrize(
     ("decades", "step", "problem", "words"),
     [
-        ((-3.1, 2.8), 0, "vanishing", "Vanishing on 2 of 2 ways"),
+        ((-3.1, 2.8), 0, "vanishing", "Vanishing on 1 of 2 ways"),
         (
             (-3.1, 0.1, 0.2),
             0,
@@ -606,9 +606,9 @@ def test_a_network_whose_ends_alone_are_alike_is_told_of() -> None:
     verdict = judge([made_up(hill)])
     assert verdict.problem == "healthy"
     assert verdict.sentence.startswith("Healthy from end to end: 0.0 decades")
-    assert "but in between 12 layers far more, such as layer 5 (4)" in verdict.sentence
+    assert "but 12 layers receive far more, such as layer 5 (4)" in verdict.sentence
     verdict = judge([made_up([1 / value for value in hill])])
-    assert "but in between 12 layers far less, such as layer 5 (4)" in verdict.sentence
+    assert "but 12 layers receive far less, such as layer 5 (4)" in verdict.sentence
 
 
 def test_the_place_of_a_fall_is_named_where_it_is_one() -> None:
