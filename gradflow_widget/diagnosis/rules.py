@@ -29,6 +29,8 @@ from .stacked import judge_stacked
 from .through_time import judge_through_time
 from .verdict import (
     FAULT_DECADES,
+    MEDIAN_OF,
+    NEAR,
     PERSISTENT_READINGS,
     UNDECIDED,
     WATCH_DECADES,
@@ -36,11 +38,6 @@ from .verdict import (
     Severity,
     Verdict,
 )
-
-# Of so many readings the median tells whether the signal vanishes, so that the verdict does not
-# change to and fro with the batches. The latest has to be near at least.
-_MEDIAN_OF = 5
-_NEAR = 0.5
 
 
 def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Verdict:
@@ -280,14 +277,14 @@ def _vanishes(readings: Sequence[Reading], decades: float, slope: float) -> bool
     if latest.step <= 1 or decades < -FAULT_DECADES - _allowance(latest):
         return _is_vanishing(latest, decades, slope)
     recent = [
-        one.decades
-        for one in readings[-_MEDIAN_OF:]
-        if one.decades is not None and math.isfinite(one.decades)
+        (one.decades, one.slope)
+        for one in readings[-MEDIAN_OF:]
+        if one.decades is not None and one.slope is not None and math.isfinite(one.decades)
     ]
-    if not recent or decades > _NEAR - line:
+    if not recent or decades > NEAR - line:
         return False
-    median = statistics.median(recent)
-    return median < -line and _is_vanishing(latest, min(median, decades), slope)
+    median, slopes = (statistics.median(numbers) for numbers in zip(*recent, strict=True))
+    return _is_vanishing(latest, median, slopes)
 
 
 def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:

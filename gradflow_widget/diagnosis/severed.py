@@ -45,7 +45,11 @@ def severed(readings: Sequence[Reading], signal: FloatArray) -> Verdict | None:
                 "Severed: no layer receives any signal; every gradient is exactly 0.",
             )
         behind = [index for index in reached if comes_before(layers, silent, index)]
-        if len(behind) < len(reached):
+        passes_by = any(
+            comes_before(layers, index, silent) or not comes_before(layers, group[0], index)
+            for index in reached
+        )
+        if passes_by or not behind:
             continue  # the signal comes past a layer that it does not reach
         last = behind[0]
         first = max(
@@ -149,6 +153,6 @@ def left_out(reading: Reading) -> Verdict | None:
     return Verdict(
         "severed",
         "watch",
-        f"Severed: no gradient comes to {some}: the loss's graph does not lead there, as behind "
-        "detach() or no_grad().",
+        f"No gradient comes to {some}: the loss's graph does not lead there, as behind detach() or "
+        "where an output is not used.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,7 +11,15 @@ import numpy as np
 from ..measurement.flow import decades_through_time
 from ..measurement.reading import FloatArray, Reading
 from .severed import FADED
-from .verdict import FAULT_DECADES, PERSISTENT_READINGS, Problem, Severity, Verdict
+from .verdict import (
+    FAULT_DECADES,
+    MEDIAN_OF,
+    NEAR,
+    PERSISTENT_READINGS,
+    Problem,
+    Severity,
+    Verdict,
+)
 
 
 def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
@@ -23,7 +32,7 @@ def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
     """
     latest = readings[-1]
     found = {name: decades_through_time(signal) for name, signal in _series(latest)}
-    lost = {name: decades for name, decades in found.items() if decades < -FAULT_DECADES}
+    lost = {name: decades for name, decades in found.items() if _is_lost(readings, name, decades)}
     if grows := _exploding(readings):
         name = max(grows, key=lambda one: grows[one])
         severity: Severity = "fault" if latest.step <= 1 else "watch"
@@ -37,6 +46,16 @@ def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
         problem: Problem = "severed" if is_cut else "vanishing"
         return Verdict(problem, "watch", _sentence(latest, name, lost[name]))
     return None
+
+
+def _is_lost(readings: Sequence[Reading], name: str, decades: float) -> bool:
+    """Whether the signal falls by too much: at the first weights, or by the median of late."""
+    if readings[-1].step <= 1 or not decades < NEAR - FAULT_DECADES:
+        return decades < -FAULT_DECADES
+    late = [dict(_series(one)).get(name) for one in readings[-MEDIAN_OF:]]
+    known = [decades_through_time(signal) for signal in late if signal is not None]
+    numbers = [one for one in known if not math.isnan(one)]
+    return statistics.median(numbers) < -FAULT_DECADES
 
 
 def step_problems(reading: Reading, name: str) -> tuple[Problem, ...]:

@@ -12,6 +12,10 @@ WATCH_DECADES, FAULT_DECADES = 1.3, 2.2
 # During training a network explodes only if it stays beyond the fault line; healthy ones
 # have been seen at 2.01 for a while.
 PERSISTENT_READINGS = 10
+# Of so many readings the median tells whether the signal vanishes, so that the verdict does not
+# change to and fro with the batches. The latest has to be near at least.
+MEDIAN_OF = 5
+NEAR = 0.5
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -25,8 +26,8 @@ def named(reading: Reading, index: int) -> str:
 
 def signed(value: float, decimals: int = 1) -> str:
     """Write a number with its sign; what rounds to 0 has none."""
-    text = f"{abs(value):.{decimals}f}"
-    if not float(text):
+    text = "∞" if math.isinf(value) else f"{abs(value):.{decimals}f}"
+    if text != "∞" and not float(text):
         return text
     return f"{'−' if value < 0 else '+'}{text}"
 
@@ -112,6 +113,8 @@ def why_no_number(reading: Reading, signal: FloatArray) -> str:
         return "Only one weight layer learns, the others are frozen: nothing to compare it with."
     if sum(map(len, comparable_groups(reading.described))) == 1:
         return "Only one weight layer can be compared: the others lie around it."
+    if all(len(group) == 1 for group in comparable_groups(reading.described)):
+        return "The weight layers lie side by side: nothing to compare them with."
     infinite = np.flatnonzero(np.isinf(signal))
     if len(infinite):
         last = named(reading, int(infinite[-1]))

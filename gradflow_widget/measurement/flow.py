@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,10 +42,16 @@ class Stage:
         groups: those that may be compared, each within itself.
         after: the place of the stage that this one goes on from; None where there is none, or
             none is known.
+        joint: the last layer of the stage before and the first of this one, where all of the signal
+            comes through both; None where there are ways around them, as in a residual network.
+        out: likewise the last layer of this stage and the only one behind it that is in no group,
+            as an output layer of a class of its own.
     """
 
     groups: tuple[Group, ...]
     after: int | None = None
+    joint: tuple[int, int] | None = None
+    out: tuple[int, int] | None = None
 
 
 class _Known(NamedTuple):
@@ -154,7 +160,25 @@ def _stages_of(
             if before.leads(_last(found[place].groups), _first(groups)):
                 after = place
                 break
-        found.append(Stage(groups, after))
+        joint = None if after is None else before.joint(found[after].groups, groups)
+        found.append(Stage(groups, after, joint))
+    goes_on = {stage.after for stage in found}
+    grouped = {index for stage in found for group in stage.groups for index in group}
+    apart = [
+        index
+        for index, layer in enumerate(layers)
+        if layer.is_weight_layer and not layer.encloses and index not in grouped
+    ]
+    for place, stage in enumerate(found):
+        last = _last(stage.groups)
+        behind = [index for index in apart if index > last and before.leads(last, index)]
+        outlets = [
+            index
+            for index in behind
+            if not any(before.leads(index, later) for later in behind if later != index)
+        ]
+        if place not in goes_on and len(outlets) == 1:
+            found[place] = replace(stage, out=before.joint(stage.groups, [(outlets[0],)]))
     return tuple(found)
 
 
@@ -259,6 +283,26 @@ class _Before:
         """Whether the output of ``end`` is computed from that of ``start``."""
         return start == end or bool(self._before[end] >> start & 1)
 
+    def joint(self, lower: Sequence[Group], upper: Sequence[Group]) -> tuple[int, int] | None:
+        """Return the two neighbouring ends of two stages, if there is no way around them."""
+        end, start = _last(lower), _first(upper)
+        others_above = {index for group in upper for index in group} - {start}
+        others_below = {index for group in lower for index in group} - {end}
+        is_narrow = others_below.isdisjoint(self._ways_back([start], around=end)) and not (
+            others_below | {end}
+        ).intersection(self._ways_back(others_above, around=start))
+        return (end, start) if is_narrow else None
+
+    def _ways_back(self, starts: Iterable[int], around: int) -> set[int]:
+        """Return what lies before some layers, by ways that do not come through ``around``."""
+        found: set[int] = set()
+        queue = list(starts)
+        for layer in queue:
+            further = {one for one in self._follows[layer] if one != around} - found
+            found |= further
+            queue += further
+        return found
+
     def knows(self, layer: int) -> bool:
         """Whether a graph has told which layers a layer lies behind, be it behind none."""
         return layer in self._known
@@ -317,12 +361,11 @@ def _median_way(values: Sequence[float]) -> float:
     return min(numbers[(len(numbers) - 1) // 2], numbers[len(numbers) // 2], key=abs)
 
 
-def _beyond_pooling(signal: FloatArray, lower: Sequence[Group], upper: Sequence[Group]) -> float:
+def _beyond_pooling(signal: FloatArray, joint: tuple[int, int] | None) -> float:
     """Return what of the step between two stages' neighbouring ends pooling does not explain."""
-    if not (lower and upper):
+    if joint is None:
         return 0.0
-    below = _median([_logarithm(signal[group[-1]]) for group in lower])
-    step = below - _median([_logarithm(signal[group[0]]) for group in upper])
+    step = _decades_of(signal, joint)
     if not abs(step) > _BETWEEN_STAGES or math.isinf(step):  # an exact 0 is told of as such
         return 0.0
     return step - math.copysign(_BETWEEN_STAGES, step)
@@ -333,7 +376,8 @@ class Path:
     """A way of the signal through stages, from the input on: one group of each stage.
 
     Attributes:
-        groups: of each stage the group whose decades are nearest to the stage's.
+        groups: of each stage the group whose decades are nearest to the stage's; and an outlet
+            where it counts.
         decades: what the stages' decades add up to, with what between them is beyond pooling.
         own: what those of these groups alone add up to.
         between: what is beyond pooling behind each group but the last.
@@ -363,7 +407,7 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
             continue
         groups: list[Group] = []
         between: list[float] = []
-        upper: list[Group] = []
+        joint = every[end].out
         total, total_of_groups, place = 0.0, 0.0, end
         kinds: tuple[float, ...] = ()
         while True:
@@ -372,13 +416,15 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
             if own:
                 middle = _median([value for _, value in own])
                 nearest, value = min(own, key=lambda one: _distance(one[1], middle))
+                beyond = _beyond_pooling(signal, joint)
+                if joint is not None and beyond and not groups:
+                    groups = [(joint[1],)]
                 if groups:
-                    total += _beyond_pooling(signal, enough[place], upper)
-                    between.insert(0, _beyond_pooling(signal, [nearest], groups[:1]))
-                    total_of_groups += between[0]
+                    between.insert(0, beyond)
+                    total, total_of_groups = total + beyond, total_of_groups + beyond
                 groups.insert(0, nearest)
                 total, total_of_groups = total + middle, total_of_groups + value
-                upper = enough[place]
+                joint = every[place].joint
                 kinds = max(kinds, tuple(value for _, value in own), key=len)
             after = every[place].after
             if after is None:
@@ -416,12 +462,14 @@ def decades_behind(signal: FloatArray, layers: Sequence[Layer]) -> dict[Group, f
         further = [
             behind[later]
             + (0.0 if math.isnan(own[later]) else own[later])
-            + _beyond_pooling(signal, enough[place], enough[later])
+            + _beyond_pooling(signal, stage.joint)
             for later, stage in enumerate(every)
             if stage.after == place
         ]
         if further:
             behind[place] = statistics.median(further)
+        else:
+            behind[place] = _beyond_pooling(signal, every[place].out)
     return {
         group: behind[place]
         for place, groups in enumerate(_measured(signal, layers))

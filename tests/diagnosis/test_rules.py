@@ -18,6 +18,7 @@ from torch import nn
 from gradflow_widget import GradientFlow, GradientProbe, Reading, take_reading
 from gradflow_widget.diagnosis.rules import judge, layer_problems
 from gradflow_widget.diagnosis.verdict import UNDECIDED, WATCH_DECADES
+from gradflow_widget.measurement.flow import paths
 from gradflow_widget.measurement.layers import Layer
 from gradflow_widget.measurement.nonfinite import NonFinite
 
@@ -618,6 +619,220 @@ def test_the_place_of_a_fall_is_named_where_it_is_one() -> None:
         in verdict.sentence
     )
     assert "of them" not in judge([decades_of(-3.0)]).sentence
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_members_side_by_side_are_given_to_chance_what_each_would_be_alone(seed: int) -> None:
+    torch.manual_seed(seed)
+    chains = [plain(30, 8, nn.ReLU, sigma=math.sqrt(2)) for _ in range(3)]
+    alone = {judge([reading_of(chain, seed)]).problem for chain in chains}
+    together = judge([reading_of(SideBySide(*chains), seed)])
+    assert "vanishing" in alone or together.problem == "healthy"
+
+
+class SideBySide(nn.Module):
+    def __init__(self, *chains: nn.Module) -> None:
+        super().__init__()
+        self.chains = nn.ModuleList(chains)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([chain(x) for chain in self.chains]).mean(0)
+
+
+@pytest.mark.parametrize("dead", range(3))
+def test_a_dead_tower_is_told_of_alike_wherever_it_stands(dead: int) -> None:
+    torch.manual_seed(0)
+    towers = [plain(4, 32, nn.ReLU, sigma=math.sqrt(2)) for _ in range(3)]
+    nn.init.constant_(towers[dead][4].bias, -1000.0)
+    network = nn.Sequential(SideBySide(*towers), nn.Linear(32, 4))
+    reading = replace(reading_of(network, 0), step=9)
+    verdict = judge([reading])
+    assert (verdict.problem, verdict.severity) == ("severed", "watch")
+    first = 4 * dead
+    such = f"No signal comes to 4 of 13 weight layers, such as layer {first + 1} "
+    assert verdict.sentence.startswith(such)
+    assert layer_problems(reading)[first : first + 4] == ("severed",) * 4
+
+
+class Tasks(nn.Module):
+    """A trunk of three layers and three heads of three, called in some order."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        relu, he = nn.ReLU, math.sqrt(2)
+        self.trunk = plain(3, 32, relu, sigma=he)
+        self.a, self.b, self.c = (plain(3, 32, relu, sigma=he) for _ in range(3))
+        self.order = order
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.trunk(x)
+        return torch.cat([getattr(self, one)(hidden) for one in self.order], dim=1)
+
+
+@pytest.mark.parametrize("order", ["abc", "cba"])
+def test_the_order_of_heads_changes_no_verdict(order: str) -> None:
+    tasks = Tasks(order)
+    reading = reading_of(tasks, 0)
+    assert {path.length for path in paths(signal_of(reading), reading.described)} == {6}
+    assert judge([reading]).problem == "healthy"
+    tasks.a[2].weight.data.mul_(1e-5)
+    one_head = judge([reading_of(tasks, 0)])
+    assert one_head.problem == "healthy"  # the others feed the trunk
+    assert " receives far less" in one_head.sentence
+    tasks = Tasks(order)
+    tasks.trunk[2].weight.data.mul_(1e-4)
+    assert judge([reading_of(tasks, 0)]).severity == "fault"
+
+
+def signal_of(reading: Reading) -> Any:
+    assert reading.signal_grad_norm is not None
+    return reading.signal_grad_norm
+
+
+# -- cut off -------------------------------------------------------------------------------
+
+
+def test_layers_behind_detach_are_told_of() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = plain(4, 32, nn.Tanh, sigma=1.0)
+            self.decoder = plain(4, 32, nn.Tanh, sigma=1.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.decoder(self.encoder(x).detach())
+            return out
+
+    torch.manual_seed(0)
+    cut = Cut()
+    verdict = judge([reading_of(cut, 0)])
+    assert (verdict.problem, verdict.severity) == ("severed", "watch")
+    assert verdict.sentence.startswith(
+        "No gradient comes to 4 of 8 weight layers, such as layer 1 (encoder.0)"
+    )
+    assert "Elsewhere: " in verdict.sentence
+    for parameter in cut.encoder.parameters():
+        parameter.requires_grad_(False)
+    assert judge([reading_of(cut, 0)]).problem == "healthy"
+
+
+def test_layers_that_get_nothing_between_healthy_ends_are_told_of() -> None:
+    torch.manual_seed(0)
+    network = Residual(10, 64, 0.1)
+    nn.init.constant_(network.blocks[4].bias, -1000.0)
+    reading = reading_of(network, 0)
+    start = judge([reading])
+    assert start.problem == "healthy"  # a branch may begin closed
+    assert "No signal comes to 1 of 10 weight layers, such as layer 5 (blocks.4)" in start.sentence
+    assert layer_problems(reading).count("severed") == 1
+    later = [replace(reading, step=step) for step in range(2, 8)]
+    assert judge(later).problem == "severed"
+    # One that another batch reaches is no matter.
+    well = replace(reading, signal_grad_norm=np.maximum(signal_of(reading), 1e-3), step=5)
+    assert judge([*later[:3], well, *later[4:]]).problem == "healthy"
+
+
+def test_where_the_last_layer_gets_nothing_the_others_do_not_explode() -> None:
+    reading = made_up([1.0, 1.1, 1.0, 0.0])
+    assert layer_problems(reading) == ("healthy", "healthy", "healthy", "severed")
+
+
+def test_a_satisfied_loss_is_known_with_a_layer_that_is_not_used() -> None:
+    rms = np.array([1.0, 1.0, 1.0, math.nan])
+    assert judge([satisfied(activation_rms=rms)]).problem == ""
+    # Probabilities that are 1 to the last digit leave a loss that is next to nothing.
+    before = replace(made_up([1.0] * 4, step=3), activation_rms=rms)
+    verdict = judge([before, satisfied(activation_rms=rms, loss=1e-9, step=4)])
+    assert verdict.sentence.startswith("The loss is 1.0e-09, and every gradient is exactly 0")
+    assert judge([before, satisfied(activation_rms=rms, loss=0.1, step=4)]).severity == "fault"
+
+
+# -- between stretches of like layers -----------------------------------------------------
+
+
+def convolutional(*, scale: float = 1.0, place: int = 0) -> nn.Sequential:
+    """Eight convolutions and three linear layers, the weights of one of which are scaled."""
+    torch.manual_seed(0)
+    modules: list[nn.Module] = []
+    for _ in range(8):
+        modules += [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
+    modules.append(nn.Flatten())
+    for inputs in (8 * 64, 32, 32):
+        modules += [nn.Linear(inputs, 32), nn.ReLU()]
+    for module in modules:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    linear = [module for module in modules if isinstance(module, nn.Linear)]
+    linear[place].weight.data.mul_(scale)
+    return nn.Sequential(*modules[:-1])
+
+
+def looked_at_images(network: nn.Module) -> Reading:
+    torch.manual_seed(1)
+    images, target = torch.randn(32, 8, 8, 8), torch.randn(32, 32)
+    return take_reading(network, lambda out, t: (out * t).sum(dim=1).mean(), images, target)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_great_fall_is_seen_wherever_it_is(place: int) -> None:
+    assert judge([looked_at_images(convolutional())]).problem == "healthy"
+    verdict = judge([looked_at_images(convolutional(scale=1e-4, place=place))])
+    assert verdict.problem == "vanishing"
+    between = "of them between layer 9 (17) and layer 8 (14), beyond what pooling may take"
+    assert (between in verdict.sentence) == (place == 0)
+
+
+def test_a_small_branch_is_no_fall_of_what_comes_past_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList(plain(2, 32, nn.ReLU, sigma=1.4) for _ in range(4))
+            self.out = nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = x + 1e-4 * block(x)
+            out: torch.Tensor = self.out(x)
+            return out
+
+    verdict = judge([reading_of(Scaled(), 0)])
+    assert verdict.problem == "healthy"
+    assert "beyond" not in verdict.sentence
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7, 0.6])
+def test_a_wrapper_changes_no_verdict(scale: float) -> None:
+    network = convolutional()
+    for parameter in network.parameters():
+        parameter.data.mul_(scale)
+    reading = looked_at_images(network)
+    wrapped = looked_at_images(nn.Sequential(nn.Identity(), network))
+    assert layer_problems(reading) == layer_problems(wrapped)
+    assert judge([reading]).severity == judge([wrapped]).severity
+    assert reading.decades == pytest.approx(wrapped.decades, rel=1e-6)
+
+
+# -- by chance, and to and fro --------------------------------------------------------------
+
+
+def test_one_great_fall_near_an_end_of_a_narrow_network_is_not_put_down_to_chance() -> None:
+    fall = made_up([10**-6.4] * 2 + list(10.0 ** np.linspace(-2.5, -1.9, 28)), width=16)
+    verdict = judge([fall])
+    assert (verdict.problem, verdict.severity) == ("vanishing", "fault")
+    assert layer_problems(fall) == ("vanishing",) * 2 + ("healthy",) * 28
+
+
+def test_a_verdict_does_not_change_to_and_fro_with_the_batches() -> None:
+    values = [-1.45 if step % 2 else -1.2 for step in range(2, 42)]
+    run = [decades_of(value, step=step) for step, value in enumerate(values, start=2)]
+    problems = [judge(run[max(0, end - 10) : end]).problem for end in range(6, len(run) + 1)]
+    # Every median of five that ends at a step of -1.45 is beyond the line, the next one not.
+    assert set(problems[5:]) == {"vanishing", "healthy"}
+    # What has collapsed is told at once.
+    assert judge([*run[:10], decades_of(-2.5, step=42)]).problem == "vanishing"
 
 
 # -- what has passed -----------------------------------------------------------------------

@@ -92,6 +92,43 @@ def test_in_training_what_explodes_through_time_must_persist() -> None:
     assert judge([seen(0.0, 4), *wild[1:]]).problem == "healthy"
 
 
+def test_once_later_steps_are_learned_the_loss_may_be_what_grows() -> None:
+    assert judge([seen(4.0, 0)]).severity == "fault"
+    verdict = judge([seen(4.0, step) for step in range(5, 15)])
+    assert (verdict.problem, verdict.severity) == ("exploding", "watch")
+    assert "Or the loss is far larger at the early steps." in verdict.sentence
+
+
+@pytest.mark.parametrize("padding", [0, 20, 200])
+def test_padding_changes_no_verdict(padding: int) -> None:
+    # Losses that add up: nearly all of the growth is in the later half of the steps.
+    signal = np.concatenate([10.0 ** np.array([*[2.4] * 15, *np.linspace(2.4, 0, 15)])])
+    padded = np.concatenate([signal, np.zeros(padding)])
+    look = reading([1.0], signal_grad_norm=[1.0], signal_grad_through_time={"rnn": padded})
+    assert judge([look]).problem == ""
+    rate = 10.0 ** np.linspace(4.0, 0.0, 30)
+    padded = np.concatenate([rate, np.zeros(padding)])
+    look = reading([1.0], signal_grad_norm=[1.0], signal_grad_through_time={"rnn": padded})
+    verdict = judge([look])
+    assert verdict.problem == "exploding"
+    whence = f"from step 30 of {30 + padding}" if padding else "from the last of 30"
+    assert f"{whence} time steps back to the first (×1.37 a step)" in verdict.sentence
+
+
+def test_a_signal_that_is_cut_has_not_faded() -> None:
+    signal = [0.0] * 20 + [5e-3] * 20
+    look = reading([1.0], signal_grad_norm=[1.0], signal_grad_through_time={"rnn": signal})
+    verdict = judge([look])
+    assert (verdict.problem, verdict.severity) == ("severed", "watch")
+    assert "is exactly 0 at step 20 of 40 and before, as behind detach()" in verdict.sentence
+
+
+def test_what_vanishes_by_a_hair_does_not_do_so_to_and_fro() -> None:
+    run = [seen(-2.4 if step % 2 else -2.1, step) for step in range(2, 30)]
+    assert {judge(run[: end + 1]).problem for end in range(4, 28, 2)} == {"healthy"}
+    assert judge([seen(-2.4, 0)]).problem == "vanishing"
+
+
 @pytest.mark.parametrize(
     ("signal", "expected"),
     [

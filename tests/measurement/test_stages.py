@@ -13,6 +13,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from gradflow_widget import GradientProbe, Reading, take_reading
+from gradflow_widget.diagnosis.rules import judge
 from gradflow_widget.measurement.flow import Stage, stages
 
 
@@ -311,3 +312,67 @@ def test_blocks_that_are_run_again_lie_one_behind_the_other() -> None:
         reading = probe.history.latest
     assert stages(reading.described) == (Stage((tuple(range(5)),)),)
     assert reading.decades == pytest.approx(-4 * math.log10(2), rel=1e-4)
+
+
+class Integrated(nn.Module):
+    """Eight layers, and many steps without weights in the middle."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(8))
+        self.steps = steps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for number, layer in enumerate(self.layers):
+            x = torch.tanh(layer(x))
+            for _ in range(self.steps if number == 3 else 0):
+                x = x + 0.001 * torch.sin(x)
+        return x
+
+
+def test_however_much_lies_between_two_layers_they_are_on_one_way() -> None:
+    assert stages(looked_at(Integrated(200)).described) == (Stage((tuple(range(8)),)),)
+
+
+class LinearExperts(nn.Module):
+    """Four layers side by side, with nothing before or behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.experts = nn.ModuleList(nn.Linear(16, 4) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pairs = zip((0.001, 0.1, 0.3, 0.6), self.experts, strict=True)
+        return torch.stack([share * expert(x) for share, expert in pairs]).sum(0)
+
+
+def test_layers_that_all_stand_alone_are_compared_with_nothing() -> None:
+    reading = looked_at(LinearExperts())
+    assert math.isnan(reading.decades)
+    sentence = judge([reading]).sentence
+    assert sentence == "The weight layers lie side by side: nothing to compare them with."
+
+
+def test_what_follows_a_layers_states_follows_the_layer() -> None:
+    class LastState(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.rnn(x)[1][0][-1])
+            return out
+
+    torch.manual_seed(0)
+    reading = take_reading(
+        LastState(), lambda out, _: out.square().mean(), torch.randn(8, 5, 4), None
+    )
+    assert [layer.follows for layer in reading.described] == [(), ("rnn",)]
+
+
+def test_several_models_in_turn_are_grouped_once() -> None:
+    looks = [looked_at(Integrated(0)) for _ in range(3)]
+    first = [stages(look.described) for look in looks]
+    assert all(stages(look.described) is known for look, known in zip(looks, first, strict=True))
