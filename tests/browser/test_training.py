@@ -371,8 +371,12 @@ def test_the_toggles_show_another_quantity_at_once(cell: FlowCell) -> None:
     page.button("Step").click()
     first = page.wait_for(lambda drawn: drawn.step == 1 and "weight gradient" in drawn.title)
 
+    shown = page.root.get_by_role("group", name="what the bars show")
+    expect(shown.get_by_role("button", name="weight gradient", pressed=True)).to_be_visible()
     page.button("signal gradient").click()
     signal = page.wait_for(lambda drawn: "signal gradient" in drawn.title)
+    expect(shown.get_by_role("button", name="signal gradient", pressed=True)).to_be_visible()
+    expect(shown.get_by_role("button", name="weight gradient", pressed=False)).to_be_visible()
     page.wait_for(lambda drawn: drawn.bars != first.bars)
     page.button("update ratio").click()
     page.wait_for(lambda drawn: "update ratio" in drawn.title and drawn.bars != signal.bars)
