@@ -55,7 +55,7 @@ def test_at_the_default_speed_every_step_is_drawn(cell: FlowCell) -> None:
     page.wait_for(lambda drawn: drawn.steps_drawn == stopped.step)
 
 
-@pytest.mark.parametrize("width", [600, 1280, 1500])
+@pytest.mark.parametrize("width", [600, 683, 1280, 1500])
 def test_the_charts_stand_still_while_the_words_above_them_change(
     cell: FlowCell, width: int
 ) -> None:
