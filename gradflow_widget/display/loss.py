@@ -17,6 +17,7 @@ from .held_range import (
     linear_labels,
     linear_ticks,
     log_ticks,
+    plain_number,
     step_labels,
 )
 from .loss_curve import LossCurve
@@ -31,6 +32,10 @@ _LEAST_SPREAD = 1e-4
 # How far the ghost may widen the axis beyond the curve, on each side: in decades, or in spans of
 # the curve. One that exploded would leave the curve no height.
 _GHOST_DECADES, _GHOST_SPANS = 2.0, 4.0
+# So many of its steps are in sight from the present run's first on, and then as many as that run
+# has come to: they are what can be compared. Those of a long one would leave the curve no width.
+_GHOST_STEPS = 300.0
+_FIRST_STEPS = 20.0
 # By so many px the margin beside the numbers grows.
 _MORE_ROOM = 16
 
@@ -45,7 +50,7 @@ class LossChart:
         self._markers: list[tuple[int, str]] = []
         self._y_log = HeldRange(grain=0.25, least=0.5, loose=0.3, patience=200, falling=True)
         self._y_linear = HeldRange(grain=0.1, least=0.1, loose=0.3, patience=200)
-        self._x_end = 20.0
+        self._x_end = _FIRST_STEPS
         self._shows_ghost_alone = False
         x, y = (
             LinearScale(min=low, max=high, allow_padding=False)
@@ -107,7 +112,8 @@ class LossChart:
             visible=False,
             **DEAF,
         )
-        x_axis = Axis(scale=x, label="step", label_offset="2.4em", grid_lines="none")
+        # In px: its letters are smaller in a narrow widget, but not the numbers above them.
+        x_axis = Axis(scale=x, label="step", label_offset="29px", grid_lines="none")
         y_axis = Axis(scale=y, side="left", grid_lines="solid", label="")
         self.validation = validation = AccuracyCurve(x)
         # Labels lie over the curves, which are seen through their halo.
@@ -138,14 +144,14 @@ class LossChart:
         self.curve.clear()
         self.validation.clear()
         self._markers = []
-        self._x_end = 20.0
+        self._x_end = _FIRST_STEPS
         self._y_log.forget()
         self._y_linear.forget()
 
     def forget_ghost(self) -> None:
         """Show nothing of the run before."""
         self._ghost = None
-        self._x_end = 20.0  # the present run stretches it again
+        self._x_end = _FIRST_STEPS  # the present run stretches it again
         self._y_log.forget()
         self._y_linear.forget()
 
@@ -173,9 +179,11 @@ class LossChart:
         if logarithmic:
             losses, ghost_losses = np.log10(losses), np.log10(ghost_losses)
         seen = np.isfinite(losses)
-        ghost_seen = ghost_losses[np.isfinite(ghost_losses)]
-        bottom, top = self._limits(losses[seen], ghost_seen, logarithmic)
-        self._draw_axes(writer, bottom, top, logarithmic, float(ghost_steps.max(initial=0.0)))
+        right = self._last_in_sight(bool(seen.any()), float(ghost_steps.max(initial=0.0)))
+        ghost_seen = np.isfinite(ghost_losses) & (ghost_steps <= right)
+        bottom, top = self._limits(losses[seen], ghost_losses[ghost_seen], logarithmic)
+        self._draw_axes(writer, right, bottom, top, logarithmic)
+        self._draw_rest_of_ghost(writer, ghost_steps, ghost_losses, right, bottom, top)
         shortest = _SHORTEST * self._x_end
         _draw_line(writer, "loss", steps, losses, shortest)
         _draw_line(writer, "loss_ghost", ghost_steps, ghost_losses, shortest)
@@ -194,15 +202,24 @@ class LossChart:
         if missing > 0:
             self._margin["left"] += math.ceil(missing / _MORE_ROOM) * _MORE_ROOM
 
+    def _last_in_sight(self, is_seen: bool, ghost_end: float) -> float:
+        """Return the step at which the axis ends; ``is_seen``: whether there is a curve."""
+        if is_seen and self._shows_ghost_alone:
+            self._x_end = _FIRST_STEPS
+            self._y_log.forget()
+            self._y_linear.forget()
+        self._shows_ghost_alone = not is_seen
+        of_ghost = min(ghost_end, _GHOST_STEPS) if is_seen else ghost_end
+        end = max(float(self.curve.last_step), of_ghost)
+        while end > self._x_end:  # in leaps, so that the axis rests between them
+            self._x_end *= 1.5
+        return float(np.ceil(self._x_end))
+
     def _limits(
         self, losses: NDArray[np.float64], ghost: NDArray[np.float64], logarithmic: bool
     ) -> tuple[float, float]:
         if not len(losses) and not len(ghost):
             return (-1.0, 1.0) if logarithmic else (0.0, 1.0)
-        if len(losses) and self._shows_ghost_alone:
-            self._y_log.forget()
-            self._y_linear.forget()
-        self._shows_ghost_alone = not len(losses)
         curve = losses if len(losses) else ghost
         low, high = float(np.min(curve)), float(np.max(curve))
         if len(ghost):
@@ -220,12 +237,8 @@ class LossChart:
         return self._y_linear.with_grain(float(grain)).fit(min(low, 0.0), high)
 
     def _draw_axes(
-        self, writer: FrameWriter, bottom: float, top: float, logarithmic: bool, ghost_end: float
+        self, writer: FrameWriter, right: float, bottom: float, top: float, logarithmic: bool
     ) -> None:
-        end = max(float(self.curve.last_step), ghost_end)
-        while end > self._x_end:  # in leaps, so that the axis rests between them
-            self._x_end *= 1.5
-        right = float(np.ceil(self._x_end))
         values, names = _step_ticks(right)
         writer.set("loss_x_axis", tick_labels=names, tick_values=values)
         writer.set("loss_x", min=0.0, max=right)
@@ -236,6 +249,25 @@ class LossChart:
         # Not beside the axis, where the numbers of a loss far below 0 stand.
         note = " · linear: not every loss is positive" if self.logarithmic > logarithmic else ""
         writer.set("loss_figure", title=f"Loss{note}")
+
+    def _draw_rest_of_ghost(
+        self,
+        writer: FrameWriter,
+        steps: NDArray[np.float64],
+        shown: NDArray[np.float64],
+        right: float,
+        bottom: float,
+        top: float,
+    ) -> None:
+        """Say where a ghost ends that leaves the chart; ``shown``: its losses on the axis."""
+        note = ""
+        finite = np.flatnonzero(np.isfinite(shown))
+        if self._ghost is not None and len(finite):
+            last = finite[-1]
+            if steps[last] > right or not bottom <= shown[last] <= top:
+                loss = plain_number(float(self._ghost[1][last]), 2)
+                note = f" · dashed: on to {int(steps[last]):,} ({loss})"
+        writer.set("loss_x_axis", label=f"step{note}")
 
     def _draw_markers(
         self,

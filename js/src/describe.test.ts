@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, it } from "vitest";
 import { describeControls } from "./describe";
 
 const REASON = "The model repeats no block.";
+let root: HTMLElement;
 let knobs: HTMLElement;
 let changes: number;
 let leave: () => void;
@@ -27,17 +28,25 @@ const TOGGLE = `<div class="widget-toggle-buttons">
   <div><button class="widget-toggle-button mod-active">1</button>
   <button class="widget-toggle-button">full batch</button></div></div>`;
 
+function row(controls: string): HTMLElement {
+  const place = document.createElement("div");
+  place.className = "gradflow-place";
+  place.innerHTML = controls;
+  return place;
+}
+
 beforeEach(() => {
-  knobs = document.createElement("div");
-  knobs.innerHTML = menu("skips") + SLIDER + TOGGLE;
-  document.body.append(knobs);
+  root = document.createElement("div");
+  knobs = row(menu("skips") + SLIDER + TOGGLE);
+  root.append(knobs);
+  document.body.append(root);
   changes = 0;
-  leave = describeControls(knobs, TOOLTIPS, () => (changes += 1));
+  leave = describeControls(root, TOOLTIPS, () => (changes += 1));
 });
 
 afterEach(() => {
   leave();
-  knobs.remove();
+  root.remove();
 });
 
 function described(element: Element | null): string {
@@ -104,6 +113,26 @@ it("a toggle says which one is pressed", async () => {
   expect(pressed()).toEqual(["false", "true"]);
   const group = one.closest(".widget-toggle-buttons");
   expect([group?.getAttribute("role"), group?.getAttribute("aria-label")]).toEqual(["group", "a step sees"]);
+});
+
+it("a row of controls that comes later, or is exchanged, says which one is pressed too", async () => {
+  const views = row(TOGGLE);
+  const told = () => [...views.querySelectorAll("button")].map((button) => button.getAttribute("aria-pressed"));
+  root.append(views);
+  await mutated();
+  expect(told()).toEqual(["true", "false"]);
+  views.innerHTML = TOGGLE;
+  await mutated();
+  expect(told()).toEqual(["true", "false"]);
+});
+
+it("what changes beside the rows of controls is not looked at", async () => {
+  root.append(document.createElement("p"));
+  await mutated();
+  const before = changes;
+  (root.querySelector("p") as HTMLElement).className = "chart";
+  await mutated();
+  expect(changes).toBe(before);
 });
 
 it("says which preset was loaded last", async () => {

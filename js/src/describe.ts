@@ -6,6 +6,8 @@
  */
 import { newId } from "./ids";
 
+/** Where a row of controls stands, and may be exchanged for another: children of the widget's root. */
+const ROWS = ":scope > .gradflow-place";
 const CONTROL = ".widget-inline-hbox, .widget-toggle-buttons";
 const OPERATED = "select, input, .noUi-handle, .widget-readout[contenteditable='true']";
 /** A slider from place to place: ipywidgets lets one type beside it, and then takes no notice. */
@@ -67,28 +69,33 @@ function describe(control: HTMLElement, tooltips: Readonly<Record<string, string
 }
 
 /**
- * Describes every control inside `knobs` by the tooltip for its label, now and when one is added
+ * Describes every control in the widget by the tooltip for its label, now and when one is added
  * or changed, and calls `changed` along with it; the returned function ends that.
  */
 export function describeControls(
-  knobs: Element,
+  root: Element,
   tooltips: Readonly<Record<string, string>>,
   changed: () => void,
 ): () => void {
+  const observer = new MutationObserver(all);
   function all(): void {
-    for (const control of knobs.querySelectorAll<HTMLElement>(CONTROL)) describe(control, tooltips);
-    for (const preset of knobs.querySelectorAll(".gradflow-preset")) {
-      set(preset, "aria-current", String(preset.classList.contains("gradflow-loaded")));
+    // Each row by itself: what changes beside them, at every step, is no control.
+    for (const row of root.querySelectorAll(ROWS)) {
+      observer.observe(row, {
+        subtree: true,
+        childList: true,
+        attributes: true,
+        attributeFilter: ["class", "disabled", "aria-valuetext", "contenteditable"],
+      });
+      for (const control of row.querySelectorAll<HTMLElement>(CONTROL)) describe(control, tooltips);
+      for (const preset of row.querySelectorAll(".gradflow-preset")) {
+        set(preset, "aria-current", String(preset.classList.contains("gradflow-loaded")));
+      }
     }
     changed();
   }
-  const observer = new MutationObserver(all);
-  observer.observe(knobs, {
-    subtree: true,
-    childList: true,
-    attributes: true,
-    attributeFilter: ["class", "disabled", "aria-valuetext", "contenteditable"],
-  });
+  // Rows come one by one.
+  observer.observe(root, { childList: true });
   all();
   return () => observer.disconnect();
 }

@@ -11,9 +11,9 @@ let remove: (() => void)[];
 function show(): HTMLElement {
   const around = document.createElement("div");
   around.className = "gradflow";
-  around.innerHTML = `<div class="gradflow-knobs"><div class="row"></div>
+  around.innerHTML = `<div class="gradflow-place"><div class="gradflow-knobs"><div class="row"></div>
     <div class="gradflow-folded gradflow-folded-network"></div>
-    <div class="gradflow-folded gradflow-folded-training"></div></div>`;
+    <div class="gradflow-folded gradflow-folded-training"></div></div></div>`;
   const el = around.querySelector(".row") as HTMLElement;
   const context = { model: model.asAnyModel, el, signal: new AbortController().signal };
   const leave = folds.render(context as unknown as Parameters<typeof folds.render>[0]);

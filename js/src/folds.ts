@@ -108,7 +108,7 @@ const render: Render<FoldsState> = ({ model, el }) => {
     const [around, widget] = [el.closest(KNOBS), root()];
     if (around === null || widget === null || leave !== null) return;
     const successor = new Successor(around, widget);
-    const endDescribing = describeControls(around, model.get("tooltips"), () => {
+    const endDescribing = describeControls(widget, model.get("tooltips"), () => {
       for (const heading of shown) heading.show();
       successor.look();
     });

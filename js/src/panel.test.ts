@@ -228,6 +228,26 @@ describe("the status row", () => {
     expect(notice?.getAttribute("role")).toBe("alert");
     expect(notice?.textContent).toBe("the data ran out");
   });
+
+  it("a refusal of what was typed stays while it trains, ahead of the kernel's notice", () => {
+    const notice = addView().querySelector(".gradflow-notice") as HTMLElement;
+    const slider = document.createElement("div");
+    slider.className = "widget-inline-hbox";
+    slider.innerHTML = `<label class="widget-label">depth</label>
+      <div class="noUi-handle" aria-valuemin="1.0" aria-valuemax="64.0"></div>
+      <div class="widget-readout" contenteditable="true">8</div>`;
+    root.append(slider);
+    const readout = slider.querySelector(".widget-readout") as HTMLElement;
+    const press = (key: string) => readout.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    readout.textContent = "200";
+    readout.dispatchEvent(new Event("input", { bubbles: true }));
+    press("Enter");
+    model.set({ status: "step 2", notice: "your loop trains" });
+    expect(notice.getAttribute("role")).toBe("alert");
+    expect(notice.textContent).toContain("depth must be a whole number from 1 to 64, not “200”");
+    press("Backspace");
+    expect([notice.getAttribute("role"), notice.textContent]).toEqual(["status", "your loop trains"]);
+  });
 });
 
 it("removed and destroyed, it leaves no listener, no observer and nothing to ask", () => {

@@ -25,6 +25,7 @@ import { insideRoot } from "./root";
 import { browserStage } from "./stage";
 import { StatusRow } from "./status";
 import { type Target, Targets } from "./targets";
+import { checkTyped } from "./typed";
 import { Visibility } from "./visibility";
 import { type Update, decodeFrame } from "./wire";
 
@@ -143,9 +144,11 @@ export default () => {
     model.on("change", update);
     const leaveRoot = insideRoot(el, (root) => {
       const releaseKeys = takeKeys(root, (action) => tell(model, { type: "key", action }));
+      const endChecking = checkTyped(root, (sentence) => row.refuse(sentence));
       roots.add(root);
       return () => {
         roots.delete(root);
+        endChecking();
         releaseKeys();
       };
     });

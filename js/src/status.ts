@@ -33,6 +33,9 @@ export class StatusRow {
   #changes: HTMLElement;
   #live: LiveText;
   #held: HeldHeight;
+  #state: PanelState | null = null;
+  /** Of what was typed in this page: the kernel knows nothing of it. */
+  #refusal = "";
 
   constructor(parent: HTMLElement) {
     parent.classList.add("gradflow-panel");
@@ -52,7 +55,15 @@ export class StatusRow {
     this.#live = new LiveText(live);
   }
 
+  /** Says why what was typed is not taken, ahead of the kernel's notice; "" ends that. */
+  refuse(sentence: string): void {
+    if (sentence === this.#refusal) return;
+    this.#refusal = sentence;
+    if (this.#state !== null) this.update(this.#state);
+  }
+
   update(state: PanelState): void {
+    this.#state = state;
     say(this.#status, state.status);
 
     this.#badge.hidden = state.verdict === "";
@@ -61,10 +72,11 @@ export class StatusRow {
     say(this.#symbol, SYMBOLS[state.verdict_problem] ?? "");
     say(this.#verdict, state.verdict);
 
-    const role = state.notice_is_error ? "alert" : "status";
+    const notice = this.#refusal || state.notice;
+    const role = this.#refusal !== "" || state.notice_is_error ? "alert" : "status";
     if (this.#notice.getAttribute("role") !== role) this.#notice.setAttribute("role", role);
-    this.#notice.hidden = state.notice === "";
-    say(this.#notice, state.notice);
+    this.#notice.hidden = notice === "";
+    say(this.#notice, notice);
     say(this.#changes, state.changes.join(" "));
 
     this.#live.update({
@@ -72,7 +84,7 @@ export class StatusRow {
       playing: state.playing,
       verdict: state.verdict,
       problem: state.verdict_problem,
-      notice: state.notice,
+      notice,
     });
   }
 

@@ -261,7 +261,7 @@ USUAL = (
 )
 
 
-@pytest.mark.parametrize("width", [400, 600, 1000, 1500])
+@pytest.mark.parametrize("width", [400, 600, 683, 1000, 1500])
 def test_nothing_moves_when_the_usual_verdict_appears(cell: FlowCell, width: int) -> None:
     page = cell.show(STAND_IN)
     page.resize(width)
@@ -441,6 +441,22 @@ def test_the_threshold_has_a_label_where_it_does_not_stand_beside_its_menu(
     )
     below = slider[0] > menu[0] + 10
     assert (label[1] > 0) == below
+
+
+def test_a_laptop_screen_magnified_by_half_wastes_no_room(cell: FlowCell) -> None:
+    page = cell.playground(depth=6)
+    page.resize(683)  # 1024 px at 150 %
+
+    def box(part: str) -> dict[str, float]:
+        found = page.root.locator(part).bounding_box()
+        assert found is not None
+        return dict(found)
+
+    status, verdict, views = map(box, (".gradflow-status", ".gradflow-verdict", ".gradflow-views"))
+    assert verdict["y"] - (status["y"] + status["height"]) < 8
+    assert views["y"] - (verdict["y"] + verdict["height"]) < 30  # a verdict of one line more
+    track = box(".gradflow-knobs .slider-container >> nth=0")
+    assert track["width"] >= 110
 
 
 def test_the_previous_run_stays_as_a_dashed_ghost(cell: FlowCell) -> None:

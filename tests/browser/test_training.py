@@ -55,7 +55,7 @@ def test_at_the_default_speed_every_step_is_drawn(cell: FlowCell) -> None:
     page.wait_for(lambda drawn: drawn.steps_drawn == stopped.step)
 
 
-@pytest.mark.parametrize("width", [600, 1280, 1500])
+@pytest.mark.parametrize("width", [600, 683, 1280, 1500])
 def test_the_charts_stand_still_while_the_words_above_them_change(
     cell: FlowCell, width: int
 ) -> None:
@@ -235,6 +235,40 @@ def test_a_rate_of_0_reads_0_until_it_is_turned(cell: FlowCell) -> None:
     assert float(page.readout("learning rate").inner_text()) == pytest.approx(turned, rel=0.05)
 
 
+def test_what_is_typed_beside_a_slider_is_understood_or_refused_in_words(cell: FlowCell) -> None:
+    page = cell.playground(learning_rate=0.0125, depth=6)
+    keyboard = page.notebook.page.keyboard
+    page.play()
+
+    def type_beside(knob: str, text: str, then: str = "Enter") -> None:
+        page.readout(knob).focus()
+        keyboard.press("Control+a")
+        keyboard.type(text)
+        keyboard.press(then)
+
+    page.readout("learning rate").press("Enter")  # 0.0125 stands there rounded
+    page.wait_for(lambda drawn: drawn.step > 5)
+    assert cell.kernel.evaluate("flow.learning_rate") == 0.0125
+
+    type_beside("learning rate", "0,02", "Tab")
+    assert cell.kernel.wait_until("flow.learning_rate == 0.02")
+    type_beside("learning rate", "0,05")
+    assert cell.kernel.wait_until("flow.learning_rate == 0.05")
+    assert not page.drawn().notice
+
+    for knob, text in (("learning rate", "1/100"), ("depth", "200")):
+        type_beside(knob, text)
+        refused = page.wait_for(lambda drawn: drawn.notice)
+        page.wait_for(lambda drawn, step=refused.step: drawn.step > step + 5)
+        assert page.drawn().notice.startswith(f"{knob} must be a")
+        assert f"not “{text}”" in page.drawn().notice
+        keyboard.press("ArrowRight")
+        page.wait_for(lambda drawn: not drawn.notice)
+    assert cell.kernel.evaluate("[flow.learning_rate, flow.depth]") == [0.05, 6]
+    expect(page.readout("learning rate")).to_have_text("0.050")
+    expect(page.readout("depth")).to_have_text("6")
+
+
 def test_clipping_by_norm_and_by_value_with_its_threshold_while_it_trains(cell: FlowCell) -> None:
     page = cell.playground()
     page.play()
@@ -337,8 +371,12 @@ def test_the_toggles_show_another_quantity_at_once(cell: FlowCell) -> None:
     page.button("Step").click()
     first = page.wait_for(lambda drawn: drawn.step == 1 and "weight gradient" in drawn.title)
 
+    shown = page.root.get_by_role("group", name="what the bars show")
+    expect(shown.get_by_role("button", name="weight gradient", pressed=True)).to_be_visible()
     page.button("signal gradient").click()
     signal = page.wait_for(lambda drawn: "signal gradient" in drawn.title)
+    expect(shown.get_by_role("button", name="signal gradient", pressed=True)).to_be_visible()
+    expect(shown.get_by_role("button", name="weight gradient", pressed=False)).to_be_visible()
     page.wait_for(lambda drawn: drawn.bars != first.bars)
     page.button("update ratio").click()
     page.wait_for(lambda drawn: "update ratio" in drawn.title and drawn.bars != signal.bars)

@@ -73,6 +73,14 @@ def test_a_slider_moved_gives_the_roundest_number_at_its_place(desk: Desk) -> No
     assert desk.owner.learning_rate == 0.051
 
 
+def test_only_a_logarithmic_slider_tells_the_page_that_its_limits_are_exponents(desk: Desk) -> None:
+    # By them js/src/typed.ts judges what is typed.
+    controls = desk.controls
+    for slider in (controls.rate_slider, controls.clip_slider):
+        assert "gradflow-logarithmic" in slider._dom_classes
+    assert "gradflow-logarithmic" not in controls.depth_slider._dom_classes
+
+
 def test_what_the_page_rounds_a_value_to_is_no_move(desk: Desk) -> None:
     desk.owner.learning_rate = 0.03
     assert desk.controls.rate_slider.value == 0.03

@@ -200,6 +200,51 @@ def test_before_its_first_step_a_run_leaves_the_ghost_all_the_room(logarithmic: 
     assert drawn["loss_y"].max < drawn["loss_ghost"].y.max()
 
 
+def test_a_long_ghost_leaves_the_curve_its_width_and_says_where_it_ends() -> None:
+    drawn = DrawnChart([float(10.0 ** (-step / 1000)) for step in range(1, 2501)])
+    drawn.chart.begin_run()
+    drawn.draw()
+    assert drawn["loss_x"].max >= 2500
+    assert drawn["loss_x_axis"].label == "step"
+
+    drawn.train([0.7])
+    assert 300 <= drawn["loss_x"].max <= 450
+    ends, bottoms = {drawn["loss_x"].max}, {drawn["loss_y"].min}
+    for _ in range(1, 1000):
+        drawn.train([0.7])
+        assert drawn["loss_x_axis"].label == "step · dashed: on to 2,500 (0.0032)"
+        ends.add(drawn["loss_x"].max)
+        bottoms.add(drawn["loss_y"].min)
+    assert len(ends) <= 4  # it rests between its leaps
+    assert len(bottoms) <= 4
+    assert 1000 <= drawn["loss_x"].max <= 1500
+
+    drawn.train([0.7] * 1600)
+    assert drawn["loss_x_axis"].label == "step · dashed: on to 2,500 (0.0032)"  # below
+    drawn.train([0.1])
+    assert drawn["loss_x_axis"].label == "step"
+
+
+def test_a_short_ghost_is_seen_whole() -> None:
+    drawn = DrawnChart([1.0] * 250)
+    drawn.chart.begin_run()
+    drawn.train([1.0])
+
+    assert drawn["loss_x"].max >= 250
+    assert drawn["loss_x_axis"].label == "step"
+
+
+def test_a_ghost_that_ended_above_the_chart_says_so() -> None:
+    drawn = DrawnChart([2.0, 1e9, 1e30, math.nan])
+    drawn.chart.begin_run()
+    drawn.train([2.5, 2.0])
+    assert drawn["loss_x_axis"].label == "step · dashed: on to 3 (10³⁰)"
+
+    drawn.chart.forget_ghost()
+    drawn.draw()
+    assert drawn["loss_x_axis"].label == "step"
+
+
 def test_the_first_step_beside_a_long_ghost_is_seen() -> None:
     drawn = DrawnChart([1.0] * 4000)
     drawn.chart.begin_run()

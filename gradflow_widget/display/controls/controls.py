@@ -88,7 +88,15 @@ class Controls:
         folded = {name: (title, parts) for name, (title, parts) in folded.items() if parts}
         self.folds = Folds(
             {name: title for name, (title, _) in folded.items()},
-            _tooltips_in([sight.box, *self._network.children, *training.children, *under.children]),
+            _tooltips_in(
+                [
+                    bar.speed_menu,
+                    sight.box,
+                    *self._network.children,
+                    *training.children,
+                    *under.children,
+                ]
+            ),
         )
         self.knobs = box(
             [

@@ -16,11 +16,13 @@ _MOST_ECHOES = 32
 _TWO_DIGITS = ".2g"
 # What stands for 0 is small enough to be rounded to it.
 _ROUNDED_TO_0 = ".0f"
+# The class by which the page knows that its limits are exponents.
+_LOGARITHMIC = "gradflow-logarithmic"
 
 
 def log_slider(description: str, tooltip: str, low: int, high: int) -> Any:
     """Return a slider from 10^low to 10^high in hundredths of a decade."""
-    return widgets.FloatLogSlider(
+    slider = widgets.FloatLogSlider(
         value=1.0,
         base=10,
         min=low,
@@ -31,6 +33,8 @@ def log_slider(description: str, tooltip: str, low: int, high: int) -> Any:
         style=LABEL,
         tooltip=tooltip,
     )
+    slider.add_class(_LOGARITHMIC)
+    return slider
 
 
 def link_log(
