@@ -78,12 +78,15 @@ class Playback(traitlets.HasTraits):
         """Run your own training function on the session's thread; the controls stay live.
 
         ``loop()`` is called without arguments. Play, pause, step, learning rate and
-        clipping act at its optimizer steps; :meth:`wait` waits for its end.
+        clipping act at its optimizer steps; :meth:`wait` waits for its end. One that was given
+        before and is not over ends behind its next step, and this one goes on with the model as
+        it then is; :meth:`reset` goes back to the first step.
 
         Raises:
             TypeError: ``loop`` can't be called without arguments.
-            RuntimeError: another loop is under way, the regime needs steps of the widget's
-                own, or the widget is closed.
+            RuntimeError: the loop before is the caller itself or comes to no step within ten
+                seconds, one runs in a cell, the regime needs steps of the widget's own, or the
+                widget is closed.
         """
         self._training.run(loop)
 

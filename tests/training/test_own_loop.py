@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gradflow_widget import GradientFlow
 from gradflow_widget.measurement.gradients import Gradients
+from gradflow_widget.training.own_loop import OwnLoop
 from tests.waiting import PATIENCE, join, started, wait_for
 
 from .parts import (
@@ -1104,14 +1105,107 @@ def test_parameters_that_come_later_are_missed_in_words(nothing_is_left: None) -
         flow.close()
 
 
-def test_only_one_loop_at_a_time(running: Any) -> None:
+def test_steps_are_refused_while_a_loop_is_under_way(running: Any) -> None:
     flow = running(Loop())
-    with pytest.raises(RuntimeError, match="another loop is under way"):
-        flow.run(lambda: None)
     with pytest.raises(RuntimeError, match="under way"):
         flow.steps(2)
     with pytest.raises(TypeError, match="loop must be a function"):
         flow.run(None)
+    flow.wait(2)  # which goes on
+
+
+@pytest.mark.parametrize("how", ["playing", "paused", "reset", "just begun"])
+def test_another_loop_takes_the_place_of_the_one_under_way(running: Any, how: str) -> None:
+    before = Loop()
+    flow = running(before)
+    if how != "just begun":
+        flow.wait(3)
+    if how != "playing":
+        flow.pause()
+    if how == "reset":
+        flow.reset()
+        assert flow.step_number == 0
+    edited = Loop(2)
+    edited.model, edited.optimizer = before.model, before.optimizer
+    flow.run(edited)
+    ended_with = len(before.losses)
+    flow.wait()
+    assert edited.ended
+    assert not before.ended
+    assert len(before.losses) == ended_with
+    recorded = edited.losses if how == "reset" else before.losses + edited.losses
+    assert same_bits(flow.history.loss, recorded)  # it goes on from where the model was
+    flow.run(edited)  # and once more
+    flow.wait()
+    assert len(edited.losses) == 12
+
+
+def test_another_loop_takes_the_place_of_one_that_is_just_ending(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_ended, goes_on = threading.Event(), threading.Event()
+    run = OwnLoop.run
+
+    def run_slowly(self: OwnLoop) -> BaseException | None:
+        failure = run(self)
+        has_ended.set()
+        goes_on.wait(PATIENCE)
+        return failure
+
+    monkeypatch.setattr(OwnLoop, "run", run_slowly)
+    flow = running(first := Loop(1))
+    assert has_ended.wait(PATIENCE)
+    last = Loop(2)
+    last.model, last.optimizer = first.model, first.optimizer
+    flow.run(last)
+    goes_on.set()
+    flow.wait()
+    assert first.ended
+    assert last.ended
+    assert flow.step_number == 9
+
+
+def test_another_loop_waits_in_vain_for_one_that_comes_to_no_step(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.own_loop.PATIENCE", 0.05)
+    loop, goes_on = Loop(2), threading.Event()
+
+    def stuck() -> None:
+        goes_on.wait(PATIENCE)
+        loop()
+
+    flow = GradientFlow(loop.model, loop.optimizer)
+    try:
+        flow.run(stuck)
+        with pytest.raises(RuntimeError, match=r"has not come to an optimizer step for .* again"):
+            flow.run(loop)
+        goes_on.set()
+        flow.wait()
+        assert len(loop.losses) == flow.step_number == 6
+    finally:
+        goes_on.set()
+        flow.close()
+
+
+def test_a_loop_can_t_start_another(running: Any) -> None:
+    loop = Loop(1)
+    refusals: list[str] = []
+
+    def restless() -> None:
+        with pytest.raises(RuntimeError) as caught:
+            flow.run(loop)
+        refusals.append(str(caught.value))
+        loop()
+
+    flow = GradientFlow(loop.model, loop.optimizer)
+    try:
+        flow.run(restless)
+        flow.wait()
+    finally:
+        flow.close()
+    assert refusals == ["your own loop can't start another: call run() from a cell."]
+    assert loop.ended
 
 
 def test_with_data_the_widget_trains_again_when_the_loop_has_ended(running: Any) -> None:
