@@ -820,9 +820,7 @@ def refuses(flow: GradientFlow, name: str, value: Any, kept: Any) -> None:
         ("width", "there are learning_rate, clip_norm, clip_value, batch_size, "),
     ],
 )
-def test_a_knob_that_is_not_there_is_refused_by_name(
-    make_flow: Any, name: str, meant: str
-) -> None:
+def test_a_knob_that_is_not_there_is_refused_by_name(make_flow: Any, name: str, meant: str) -> None:
     flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
     with pytest.raises(AttributeError) as caught:
         setattr(flow, name, 0.1)

@@ -212,6 +212,22 @@ def test_a_warm_up_from_zero_keeps_the_groups_ratio() -> None:
     flow.close()
 
 
+def test_before_the_first_step_of_a_loop_it_is_said_what_to_do(nothing_is_left: None) -> None:
+    loop = Loop(1)
+    flow = watched(loop)
+    words = "No step yet: run your own loop in a cell, or hand it to run(loop)."
+    assert flow.status.endswith(words)
+    step(loop)
+    flow.history  # noqa: B018
+    assert words not in flow.status
+    flow.reset()
+    assert flow.status.endswith(words)
+    flow.run(loop)
+    flow.wait()
+    assert words not in flow.status
+    flow.close()
+
+
 def test_a_plain_loop_clears_the_failure_of_one_before(nothing_is_left: None) -> None:
     loop = Loop(1)
     flow = watched(loop)
