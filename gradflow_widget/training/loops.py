@@ -297,7 +297,8 @@ class UserLoops:
             self._resting.goes_on()
             self._audience.state_changed()
         pace.count(asked=False)
-        probe.full = self._audience.next_is_drawn(may_wait=False)
+        # In a cell nobody could hear the page that is waited for.
+        probe.full = self._audience.next_is_drawn(may_wait=self.is_run_elsewhere)
         self._loop_goes_on()
 
     def _loop_goes_on(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -1018,6 +1019,71 @@ def test_a_plain_loop_beside_another_is_refused_before_its_gradients_are_read(
     assert threading.get_ident() not in read_by
 
 
+class Pair:
+    """A loop that steps two watched optimizers, each before a page of its own."""
+
+    def __init__(self, steps: int, *, second_confirms: bool = True) -> None:
+        self.models = [nn.Linear(2, 1), nn.Linear(2, 1)]
+        self.optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in self.models]
+        self.flows = [
+            GradientFlow(*both) for both in zip(self.models, self.optimizers, strict=True)
+        ]
+        self.steps = steps
+        for flow, confirms in zip(self.flows, (True, second_confirms), strict=True):
+            self._show(flow, confirms=confirms)
+
+    def _show(self, flow: GradientFlow, *, confirms: bool) -> None:
+        publisher = flow._stage.publisher
+
+        def send(message: dict[str, Any], _: object) -> None:
+            if confirms and message["type"] == "frame":
+                answer = {"type": "confirm", "page": "page", "frame": message["number"]}
+                publisher.receive(answer)
+
+        publisher._send = send
+        publisher.receive({"type": "view", "page": "page", "visible": True})
+
+    def __call__(self) -> None:
+        for _ in range(self.steps):
+            for model, optimizer in zip(self.models, self.optimizers, strict=True):
+                optimizer.zero_grad()
+                model(torch.randn(4, 2)).square().mean().backward()
+                optimizer.step()
+
+    def close(self) -> None:
+        for flow in self.flows:
+            flow.close()
+
+
+def test_each_step_of_two_watched_optimizers_is_drawn(nothing_is_left: None) -> None:
+    with closing(Pair(20)) as pair:
+        first, second = pair.flows
+        first.run(pair)
+        first.wait()
+        for flow in (first, second):
+            wait_for(lambda drawn=flow._stage.publisher: drawn.steps_drawn == 20)
+
+
+@pytest.mark.parametrize("ends", ["pause", "reset", "close", "close the second", "hide"])
+def test_a_second_page_that_says_nothing_keeps_nobody_for_long(
+    nothing_is_left: None, ends: str
+) -> None:
+    with closing(Pair(1000, second_confirms=False)) as pair:
+        first, second = pair.flows
+        first.run(pair)
+        wait_for(lambda: not second._stage.publisher.has_room())
+        began = time.monotonic()
+        if ends == "close the second":
+            second.close()
+        elif ends == "hide":
+            second._stage.publisher.receive({"type": "view", "page": "page", "visible": False})
+        else:
+            getattr(first, ends)()
+        if ends in ("close the second", "hide"):
+            first.wait(5)
+        assert time.monotonic() - began < PATIENCE / 3
+
+
 def test_a_loop_that_steps_two_watched_optimizers_is_told_to_both(running: Any) -> None:
     generator, discriminator = nn.Linear(2, 2), nn.Linear(2, 1)
     of_generator = torch.optim.SGD(generator.parameters(), lr=0.01)
@@ -1234,7 +1300,6 @@ def test_with_data_the_widget_trains_again_when_the_loop_has_ended(running: Any)
 
 def test_control_of_a_loop_from_many_threads(running: Any) -> None:
     import random
-    import time
 
     flow = running(Loop())
     until = time.monotonic() + 1.5
