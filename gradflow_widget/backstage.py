@@ -201,6 +201,11 @@ class Backstage:
         if self._cell_began is not None or hearing.controls_are_beside:
             hearing.hear_beside(flow)
 
+    @property
+    def loop_holds_cell(self) -> bool:
+        """Whether a cell is running that is a plain loop of the user's."""
+        return self._cell_began is not None and self._loop_is_in_cell()
+
     def _loop_is_in_cell(self) -> bool:
         session = self.session
         return session is not None and session.foreign_loop and not session.loop_of_another
@@ -246,6 +251,8 @@ class Backstage:
         flow, session = self._flow(), self.session
         if flow is not None and session is not None and session.at_rest and not session.closed:
             flow.take_coming()
+        if flow is not None:
+            flow._offer_resetting()
         self._status_is_stale = False
         changes = self._changes()
         if changes != self._changes_told:

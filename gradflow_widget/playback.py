@@ -128,6 +128,15 @@ class Playback(traitlets.HasTraits):
         if self._controls is not None:
             self._stage.hearing.keeping(self._controls.offer_playing, self._training.can_train)
 
+    def _offer_resetting(self) -> None:
+        """Let reset and another seed be pressed where that is not done to a loop that is over.
+
+        What is pressed while a cell runs the loop is heard when that has ended.
+        """
+        if self._controls is not None:
+            can_reset = not self._backstage.loop_holds_cell
+            self._stage.hearing.keeping(self._controls.offer_resetting, can_reset)
+
     def _press(self, action: str) -> None:
         """Do what a button or a key asks for: "toggle", "step", "reset" or "new seed"."""
         session = self._training

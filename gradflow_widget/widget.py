@@ -357,5 +357,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
     def _cell_ended(self) -> None:
         self._backstage.cell_ended()
         if self._training.foreign_loop and not self._training.loop_of_another:
-            self._training.loop_has_ended()
-            self._backstage.say()
+            try:
+                self._training.loop_has_ended()
+            finally:
+                self._backstage.say()
