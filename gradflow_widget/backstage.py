@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 # In s.
 _SHORT_CELL = 0.5
+_UNTRAINED = Verdict(
+    "",
+    "",
+    "No step yet: run your own loop in a cell, or hand it to run(loop).",
+)
 
 
 class Backstage:
@@ -43,6 +48,7 @@ class Backstage:
     def __init__(self, flow: GradientFlow) -> None:
         self._flow = weakref.ref(flow)
         self._notice = ""
+        # Of the latest step; None before the first.
         self._settings: Settings | None = None
         self._status_is_stale = False
         self._changes_told: tuple[str, ...] = ()
@@ -112,7 +118,11 @@ class Backstage:
     def verdict(self, readings: Sequence[Reading]) -> Verdict:
         """Judge the flow."""
         session = self.session
-        return UNDECIDED if session is None else judge(readings, session.first_nonfinite)
+        if session is None:
+            return UNDECIDED
+        if self._settings is None and not session.can_train:
+            return _UNTRAINED
+        return judge(readings, session.first_nonfinite)
 
     def layer_problems(self, reading: Reading) -> Sequence[str]:
         """Judge each layer."""
@@ -191,6 +201,11 @@ class Backstage:
         if self._cell_began is not None or hearing.controls_are_beside:
             hearing.hear_beside(flow)
 
+    @property
+    def loop_holds_cell(self) -> bool:
+        """Whether a cell is running that is a plain loop of the user's."""
+        return self._cell_began is not None and self._loop_is_in_cell()
+
     def _loop_is_in_cell(self) -> bool:
         session = self.session
         return session is not None and session.foreign_loop and not session.loop_of_another
@@ -236,6 +251,8 @@ class Backstage:
         flow, session = self._flow(), self.session
         if flow is not None and session is not None and session.at_rest and not session.closed:
             flow.take_coming()
+        if flow is not None:
+            flow._offer_resetting()
         self._status_is_stale = False
         changes = self._changes()
         if changes != self._changes_told:

@@ -78,12 +78,15 @@ class Playback(traitlets.HasTraits):
         """Run your own training function on the session's thread; the controls stay live.
 
         ``loop()`` is called without arguments. Play, pause, step, learning rate and
-        clipping act at its optimizer steps; :meth:`wait` waits for its end.
+        clipping act at its optimizer steps; :meth:`wait` waits for its end. One that was given
+        before and is not over ends behind its next step, and this one goes on with the model as
+        it then is; :meth:`reset` goes back to the first step.
 
         Raises:
             TypeError: ``loop`` can't be called without arguments.
-            RuntimeError: another loop is under way, the regime needs steps of the widget's
-                own, or the widget is closed.
+            RuntimeError: the loop before is the caller itself or comes to no step within ten
+                seconds, one runs in a cell, the regime needs steps of the widget's own, or the
+                widget is closed.
         """
         self._training.run(loop)
 
@@ -124,6 +127,15 @@ class Playback(traitlets.HasTraits):
         """Let play and step be pressed where there is something to train with now."""
         if self._controls is not None:
             self._stage.hearing.keeping(self._controls.offer_playing, self._training.can_train)
+
+    def _offer_resetting(self) -> None:
+        """Let reset and another seed be pressed where that is not done to a loop that is over.
+
+        What is pressed while a cell runs the loop is heard when that has ended.
+        """
+        if self._controls is not None:
+            can_reset = not self._backstage.loop_holds_cell
+            self._stage.hearing.keeping(self._controls.offer_resetting, can_reset)
 
     def _press(self, action: str) -> None:
         """Do what a button or a key asks for: "toggle", "step", "reset" or "new seed"."""

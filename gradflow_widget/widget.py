@@ -20,6 +20,7 @@ from .fresh_traits import FreshTraits
 from .knob_traits import KnobTraits
 from .layout import close_buttons, close_parts, controls_of, exchange, laid_out
 from .measurement.history import History
+from .misnamed import no_such_knob
 from .playback import Playback
 from .playground.assembly import Playground, PlaygroundNetwork, assemble
 from .playground.presets import preset_of, presets
@@ -124,6 +125,14 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._backstage.session = session
         session.begin()
         self._adopt()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python would take `flow.lr = 0.1` for a new attribute, and nothing would change. A
+        # subclass may have attributes of its own.
+        is_new = not (name.startswith("_") or name in self.__dict__ or hasattr(type(self), name))
+        if is_new and type(self) is GradientFlow and self.__dict__.get("_ready"):
+            raise AttributeError(no_such_knob(name))
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         # A saved notebook shows it where no widget can be drawn.
@@ -348,5 +357,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
     def _cell_ended(self) -> None:
         self._backstage.cell_ended()
         if self._training.foreign_loop and not self._training.loop_of_another:
-            self._training.loop_has_ended()
-            self._backstage.say()
+            try:
+                self._training.loop_has_ended()
+            finally:
+                self._backstage.say()

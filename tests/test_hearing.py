@@ -317,6 +317,45 @@ def test_a_loop_that_is_handed_over_in_a_cell_leaves_the_controls_where_they_are
     shell.run("b", cell)
 
 
+@pytest.mark.parametrize("hears_beside", [True, False], ids=["subshell", "main shell"])
+def test_no_reset_is_pressed_for_when_a_loop_in_a_cell_is_over(
+    shell: FakeShell, page: HeardPage, make_flow: Any, hears_beside: bool
+) -> None:
+    model = plain_network()
+    optimizer = sgd(model.parameters())
+    flow = shell.run("a", lambda: make_flow(model, optimizer))
+    page.say(flow, "page" if hears_beside else None)
+    buttons = flow._controls.reset_button, flow._controls.seed_button
+
+    def rest() -> list[bool]:
+        assert all(("in a cell" in one.tooltip) == one.disabled for one in buttons)
+        return [one.disabled for one in buttons]
+
+    def loop() -> None:
+        for _ in range(3):
+            CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+            optimizer.step()
+
+    def cell() -> None:
+        loop()
+        assert rest() == [True, True]
+        raise KeyboardInterrupt
+
+    assert rest() == [False, False]
+    with pytest.raises(KeyboardInterrupt):
+        shell.run("b", cell)
+    assert rest() == [False, False]
+
+    def hands_over() -> None:
+        flow.run(loop)
+        flow.wait()
+        assert rest() == [False, False]
+
+    shell.run("c", hands_over)
+    join(started(loop))  # a thread keeps nobody from being heard
+    assert rest() == [False, False]
+
+
 def test_controls_made_in_a_cell_are_heard_where_the_page_asks(
     shell: FakeShell, page: HeardPage
 ) -> None:

@@ -227,7 +227,7 @@ def test_the_status_says_which_layer_and_which_step_were_first(
         # tanh brings inf back to 1: forward, only this layer's output is not finite.
         assert np.isfinite(flow.history.loss).all()
         return
-    assert f"the {what} of layer 'layers.{layer}' was first, at step 5." in flow.status
+    assert f"the {what} of layer {layer + 1} (layers.{layer}) was first, at step 5." in flow.status
     assert flow.history.steps_recorded == 7
 
 
@@ -241,7 +241,7 @@ def test_training_goes_on_through_nan_and_a_reset_forgets_it(make_flow: Any) -> 
     assert flow.playing
     flow.pause()
     flow.wait()
-    assert "the output of layer '2' was first, at step 3." in flow.status
+    assert "the output of layer 2 (2) was first, at step 3." in flow.status
     assert math.isnan(flow.loss)
     assert np.isfinite(flow.history.loss).tolist() == [True] * 2 + [False] * (flow.step_number - 2)
     flow.reset()
@@ -279,7 +279,7 @@ def test_a_random_nan_is_found_with_the_same_random_numbers(make_flow: Any) -> N
     flow.speed = 1000
     flow.step(60)
     step = int(np.flatnonzero(np.isnan(flow.history.loss))[0]) + 1
-    assert f"the output of layer 'second' was first, at step {step}." in flow.status
+    assert f"the output of layer 2 (second) was first, at step {step}." in flow.status
 
 
 # -- numbers of the latest step ----------------------------------------------------------

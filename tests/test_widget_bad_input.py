@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import traitlets
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -806,3 +807,41 @@ def refuses(flow: GradientFlow, name: str, value: Any, kept: Any) -> None:
     assert flow._training.settings is settings
     assert flow.step_number == len(flow.history) == 2
     flow.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lr", "did you mean learning_rate?"),
+        ("learning_rat", "did you mean learning_rate?"),
+        ("wd", "did you mean weight_decay?"),
+        ("normalisation", "did you mean normalization?"),
+        ("Depth", "did you mean depth?"),
+        ("width", "there are learning_rate, clip_norm, clip_value, batch_size, "),
+    ],
+)
+def test_a_knob_that_is_not_there_is_refused_by_name(make_flow: Any, name: str, meant: str) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    with pytest.raises(AttributeError) as caught:
+        setattr(flow, name, 0.1)
+    assert str(caught.value).startswith(f"GradientFlow has no knob {name!r}: {meant}")
+    assert not hasattr(flow, name)
+
+
+def test_a_subclass_may_have_attributes_of_its_own(nothing_is_left: None) -> None:
+    class Mine(GradientFlow):
+        def __init__(self) -> None:
+            super().__init__(network, sgd, LOSS, (INPUTS, TARGETS))
+            self.name = "mine"
+
+    flow = Mine()
+    flow.other = 1
+    assert (flow.name, flow.other) == ("mine", 1)
+    flow.close()
+
+
+def test_a_trait_that_is_added_can_be_set(make_flow: Any) -> None:
+    flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
+    flow.add_traits(note=traitlets.Unicode())
+    flow.note = "first run"
+    assert flow.note == "first run"

@@ -57,14 +57,14 @@ def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Ve
     if first is None:
         return _of_flow(readings)
     if now is not None or latest.step <= first.step:
-        return _of_nonfinite(first)
+        return _of_nonfinite(first, latest)
     verdict = _of_flow(readings)
-    was = f"{wording.nonfinite(first)} was not finite {wording.when(first)}"
+    was = f"{wording.nonfinite(first, latest)} was not finite {wording.when(first)}"
     return replace(verdict, sentence=f"{verdict.sentence} But {was}.")
 
 
-def _of_nonfinite(found: NonFinite) -> Verdict:
-    first = f"{wording.nonfinite(found)} was first, {wording.when(found)}"
+def _of_nonfinite(found: NonFinite, reading: Reading | None = None) -> Verdict:
+    first = f"{wording.nonfinite(found, reading)} was first, {wording.when(found)}"
     return Verdict("non-finite", "fault", f"Not finite: {first}.")
 
 

@@ -122,11 +122,20 @@ def why_no_number(reading: Reading, signal: FloatArray) -> str:
     return "The signal gradient could not be read at these layers."
 
 
-def nonfinite(found: NonFinite) -> str:
-    """Name the first tensor that was not finite."""
+def nonfinite(found: NonFinite, reading: Reading | None = None) -> str:
+    """Name the first tensor that was not finite; ``reading``: one of the same run."""
+    if found.where == "input":
+        return "the model's input (the data of that batch)"
+    if found.where == "target":
+        return "a target of that batch"
     if found.where == "loss":
         return "the loss"
-    of = f"layer {found.layer!r}" if found.layer else "the model itself"
+    if not found.layer:
+        of = "the model itself"
+    elif reading is not None and found.layer in reading.layers:
+        of = named(reading, reading.layers.index(found.layer))
+    else:
+        of = f"layer {found.layer!r}"
     return f"the {found.where} of {of}"
 
 

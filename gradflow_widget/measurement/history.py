@@ -134,6 +134,14 @@ class History:
         self.catch_up = nothing_is_missing
         self._lock = threading.RLock()
 
+    def __repr__(self) -> str:
+        """Return how much it holds, and where the numbers are."""
+        steps, layers = self.steps_recorded, len(self.layers)
+        counted = f"{steps} step{'' if steps == 1 else 's'}"
+        if layers:
+            counted += f" of {layers} layer{'' if layers == 1 else 's'}"
+        return f"<History: {counted}; to_dataframe() gives the numbers>"
+
     def __len__(self) -> int:
         """Return the number of rows: recent steps and blocks of older ones."""
         self.catch_up()

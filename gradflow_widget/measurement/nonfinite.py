@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .eager import uncompiled
-from .layers import find_layers, first_tensor
+from .layers import find_layers, first_tensor, tensors_in
 from .reading import Reading
 from .single import everything_kept
 
@@ -19,28 +19,35 @@ class NonFinite(NamedTuple):
     """The first tensor that was not finite.
 
     ``where`` tells whether it is the output of ``layer``, the gradient of one of its parameters,
-    or the loss itself (then ``layer`` is empty).
+    or (then ``layer`` is empty) what the model was called with, a target, or the loss itself.
     """
 
     step: int
     layer: str
-    where: Literal["output", "gradient", "loss"]
+    where: Literal["input", "output", "gradient", "target", "loss"]
 
 
-def first_nonfinite_output(model: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """Run ``forward`` once more and name the first layer whose output is not finite.
+def first_nonfinite_of_pass(
+    model: nn.Module, forward: Callable[[], Any], step: int
+) -> NonFinite | None:
+    """Run ``forward`` once more and find the first input or output that is not finite.
 
-    Nothing of the model changes. None where every output is finite.
+    Nothing of the model changes. None where all of them are finite.
     """
-    found: list[str] = []
-    handles = []
+    found: list[NonFinite] = []
+
+    def look_at_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not found and not _is_finite_input((args, kwargs)):
+            found.append(NonFinite(step, "", "input"))
+
+    handles = [model.register_forward_pre_hook(look_at_input, with_kwargs=True)]
     for part in find_layers(model):
         name = part.layer.name
 
         def look(_: nn.Module, __: Any, result: Any, name: str = name) -> None:
             output = first_tensor(result)
-            if not found and output is not None and not bool(torch.isfinite(output).all()):
-                found.append(name)
+            if not found and output is not None and not all_finite(output):
+                found.append(NonFinite(step, name, "output"))
 
         handles.append(part.module.register_forward_hook(look))
     try:
@@ -50,6 +57,17 @@ def first_nonfinite_output(model: nn.Module, forward: Callable[[], Any]) -> str 
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+def _is_finite_input(value: object) -> bool:
+    tensors = list(tensors_in(value))
+    # A mask that comes beside the input may be minus infinity.
+    return all(map(all_finite, tensors[:1])) and not any(bool(one.isnan().any()) for one in tensors)
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or inf."""
+    return bool(torch.isfinite(tensor).all())
 
 
 def first_nonfinite(reading: Reading) -> NonFinite | None:

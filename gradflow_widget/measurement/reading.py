@@ -117,6 +117,13 @@ class Reading:
         for value in (self.signal_grad_through_time or {}).values():
             value.flags.writeable = False
 
+    def __repr__(self) -> str:
+        """Return what it is of; its arrays would fill the screen."""
+        loss = f"loss {self.loss:.4g}" if self.loss_seen else "no loss seen"
+        layers = f"{len(self.described)} layer{'' if len(self.described) == 1 else 's'}"
+        extent = "read in full" if self.is_full else "not read in full"
+        return f"<Reading: step {self.step}, {loss}, {layers}, {extent}>"
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers, in forward order."""

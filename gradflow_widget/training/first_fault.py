@@ -1,4 +1,4 @@
-"""Finds the layer where a run's first NaN or inf came up, while it still can be found."""
+"""Finds the place where a run's first NaN or inf came up, while it still can be found."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ..measurement.hooks import Hook, is_being_traced
+from ..measurement.layers import tensors_in
 from ..measurement.nonfinite import (
     NonFinite,
+    all_finite,
     first_nonfinite,
-    first_nonfinite_output,
+    first_nonfinite_of_pass,
     nonfinite_output,
 )
 from ..measurement.reading import Reading
@@ -48,10 +50,13 @@ class FirstFault:
         if self.found is None and torch.is_grad_enabled() and not is_being_traced():
             self._inputs = args, kwargs
 
-    def look_again(self, step: int, forward: Callable[[], object] | None = None) -> None:
-        """Find the layer; ``forward`` repeats the pass, else the last one is repeated.
+    def look_again(
+        self, step: int, forward: Callable[[], object] | None = None, targets: object = None
+    ) -> None:
+        """Find the place; ``forward`` repeats the pass, else the last one is repeated.
 
-        The weights must still be those that the pass was made with.
+        The weights must still be those that the pass was made with. ``targets`` are those that
+        its loss was of, where they are known.
         """
         if self.found is not None:
             return
@@ -62,11 +67,11 @@ class FirstFault:
             def forward() -> object:
                 return self._model(*args, **kwargs)
 
-        layer = None if forward is None else first_nonfinite_output(self._model, forward)
-        if layer is None:
-            self.found = NonFinite(step, "", "loss")
-        else:
-            self.found = self._outputs.get(layer, NonFinite(step, layer, "output"))
+        found = None if forward is None else first_nonfinite_of_pass(self._model, forward, step)
+        if found is None:
+            spoilt = not all(map(all_finite, tensors_in(targets)))
+            found = NonFinite(step, "", "target" if spoilt else "loss")
+        self.found = self._outputs.get(found.layer, found) if found.where == "output" else found
         self._inputs = None
 
     def step_is_over(self) -> None:

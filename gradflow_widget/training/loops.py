@@ -69,7 +69,14 @@ class UserLoops:
             raise RuntimeError("your own loop is under way: wait() for it first.")
 
     def hand_over(self, function: Callable[[], object]) -> None:
-        """Take the user's training function, to be run by :meth:`run`."""
+        """Take the user's training function, to be run by :meth:`run`; one under way ends.
+
+        Raises:
+            RuntimeError: that is the caller itself, or does not come to a step in time.
+        """
+        if self._loop is not None and self._worker.is_current:
+            raise RuntimeError("your own loop can't start another: call run() from a cell.")
+        self.end()
         self._foreign = None
         self._loop = OwnLoop(function, self._pace)
 
@@ -85,7 +92,11 @@ class UserLoops:
             return
         self._bench.run.probe.full = self._audience.next_is_drawn(may_wait=False)
         failure = loop.run()
-        if loop.is_over:
+        if not loop.has_ended:
+            return
+        with self._bench.stepping():
+            if self._loop is not loop:  # another was handed over meanwhile
+                return
             self._loop, self._began_at = None, loop.begins_at
             if failure is None and not loop.has_stepped:
                 failure = RuntimeError(
@@ -95,9 +106,8 @@ class UserLoops:
             if failure is not None:
                 raise failure
             self._pace.pause()
-            with self._bench.stepping():
-                self._bench.validate_at_rest()
-            self._resting.come_to_rest()
+            self._bench.validate_at_rest()
+        self._resting.come_to_rest()
 
     def stand_still(self) -> None:
         """Wait until it stands between two steps, where it stays within Pace.changing().
@@ -287,7 +297,8 @@ class UserLoops:
             self._resting.goes_on()
             self._audience.state_changed()
         pace.count(asked=False)
-        probe.full = self._audience.next_is_drawn(may_wait=False)
+        # In a cell nobody could hear the page that is waited for.
+        probe.full = self._audience.next_is_drawn(may_wait=self.is_run_elsewhere)
         self._loop_goes_on()
 
     def _loop_goes_on(self) -> None:

@@ -60,6 +60,7 @@ class OwnLoop:
         begins_at: that state.
         is_running: whether it runs, or stands between two steps.
         is_over: whether it will not run again.
+        has_ended: whether that is of its own accord, by what it raised too.
         has_stepped: whether it has come to an optimizer step.
         is_ending: whether it was told to end, and is to make no further step.
     """
@@ -70,7 +71,7 @@ class OwnLoop:
         self._is_repeated = False
         self._must_end = False
         self.is_running = False
-        self.is_over = False
+        self.is_over = self.has_ended = False
         self.has_stepped = False
         self.is_ending = False
         self._ending = ExitStack()
@@ -100,11 +101,12 @@ class OwnLoop:
         self._ending.close()
         self._pace.wake(self._leave)
         # What it raises on being unwound ends with it.
-        return failure if self.is_over else None
+        return failure if self.has_ended else None
 
     def _leave(self) -> None:
         self.is_running = self.is_ending = False
-        self.is_over = not (self._must_end or self._pace.stopped)
+        if not (self._must_end or self._pace.stopped):
+            self.is_over = self.has_ended = True
 
     def hold(self) -> bool:
         """Stand between two steps until the loop may go on; False where it is to end.

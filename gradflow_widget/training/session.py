@@ -416,18 +416,16 @@ class TrainingSession(PresentRun):
     def run(self, loop: Callable[[], object]) -> None:
         """Run the user's own training function on the session's thread, and play.
 
-        Its optimizer steps pause, go on and end under the session's hand.
+        Its optimizer steps pause, go on and end under the session's hand. One that was handed
+        over before and is not over ends, and this one goes on from there.
 
         Raises:
             TypeError: ``loop`` can't be called without arguments.
-            RuntimeError: another loop is under way, here or in another thread, the regime needs
-                steps of our own, or the session is closed.
+            RuntimeError: the loop before is the caller itself or can't be ended, one is under way
+                in another thread, the regime needs steps of our own, or the session is closed.
         """
         check_loop(loop)
-        with self._bench.stepping():
-            self._bench.check_open()
-            if self._loops.under_way:
-                raise RuntimeError("another loop is under way: wait() for it, or call reset().")
+        with self._bench.changing():
             self._loops.check_no_foreign()
             if reason := self.refusals.of_loop(self.settings.regime):
                 raise RuntimeError(reason)

@@ -172,7 +172,9 @@ class Trainer:
                         with everything_kept(model, *modules_of(self._objective)):
                             return forward()
 
-                    run.fault.look_again(run.probe.steps + 1, repeated)
+                    is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+                    targets = batch[1] if is_pair else None
+                    run.fault.look_again(run.probe.steps + 1, repeated, targets)
                 return loss
 
             def closure() -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from .errors import CannotTweak
-from .nonlinearities import function_name
+from .nonlinearities import as_attribute, function_name
 from .rewriting import CallSite, call_sites
 from .tracing import traced
 
@@ -123,7 +123,7 @@ class _Search:
         self.root = root
         self.found = Hidden()
         self.classes: set[type[nn.Module]] = set()
-        self.flows: dict[int, tuple[_Flow | None, str]] = {}
+        self.flows: dict[int, _Flow | None] = {}
         self.places = list(root.named_modules(remove_duplicate=False))
         self.order = {path: index for index, (path, _) in enumerate(self.places)}
         self.last_weight = max(
@@ -156,14 +156,14 @@ class _Search:
         if not sites and type(module) in self.classes:
             return
         self.classes.add(type(module))
-        flow, reason = self._flow(module)
+        flow = self._flow(module)
         if flow is None:
             if not sites:
                 return
             raise CannotTweak(
                 f"{type(module).__name__}.{sites[0].method} calls {sites[0].function} as a "
-                f"function where torch.fx can't follow it ({reason.rstrip('.')}): make it a "
-                "module, such as self.act = nn.ReLU(), to change it."
+                f"function, and {type(module).__name__}.forward can't be traced: make it a module, "
+                f"{as_attribute(sites[0].function)}, to change it."
             )
         reached: dict[CallSite, bool] = {}
         for node in flow.graph.nodes:
@@ -177,7 +177,7 @@ class _Search:
             elif hidden and not self._is_attribute(module, name):
                 raise CannotTweak(
                     f"{type(module).__name__} calls {name} in {node.meta['site'][0].co_name}, not "
-                    "in a method of its own: make it a module, such as self.act = nn.ReLU()."
+                    f"in a method of its own: make it a module, {as_attribute(name)}."
                 )
         chosen = [site for site in sites if reached.get(site, not _BOUNDED.search(site.function))]
         if chosen:
@@ -210,7 +210,7 @@ class _Search:
         if owner is None:
             yield self.root is not self._at(path)
             return
-        flow, _ = self._flow(owner)
+        flow = self._flow(owner)
         calls = [] if flow is None else flow.calls.get(id(self._at(path)), [])
         if flow is None or not calls:
             yield not _BOUNDED.search(kind) or self._weights_registered_after(path)
@@ -239,10 +239,10 @@ class _Search:
     def _at(self, path: str) -> nn.Module:
         return self.root.get_submodule(path)
 
-    def _flow(self, owner: nn.Module) -> tuple[_Flow | None, str]:
+    def _flow(self, owner: nn.Module) -> _Flow | None:
         if id(owner) not in self.flows:
-            graph, reason = traced(owner, lambda module: not isinstance(module, _CONTAINERS))
-            self.flows[id(owner)] = None if graph is None else _Flow(graph, owner), reason
+            graph, _ = traced(owner, lambda module: not isinstance(module, _CONTAINERS))
+            self.flows[id(owner)] = None if graph is None else _Flow(graph, owner)
         return self.flows[id(owner)]
 
     def _weights_registered_after(self, path: str) -> bool:

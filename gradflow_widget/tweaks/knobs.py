@@ -308,8 +308,7 @@ def without_training(knobs: Mapping[str, ColdKnob]) -> dict[str, ColdKnob]:
     That loop would go on with the model that it holds, so a changed copy is of no use.
     """
     reason = (
-        "Your own loop trains this model: give data with loss_fn or objective, "
-        "and this knob can rebuild it."
+        "Your own loop trains this model: give data with loss_fn or objective to have it rebuilt."
     )
     return {
         name: knob if knob.is_named else replace(knob, value=None, reason=reason)

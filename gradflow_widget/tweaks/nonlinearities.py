@@ -78,6 +78,12 @@ def function_name(target: Any) -> str:
     return name if name in FUNCTIONS else ""
 
 
+def as_attribute(function: str) -> str:
+    """Return how a module that does what one of ``FUNCTIONS`` does is made an attribute."""
+    words = {name.lower(): name for name in nn.modules.activation.__all__}
+    return f"self.act = nn.{words[function.replace('_', '')]}()"
+
+
 def as_nonlinearity(module: object, *args: Any, **options: Any) -> Nonlinearity | None:
     """Return what ``module`` does to each entry, or None where it is no nonlinearity.
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .errors import CannotTweak
-from .nonlinearities import function_name
+from .nonlinearities import as_attribute, function_name
 from .sequence import methods_of
 from .tracing import Site
 
@@ -94,9 +94,10 @@ def _rewritten(
         ends = {site.end for site in sites if site.method == name}
         if ends:
             if inspect.getattr_static(cls, name) is not function:
+                called = next(site.function for site in sites if site.method == name)
                 raise CannotTweak(
                     f"{cls.__name__}.{name} is decorated, so the activation that it calls can't "
-                    "be swapped: make it a module, such as self.act = nn.ReLU()."
+                    f"be swapped: make it a module, {as_attribute(called)}."
                 )
             methods[name] = _compiled(cls, function, ends)
 

@@ -275,6 +275,7 @@ def test_a_plain_loop_is_drawn_while_its_cell_runs_and_steered_when_it_has_ended
     moving = page.wait_for(lambda drawn: drawn.step > 3 and drawn.bars)
     assert "controls apply when the cell ends" in moving.notice
     page.wait_for(lambda drawn: drawn.step > moving.step and drawn.bars != moving.bars)
+    expect(page.button("Reset")).to_be_disabled()  # for it would be heard then
     page.slider("learning rate").press("ArrowRight")
 
     stop.touch()
@@ -283,6 +284,7 @@ def test_a_plain_loop_is_drawn_while_its_cell_runs_and_steered_when_it_has_ended
     page.wait_for(lambda drawn: not drawn.notice)
     steps = notebook.kernel.evaluate("flow.step_number")
     page.wait_for(lambda drawn: drawn.step == steps and drawn.steps_drawn > 3)
+    expect(page.button("Reset")).to_be_enabled()
     assert notebook.errors == []
 
 

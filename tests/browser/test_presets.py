@@ -179,7 +179,7 @@ def batch_norm_explodes(lesson: Lesson, story: Story) -> None:
 
 def exploding_rnn(lesson: Lesson, story: Story) -> None:
     assert re.match(
-        r"Not finite: the (output|gradient) of layer '.+' was first, at step \d+|"
+        r"Not finite: the (output|gradient) of layer \d+ \(.+\) was first, at step \d+|"
         r"Not finite: the loss was first, at step \d+",
         story.last.verdict,
     )

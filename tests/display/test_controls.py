@@ -275,10 +275,18 @@ def test_a_knob_that_is_not_offered_rests_and_says_why() -> None:
     assert controls.depth_slider.disabled
     assert controls.activation_menu.disabled
     assert controls.depth_slider.tooltip == reason
-    assert controls.reasons.value == "This model was given &lt;ready made&gt;."
+    assert controls.reasons.value == ("depth, activation: This model was given &lt;ready made&gt;.")
     # No number and no name that would not be the model's.
     assert controls.depth_slider.readout is False
     assert controls.activation_menu.value == "–"
+
+
+def test_each_reason_names_its_knob() -> None:
+    desk = Desk(
+        Owner(depth=None, activation=None),
+        cold={"depth": Offer(None, "No blocks."), "activation": Offer(None, "No activation.")},
+    )
+    assert desk.controls.reasons.value == "depth: No blocks.<br>activation: No activation."
 
 
 def test_without_a_way_to_train_play_and_step_rest_until_there_is_one() -> None:

@@ -107,7 +107,11 @@ def test_knobs_that_are_not_offered_rest_and_say_why() -> None:
     assert "from the same seed" in told["initialisation"]
     assert told["draw"] == "Which steps are drawn"
     # Each reason once, and also where no pointer is needed to read it.
-    assert [line.value for line in lines(desk)] == ["", reason, "LBFGS has no weight decay."]
+    assert [line.value for line in lines(desk)] == [
+        "",
+        f"skips, orthogonality: {reason}",
+        "weight decay: LBFGS has no weight decay.",
+    ]
 
 
 def lines(desk: Desk) -> list[Any]:

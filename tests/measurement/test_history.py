@@ -455,3 +455,32 @@ class TestACopy:
         with GradientProbe(model, optimizer, history=twin):
             train(5)
         np.testing.assert_array_equal(twin.step, np.arange(1, 26))
+
+
+# -- in words ------------------------------------------------------------------------------
+
+
+def test_a_history_says_how_much_it_holds_and_where_the_numbers_are():
+    history, described = History(), layers(3)
+    assert repr(history) == "<History: 0 steps; to_dataframe() gives the numbers>"
+    history.append(reading(1, described))
+    assert repr(history) == "<History: 1 step of 3 layers; to_dataframe() gives the numbers>"
+    for step in range(2, 12):
+        history.append(reading(step, described))
+    assert repr(history) == "<History: 11 steps of 3 layers; to_dataframe() gives the numbers>"
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (reading(3, layers(2)), "step 3, loss 0.25, 2 layers, not read in full"),
+        (reading(0, layers(1), full=True), "step 0, loss 1, 1 layer, read in full"),
+        (
+            reading(3, layers(2), loss=math.nan, loss_seen=False),
+            "step 3, no loss seen, 2 layers, not read in full",
+        ),
+        (reading(3, layers(2), loss=math.nan), "step 3, loss nan, 2 layers, not read in full"),
+    ],
+)
+def test_a_reading_says_what_it_is_of(made: Reading, words: str):
+    assert repr(made) == f"<Reading: {words}>"

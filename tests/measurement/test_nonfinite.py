@@ -79,7 +79,7 @@ def test_a_backward_pass_that_spoils_a_bias_alone_names_its_layer(full, clips):
     assert math.isnan(reading.clip_scale) if clips else reading.clip_scale == 1.0
     assert first_nonfinite(reading) == (1, "2", "gradient")
     assert judge([reading]).sentence == (
-        "Not finite: the gradient of layer '2' was first, at step 1."
+        "Not finite: the gradient of layer 2 (2) was first, at step 1."
     )
 
 
@@ -90,7 +90,7 @@ def test_a_look_at_a_network_of_nan_names_its_layer():
     reading = take_reading(model, lambda o, _: o.sum(), torch.randn(5, 4), None)
     assert first_nonfinite(reading) == (0, "2", "output")
     sentence = judge([reading]).sentence
-    assert sentence == "Not finite: the output of layer '2' was first, before the first step."
+    assert sentence == "Not finite: the output of layer 2 (2) was first, before the first step."
 
 
 def test_a_look_names_the_layer_of_which_only_a_bias_has_a_gradient_of_nan():
@@ -100,7 +100,7 @@ def test_a_look_names_the_layer_of_which_only_a_bias_has_a_gradient_of_nan():
     assert reading.spoilt.tolist() == [False, True, False]
     assert first_nonfinite(reading) == (0, "2", "gradient")
     assert judge([reading]).sentence == (
-        "Not finite: the gradient of layer '2' was first, before the first step."
+        "Not finite: the gradient of layer 2 (2) was first, before the first step."
     )
 
 

@@ -298,7 +298,6 @@ def test_close_leaves_no_thread_hook_or_widget(when: str, nothing_is_left: None)
         flow.wait(3)
     elif when == "stepped here":
         losses_of(flow, 3)
-    flow.depth_was_never_offered = None
     steps = flow.step_number
     flow.close()
     assert hooks_of(model, optimizer) == before

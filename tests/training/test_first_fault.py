@@ -117,7 +117,7 @@ def test_the_widget_says_so(make_flow: Any) -> None:
     assert "Not finite" not in flow.status
     the_logit_of_no_target(math.nan)(model)
     flow.step()
-    assert "Not finite: the output of layer '4' was first, at step 3." in flow.status
+    assert "Not finite: the output of layer 3 (4) was first, at step 3." in flow.status
 
 
 def test_a_model_that_is_one_layer_is_named_too(make_flow: Any) -> None:
@@ -170,3 +170,78 @@ def test_a_network_with_batch_norm_goes_on_as_its_bare_loop_does(
         torch.testing.assert_close(
             flow.model.state_dict()[name], value, rtol=0, atol=0, equal_nan=True
         )
+
+
+# -- in the data ---------------------------------------------------------------------------
+
+
+def linear_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2))
+
+
+def spoilt(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor[5, 0] = value
+    return tensor
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("own_loop", [False, True], ids=["ours", "own loop"])
+def test_a_value_in_the_data_is_blamed_on_no_layer(
+    make_flow: Any, value: float, own_loop: bool
+) -> None:
+    batches = [(INPUTS, INPUTS[:, :2])] * 2 + [(spoilt(INPUTS, value), INPUTS[:, :2])]
+    model, loss_fn = linear_network(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if own_loop:
+        flow = make_flow(model, optimizer)
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            loss_fn(model(inputs), targets).backward()
+            optimizer.step()
+    else:
+        flow = make_flow(model, optimizer, loss_fn, batches)
+        flow.step(3)
+    assert (
+        "Not finite: the model's input (the data of that batch) was first, at step 3."
+        in flow.status
+    )
+
+
+def test_a_target_is_blamed_where_the_network_s_output_is_finite(make_flow: Any) -> None:
+    batches = [(INPUTS, INPUTS[:, :2])] * 2 + [(INPUTS, spoilt(INPUTS[:, :2], math.nan))]
+    model = linear_network()
+    flow = make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), batches)
+    flow.step(3)
+    assert "Not finite: a target of that batch was first, at step 3." in flow.status
+
+
+class Masked(nn.Module):
+    """Attention's way: minus infinity beside the input keeps places out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.out = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, *, mask: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.out(torch.softmax(self.scores(x) + mask, dim=-1))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(-math.inf, NonFinite(1, "out", "output")), (math.nan, NonFinite(1, "", "input"))],
+    ids=str,
+)
+def test_a_mask_beside_the_input_may_be_minus_infinity(value: float, found: NonFinite) -> None:
+    model = Masked()
+    fault = FirstFault(model)
+    with torch.no_grad():
+        model.out.bias[0] = math.nan
+    mask = torch.zeros(6)
+    mask[2] = value
+    model(INPUTS, mask=mask)
+    fault.look_again(1)
+    fault.close()
+    assert fault.found == found

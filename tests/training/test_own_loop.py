@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gradflow_widget import GradientFlow
 from gradflow_widget.measurement.gradients import Gradients
+from gradflow_widget.training.own_loop import OwnLoop
 from tests.waiting import PATIENCE, join, started, wait_for
 
 from .parts import (
@@ -208,6 +210,22 @@ def test_a_warm_up_from_zero_keeps_the_groups_ratio() -> None:
     CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
     optimizer.step()
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.6])
+    flow.close()
+
+
+def test_before_the_first_step_of_a_loop_it_is_said_what_to_do(nothing_is_left: None) -> None:
+    loop = Loop(1)
+    flow = watched(loop)
+    words = "No step yet: run your own loop in a cell, or hand it to run(loop)."
+    assert flow.status.endswith(words)
+    step(loop)
+    flow.history  # noqa: B018
+    assert words not in flow.status
+    flow.reset()
+    assert flow.status.endswith(words)
+    flow.run(loop)
+    flow.wait()
+    assert words not in flow.status
     flow.close()
 
 
@@ -1001,6 +1019,71 @@ def test_a_plain_loop_beside_another_is_refused_before_its_gradients_are_read(
     assert threading.get_ident() not in read_by
 
 
+class Pair:
+    """A loop that steps two watched optimizers, each before a page of its own."""
+
+    def __init__(self, steps: int, *, second_confirms: bool = True) -> None:
+        self.models = [nn.Linear(2, 1), nn.Linear(2, 1)]
+        self.optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in self.models]
+        self.flows = [
+            GradientFlow(*both) for both in zip(self.models, self.optimizers, strict=True)
+        ]
+        self.steps = steps
+        for flow, confirms in zip(self.flows, (True, second_confirms), strict=True):
+            self._show(flow, confirms=confirms)
+
+    def _show(self, flow: GradientFlow, *, confirms: bool) -> None:
+        publisher = flow._stage.publisher
+
+        def send(message: dict[str, Any], _: object) -> None:
+            if confirms and message["type"] == "frame":
+                answer = {"type": "confirm", "page": "page", "frame": message["number"]}
+                publisher.receive(answer)
+
+        publisher._send = send
+        publisher.receive({"type": "view", "page": "page", "visible": True})
+
+    def __call__(self) -> None:
+        for _ in range(self.steps):
+            for model, optimizer in zip(self.models, self.optimizers, strict=True):
+                optimizer.zero_grad()
+                model(torch.randn(4, 2)).square().mean().backward()
+                optimizer.step()
+
+    def close(self) -> None:
+        for flow in self.flows:
+            flow.close()
+
+
+def test_each_step_of_two_watched_optimizers_is_drawn(nothing_is_left: None) -> None:
+    with closing(Pair(20)) as pair:
+        first, second = pair.flows
+        first.run(pair)
+        first.wait()
+        for flow in (first, second):
+            wait_for(lambda drawn=flow._stage.publisher: drawn.steps_drawn == 20)
+
+
+@pytest.mark.parametrize("ends", ["pause", "reset", "close", "close the second", "hide"])
+def test_a_second_page_that_says_nothing_keeps_nobody_for_long(
+    nothing_is_left: None, ends: str
+) -> None:
+    with closing(Pair(1000, second_confirms=False)) as pair:
+        first, second = pair.flows
+        first.run(pair)
+        wait_for(lambda: not second._stage.publisher.has_room())
+        began = time.monotonic()
+        if ends == "close the second":
+            second.close()
+        elif ends == "hide":
+            second._stage.publisher.receive({"type": "view", "page": "page", "visible": False})
+        else:
+            getattr(first, ends)()
+        if ends in ("close the second", "hide"):
+            first.wait(5)
+        assert time.monotonic() - began < PATIENCE / 3
+
+
 def test_a_loop_that_steps_two_watched_optimizers_is_told_to_both(running: Any) -> None:
     generator, discriminator = nn.Linear(2, 2), nn.Linear(2, 1)
     of_generator = torch.optim.SGD(generator.parameters(), lr=0.01)
@@ -1104,14 +1187,107 @@ def test_parameters_that_come_later_are_missed_in_words(nothing_is_left: None) -
         flow.close()
 
 
-def test_only_one_loop_at_a_time(running: Any) -> None:
+def test_steps_are_refused_while_a_loop_is_under_way(running: Any) -> None:
     flow = running(Loop())
-    with pytest.raises(RuntimeError, match="another loop is under way"):
-        flow.run(lambda: None)
     with pytest.raises(RuntimeError, match="under way"):
         flow.steps(2)
     with pytest.raises(TypeError, match="loop must be a function"):
         flow.run(None)
+    flow.wait(2)  # which goes on
+
+
+@pytest.mark.parametrize("how", ["playing", "paused", "reset", "just begun"])
+def test_another_loop_takes_the_place_of_the_one_under_way(running: Any, how: str) -> None:
+    before = Loop()
+    flow = running(before)
+    if how != "just begun":
+        flow.wait(3)
+    if how != "playing":
+        flow.pause()
+    if how == "reset":
+        flow.reset()
+        assert flow.step_number == 0
+    edited = Loop(2)
+    edited.model, edited.optimizer = before.model, before.optimizer
+    flow.run(edited)
+    ended_with = len(before.losses)
+    flow.wait()
+    assert edited.ended
+    assert not before.ended
+    assert len(before.losses) == ended_with
+    recorded = edited.losses if how == "reset" else before.losses + edited.losses
+    assert same_bits(flow.history.loss, recorded)  # it goes on from where the model was
+    flow.run(edited)  # and once more
+    flow.wait()
+    assert len(edited.losses) == 12
+
+
+def test_another_loop_takes_the_place_of_one_that_is_just_ending(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_ended, goes_on = threading.Event(), threading.Event()
+    run = OwnLoop.run
+
+    def run_slowly(self: OwnLoop) -> BaseException | None:
+        failure = run(self)
+        has_ended.set()
+        goes_on.wait(PATIENCE)
+        return failure
+
+    monkeypatch.setattr(OwnLoop, "run", run_slowly)
+    flow = running(first := Loop(1))
+    assert has_ended.wait(PATIENCE)
+    last = Loop(2)
+    last.model, last.optimizer = first.model, first.optimizer
+    flow.run(last)
+    goes_on.set()
+    flow.wait()
+    assert first.ended
+    assert last.ended
+    assert flow.step_number == 9
+
+
+def test_another_loop_waits_in_vain_for_one_that_comes_to_no_step(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradflow_widget.training.own_loop.PATIENCE", 0.05)
+    loop, goes_on = Loop(2), threading.Event()
+
+    def stuck() -> None:
+        goes_on.wait(PATIENCE)
+        loop()
+
+    flow = GradientFlow(loop.model, loop.optimizer)
+    try:
+        flow.run(stuck)
+        with pytest.raises(RuntimeError, match=r"has not come to an optimizer step for .* again"):
+            flow.run(loop)
+        goes_on.set()
+        flow.wait()
+        assert len(loop.losses) == flow.step_number == 6
+    finally:
+        goes_on.set()
+        flow.close()
+
+
+def test_a_loop_can_t_start_another(running: Any) -> None:
+    loop = Loop(1)
+    refusals: list[str] = []
+
+    def restless() -> None:
+        with pytest.raises(RuntimeError) as caught:
+            flow.run(loop)
+        refusals.append(str(caught.value))
+        loop()
+
+    flow = GradientFlow(loop.model, loop.optimizer)
+    try:
+        flow.run(restless)
+        flow.wait()
+    finally:
+        flow.close()
+    assert refusals == ["your own loop can't start another: call run() from a cell."]
+    assert loop.ended
 
 
 def test_with_data_the_widget_trains_again_when_the_loop_has_ended(running: Any) -> None:
@@ -1124,7 +1300,6 @@ def test_with_data_the_widget_trains_again_when_the_loop_has_ended(running: Any)
 
 def test_control_of_a_loop_from_many_threads(running: Any) -> None:
     import random
-    import time
 
     flow = running(Loop())
     until = time.monotonic() + 1.5

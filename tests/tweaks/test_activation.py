@@ -258,7 +258,7 @@ class Untraceable(Elsewhere):
     def forward(self, x: Tensor) -> Tensor:
         if x.sum() > 0:
             x = -x
-        return self.last(F.relu(self.first(x)))
+        return self.last(F.silu(self.first(x)))
 
 
 class UntraceableWithModule(Elsewhere):
@@ -284,8 +284,12 @@ class SharedWithOutput(Elsewhere):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Untraceable(), r"Untraceable\.forward calls relu .* make it a module, such as self\.act"),
-        (Elsewhere(), "Elsewhere calls relu in relu_elsewhere.*make it a module"),
+        (
+            Untraceable(),
+            r"^Untraceable\.forward calls silu as a function, and Untraceable\.forward can't be "
+            r"traced: make it a module, self\.act = nn\.SiLU\(\), to change it\.$",
+        ),
+        (Elsewhere(), r"Elsewhere calls relu in relu_elsewhere.*make it a module.*nn\.ReLU\(\)"),
         (SharedWithOutput(), r"act \(Sigmoid\) is both a hidden activation and .* the output's"),
         (Tagger(), "no activation between its layers.*gates of nn.LSTM and nn.GRU"),
         (nn.Linear(3, 3), "no activation between its layers"),

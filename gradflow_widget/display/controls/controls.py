@@ -129,6 +129,10 @@ class Controls:
         """Enable play and step where there is something to train with now."""
         self._toolbar.offer_playing(can_train)
 
+    def offer_resetting(self, can_reset: bool) -> None:
+        """Enable what begins another run, unless a press would be heard only after a cell."""
+        self._toolbar.offer_resetting(can_reset)
+
     def close(self) -> None:
         """Let go of the owner's traits."""
         self._binding.close()

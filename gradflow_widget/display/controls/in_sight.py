@@ -65,7 +65,7 @@ class KnobsInSight:
         )
         self.clip_slider = log_slider("threshold", "Threshold of the clipping", -4, 3)
         self._bind_clipping()
-        self.reasons = reasons_line([cold["depth"], cold["activation"]])
+        self.reasons = reasons_line({name: cold[name] for name in ("depth", "activation")})
         self.box = box(
             [
                 self.depth_slider,

@@ -43,7 +43,7 @@ class NetworkKnobs:
             for trait, description, tooltip in given
         }
         self.menus: dict[str, Any] = {trait: choice.menu for trait, choice in self.choices.items()}
-        self.reasons = reasons_line([cold[trait] for trait, _, _ in given])
+        self.reasons = reasons_line({label: cold[trait] for trait, label, _ in given})
         self.children = [*self.menus.values(), self.reasons] if given else []
 
     def in_short(self) -> str:

@@ -14,6 +14,7 @@ from .offers import Offer
 from .parts import LABEL, PLACES, reasons_line, rest
 
 _DECADES = range(-6, 0)
+_LABELS = {"optimizer_kind": "optimizer", "weight_decay": "weight decay"}
 _FIRST_MINI_BATCH = 64
 _STOCHASTIC, _MINI, _FULL = "stochastic (1)", "mini-batch", "full batch"
 
@@ -40,7 +41,7 @@ class OptimizerAndData:
                 binding,
                 "optimizer_kind",
                 hot["optimizer_kind"],
-                description="optimizer",
+                description=_LABELS["optimizer_kind"],
                 tooltip="From the next step on; what the optimizer remembered begins anew.",
             )
             self.optimizer_menu = self._optimizer.menu
@@ -50,7 +51,7 @@ class OptimizerAndData:
         if samples is not None:
             self._samples = samples
             self.children += self._batches()
-        self.reasons = reasons_line(hot.values())
+        self.reasons = reasons_line({_LABELS[trait]: offer for trait, offer in hot.items()})
         if self.children:
             self.children.append(self.reasons)
 
@@ -73,7 +74,7 @@ class OptimizerAndData:
         slider = self.decay_slider = widgets.SelectionSlider(
             options=[(_decay_in_words(place), place) for place in places],
             value=0.0,
-            description="weight decay",
+            description=_LABELS["weight_decay"],
             style=LABEL,
             tooltip="Pull of the weights toward 0, from the next step on; off at the left end",
         )

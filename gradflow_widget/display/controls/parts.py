@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -28,10 +28,14 @@ def rest(control: Any, reason: str) -> None:
     control.disabled, control.tooltip = True, reason
 
 
-def reasons_line(offers: Iterable[Offer]) -> Any:
-    """Return a line with the reasons of knobs that rest, each once; hidden without any."""
-    reasons = dict.fromkeys(offer.reason for offer in offers if offer.reason)
-    line = widgets.HTML(html.escape(" ".join(reasons)))
+def reasons_line(offers: Mapping[str, Offer]) -> Any:
+    """Return the reasons of knobs that rest, by their labels, each once; hidden without any."""
+    reasons: dict[str, list[str]] = {}
+    for label, offer in offers.items():
+        if offer.reason:
+            reasons.setdefault(offer.reason, []).append(label)
+    said = [f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()]
+    line = widgets.HTML("<br>".join(map(html.escape, said)))
     line.add_class("gradflow-reasons")
     line.layout.display = "" if reasons else "none"
     return line

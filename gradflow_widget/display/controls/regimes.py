@@ -106,7 +106,7 @@ class RegimeKnobs:
             lambda regime: regime.dropout,
             lambda rate: {"dropout": rate},
         )
-        self.reasons = reasons_line([offer])
+        self.reasons = reasons_line({"regime": offer})
         self.children.append(self.reasons)
 
     def in_short(self) -> str:
