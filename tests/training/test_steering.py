@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -341,6 +343,97 @@ def test_a_weight_decay_set_after_a_turn_of_the_knob_holds_until_the_next() -> N
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0]
     flow.close()
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0]
+
+
+@dataclass
+class Scheduled:
+    """A widget whose optimizer has got another rate and decay since its knobs showed them."""
+
+    flow: GradientFlow
+    optimizer: torch.optim.Optimizer
+    told: list[tuple[str, float, float]]
+
+    def shown(self) -> list[float]:
+        """What the knobs say, and what their sliders do."""
+        flow, controls = self.flow, self.flow._controls
+        sliders = (controls.rate_slider, controls.decay_slider)
+        return [flow.learning_rate, flow.weight_decay, *(float(one.value) for one in sliders)]
+
+    def in_force(self) -> list[float]:
+        return [self.optimizer.param_groups[0][key] for key in ("lr", "weight_decay")]
+
+
+@pytest.fixture
+def scheduled(make_flow: Any) -> Scheduled:
+    model = plain_network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01)
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.step()
+    optimizer.param_groups[0].update(lr=0.003, weight_decay=0.001)
+    made = Scheduled(flow, optimizer, [])
+    flow.observe(
+        lambda change: made.told.append((change["name"], change["old"], change["new"])),
+        ["learning_rate", "weight_decay"],
+    )
+    return made
+
+
+TOLD = [("learning_rate", 0.01, 0.003), ("weight_decay", 0.01, 0.001)]
+
+
+def test_knobs_set_to_what_a_schedule_has_left_say_so_everywhere(scheduled: Scheduled) -> None:
+    flow = scheduled.flow
+    flow.learning_rate = 0.003
+    flow.weight_decay = 0.001
+    assert scheduled.told == TOLD
+    assert scheduled.shown() == pytest.approx([0.003, 0.001] * 2)
+    flow.step()
+    assert scheduled.in_force() == [0.003, 0.001]
+    assert flow._stage.loss.turns == []
+
+
+def test_a_refused_value_leaves_what_the_knobs_showed(scheduled: Scheduled) -> None:
+    flow = scheduled.flow
+    for name in ("learning_rate", "weight_decay"):
+        with pytest.raises(ValueError, match=name):
+            setattr(flow, name, -1.0)
+    assert scheduled.shown() == pytest.approx([0.01] * 4)
+    flow.step()
+    assert scheduled.shown() == pytest.approx([0.003, 0.001] * 2)
+    assert sorted(scheduled.told) == TOLD
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.01, 0.001])
+def test_a_hold_that_is_refused_leaves_what_the_knobs_showed(
+    scheduled: Scheduled, decay: float
+) -> None:
+    flow = scheduled.flow
+
+    def set_together() -> None:
+        with flow.hold_trait_notifications():
+            flow.weight_decay = decay
+            flow.learning_rate = -1.0
+
+    with pytest.raises(ValueError, match="learning_rate"):
+        set_together()
+    assert scheduled.shown() == pytest.approx([0.01] * 4)
+    assert scheduled.told == []
+    flow.step()
+    assert scheduled.shown() == pytest.approx([0.003, 0.001] * 2)
+    assert scheduled.in_force() == [0.003, 0.001]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_knobs_set_to_what_they_show_are_turned_where_a_schedule_has_left_it(
+    scheduled: Scheduled, held: bool
+) -> None:
+    flow = scheduled.flow
+    with flow.hold_trait_notifications() if held else nullcontext():
+        flow.learning_rate = 0.01
+        flow.weight_decay = 0.01
+    assert scheduled.shown() == pytest.approx([0.01] * 4)
+    flow.step()
+    assert scheduled.in_force() == [0.01, 0.01]
 
 
 def test_a_reset_goes_back_to_the_groups_of_the_beginning() -> None:
