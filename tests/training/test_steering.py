@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from gradflow_widget import GradientFlow, recipe
 from gradflow_widget.measurement.probe import GradientProbe
 from gradflow_widget.training.settings import Settings
 from gradflow_widget.training.steering import Steering
+from tests.waiting import join, started
 
 from .parts import CROSS_ENTROPY, plain_network, samples
 
@@ -304,6 +306,75 @@ def test_a_group_added_later_has_its_weight_decay_steered_and_back() -> None:
     assert optimizer.param_groups[2]["weight_decay"] == pytest.approx(0.3)
     flow.close()
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0, 0, 0.01]
+
+
+def test_a_group_added_later_leaves_what_a_schedule_has_set() -> None:
+    model, optimizer = grouped(0.1, 0.1)
+    for group, decay in zip(optimizer.param_groups, (0.01, 0.02), strict=True):
+        group["weight_decay"] = decay
+    flow = GradientFlow(model, optimizer)
+
+    def decays() -> list[float]:
+        coming = [group["weight_decay"] for group in flow._training.coming_options]
+        stepped(model, optimizer)
+        now = [group["weight_decay"] for group in optimizer.param_groups]
+        assert now == coming
+        return now
+
+    flow.weight_decay = 0.1
+    assert decays() == [0.05, 0.1]
+    optimizer.param_groups[1]["weight_decay"] = 0.03
+    assert decays() == [0.05, 0.03]
+    optimizer.add_param_group({"params": list(model[4].parameters()), "weight_decay": 0.004})
+    assert decays() == [0.05, 0.03, pytest.approx(0.02)]  # the knob still has the first
+    for group in (optimizer.param_groups[0], optimizer.param_groups[2]):
+        group["weight_decay"] = 0.06
+    further = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer.add_param_group({"params": further[:1], "weight_decay": 0.007})
+    assert decays() == [0.06, 0.03, 0.06, 0.007]
+    optimizer.add_param_group({"params": further[1:], "weight_decay": 0.008})
+    assert decays() == decays() == [0.06, 0.03, 0.06, 0.007, 0.008]
+    flow.close()
+    now = [group["weight_decay"] for group in optimizer.param_groups]
+    assert now == [0.06, 0.03, 0.06, 0.007, 0.008]
+
+
+class TurnedMeanwhile(dict[str, Any]):
+    """A parameter group whose weight decay somebody asks for, and turns, while a step sets it."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        if key == "weight_decay" and self.meanwhile is not None:
+            act, self.meanwhile = self.meanwhile, None
+            act()
+
+
+def test_a_turn_back_while_a_step_sets_the_weight_decay_is_taken() -> None:
+    model = plain_network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01)
+    group = optimizer.param_groups[0] = TurnedMeanwhile(optimizer.param_groups[0])
+    flow = GradientFlow(model, optimizer, CROSS_ENTROPY, samples())
+    own: list[float | None] = []
+    turning: list[threading.Thread] = []
+
+    def turn_back() -> None:
+        own.append(flow._training.own_weight_decay)
+        flow.weight_decay = None
+
+    def act() -> None:
+        turning.append(started(turn_back))
+        turning[0].join(0.2)  # it may wait for the end of this
+
+    flow.weight_decay = 0.1
+    group.meanwhile = act
+    flow.step()
+    join(turning[0])
+    flow.step()
+    assert own == [0.01]
+    assert flow.weight_decay == group["weight_decay"] == 0.01
+    flow.close()
 
 
 def test_the_knob_shows_a_weight_decay_that_the_user_has_set_and_brings_it_back() -> None:
