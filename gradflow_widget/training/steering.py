@@ -18,10 +18,10 @@ from ..measurement.last_hooks import LastHooks
 from ..measurement.norms import dense
 from ..measurement.optimizers import number_in, rate_of
 from ..measurement.probe import GradientProbe
+from ..uninterrupted import uninterrupted
 from .optimizers import decays_of, steered_decays
 from .settings import Settings
 from .sparse import decay_meets_sparse
-from .uninterrupted import uninterrupted
 
 # Further apart than the rounding of a rate that is kept in a float32 tensor.
 _SAME_RATIO = 1e-6

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gradflow_widget.training.run import Run
-from gradflow_widget.training.uninterrupted import uninterrupted
+from gradflow_widget.uninterrupted import uninterrupted
 from tests.waiting import join
 
 from .parts import CROSS_ENTROPY, plain_network, samples
