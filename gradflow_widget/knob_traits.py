@@ -54,9 +54,17 @@ class _HotKnob(Knob):
     """A knob that follows a schedule of the user's, or turns of other knobs."""
 
     def set(self, obj: Any, value: Any) -> None:
-        """Take a value; one that was shown all along is a turn where it does not hold."""
-        obj._before_turn(self.name)
-        super().set(obj, value)
+        """Take a value; one that was shown all along is a turn where it does not hold.
+
+        What is told as the old one is what was shown: observers hear of every other value, and a
+        hold that is refused at its end goes back to it.
+        """
+        assert self.name is not None
+        new, shown = self._validate(obj, value), getattr(obj, self.name)
+        obj._trait_values[self.name] = new
+        obj._is_set(self.name)
+        if new != shown or obj._is_left(self.name, new):
+            obj._notify_trait(self.name, shown, new)
 
 
 class KnobTraits(traitlets.HasTraits):
@@ -184,15 +192,16 @@ class KnobTraits(traitlets.HasTraits):
         finally:
             self._shown_on = None
 
-    def _before_turn(self, name: str) -> None:
-        """Let the coming step's number be what a turn is compared with; nobody is notified."""
-        if not self._ready or self._is_shown:
-            return
-        if self._cross_validation_lock:
+    def _is_set(self, name: str) -> None:
+        """Take in that a knob is set, of which nobody is told before a hold ends."""
+        if self._ready and not self._is_shown and self._cross_validation_lock:
             self._untold |= {name}
-        coming = self._coming().get(name)
-        if coming is not None:
-            self._trait_values[name] = coming
+
+    def _is_left(self, name: str, value: Any) -> bool:
+        """Whether a knob's value is not what the coming step has: a schedule has left it."""
+        if not self._ready or self._is_shown:
+            return False
+        return self._coming().get(name) not in (None, value)
 
     @property
     def _is_shown(self) -> bool:

@@ -24,7 +24,8 @@ from .loss_curve import LossCurve
 from .marker_labels import LABEL_ROOM, label_place, label_step, labels, span_between
 from .validation import AccuracyCurve
 
-_MOST_MARKERS = 60
+# On the chart, and told in the layer table.
+_MOST_MARKERS, _MOST_TURNS = 60, 1000
 # A line of one point, as a share of the axis.
 _SHORTEST = 0.01
 # Of losses, as a share of the largest.
@@ -41,13 +42,19 @@ _MORE_ROOM = 16
 
 
 class LossChart:
-    """Loss by step, on a logarithmic or a linear axis."""
+    """Loss by step, on a logarithmic or a linear axis.
+
+    Attributes:
+        turns: step and text of each turn of a knob, also of those that the chart has no room for;
+            another list after each turn.
+    """
 
     def __init__(self) -> None:
         self.curve = LossCurve()
         self.logarithmic = True
         self._ghost: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        self._markers: list[tuple[int, str]] = []
+        self._turns: list[tuple[int, str]] = []
+        self.turns: list[list[str]] = []
         self._y_log = HeldRange(grain=0.25, least=0.5, loose=0.3, patience=200, falling=True)
         self._y_linear = HeldRange(grain=0.1, least=0.1, loose=0.3, patience=200)
         self._x_end = _FIRST_STEPS
@@ -143,7 +150,7 @@ class LossChart:
             self._ghost = steps, losses
         self.curve.clear()
         self.validation.clear()
-        self._markers = []
+        self._turns, self.turns = [], []
         self._x_end = _FIRST_STEPS
         self._y_log.forget()
         self._y_linear.forget()
@@ -158,17 +165,14 @@ class LossChart:
     def mark(self, step: int, text: str) -> None:
         """Leave a labelled marker at ``step``; turns of a knob at one step share it."""
         knob = text.split(" ", 1)[0]
-        if self._markers and self._markers[-1][0] == step:
-            kept = [t for t in self._markers[-1][1].split(", ") if t.split(" ", 1)[0] != knob]
-            self._markers[-1] = (step, ", ".join([*kept, text]))
+        if self._turns and self._turns[-1][0] == step:
+            kept = [t for t in self._turns[-1][1].split(", ") if t.split(" ", 1)[0] != knob]
+            self._turns[-1] = (step, ", ".join([*kept, text]))
         else:
-            self._markers.append((step, text))
-        del self._markers[:-_MOST_MARKERS]
-
-    @property
-    def turns(self) -> list[list[str]]:
-        """Step and text of each marker, also of those whose labels have no room."""
-        return [[f"{step:,}", text] for step, text in self._markers]
+            self._turns.append((step, text))
+        del self._turns[:-_MOST_TURNS]
+        # Not in each frame: of many turns it takes longer than the rest of one.
+        self.turns = [[f"{step:,}", text] for step, text in self._turns]
 
     def draw(self, writer: FrameWriter) -> None:
         """Write the chart's present state into the next frame."""
@@ -278,7 +282,7 @@ class LossChart:
         shares: NDArray[np.float64],
     ) -> None:
         """Draw rules and labels; ``shares``: how high the curve stands on the axis, 0 to 1."""
-        markers = self._markers
+        markers = self._turns[-_MOST_MARKERS:]
         writer.set("loss_rules", visible=bool(markers))
         writer.set("loss_labels", visible=bool(markers))
         if not markers:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import time
 
-# In s: so long a page may show nothing of what it was sent, while another shows frames.
+# In s: so long what was sent to a page is waited for. One that shows nothing for longer, while
+# another shows frames, is gone.
 GONE_AFTER = 2.0
+
+
+def is_given_up(sent: float, now: float) -> bool:
+    """Whether a frame that was sent at one time, and not confirmed, is waited for no longer."""
+    return now - sent > GONE_AFTER
 
 
 class Pages:
@@ -51,7 +57,7 @@ class Pages:
         return any(
             latest < frame
             and self.looks(page)
-            and now - self._silent_since.get(page, now) <= GONE_AFTER
+            and not is_given_up(self._silent_since.get(page, now), now)
             for page, latest in self._latest.items()
         )
 
@@ -90,7 +96,7 @@ class Pages:
             if not self.visible:
                 self.visible = missed = True
         now = time.monotonic()
-        self._gone |= {p for p, t in self._silent_since.items() if now - t > GONE_AFTER}
+        self._gone |= {p for p, t in self._silent_since.items() if is_given_up(t, now)}
         return missed
 
     def are_sent_a_frame(self) -> None:

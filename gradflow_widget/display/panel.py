@@ -53,7 +53,7 @@ class Panel(FrameFed, anywidget.AnyWidget):
 
 
 class LayerTable(FrameFed, anywidget.AnyWidget):
-    """The bars' numbers, as a table and as tooltips, and all turns of knobs (js/src/table.ts).
+    """The bars' numbers, as a table and as tooltips, and the turns of knobs (js/src/table.ts).
 
     ``states`` tells for each number what stands in for it, "" where nothing does, and
     ``problems`` each layer's own verdict. A layer's notes are quantities of its own, such as
@@ -139,10 +139,9 @@ def _states(reading: Reading) -> list[list[str]]:
     # Weights always have a norm. An output that no hook saw is no NaN, nor is a share of dead units
     # where no activation follows: these have no number.
     norm, activation = (
-        nothing if values is None else ["nan" if isnan else "" for isnan in np.isnan(values)]
-        for values in (reading.weight_norm, reading.activation_rms)
+        nothing if values is None else ["nan" if one else "" for one in np.isnan(values) & seen]
+        for values, seen in ((reading.weight_norm, True), (reading.activation_rms, ~reading.unseen))
     )
-    activation = [a if g == "nan" else "" for a, g in zip(activation, gradients, strict=True)]
     columns = (gradients, before, signal, ratio, norm, activation, nothing, nothing)
     return [list(row) for row in zip(*columns, strict=True)]
 

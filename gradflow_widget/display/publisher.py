@@ -23,14 +23,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .pages import Pages
+from .pages import Pages, is_given_up
 
 _log = logging.getLogger(__name__)
 
 PATIENCE = 0.5
-# Less than FORGOTTEN_AFTER: each frame that a page gone without a word forgets would be a step.
+# Less than GONE_AFTER: each frame that a page gone without a word forgets would be a step.
 PATIENCE_BESIDE_CELLS = 1.5
-FORGOTTEN_AFTER = 2.0
 UNHEARD_INTERVAL = 0.1
 # In s, and twice as long each time: again for a page that was not ready for the frame before.
 _FIRST_AGAIN = 0.25
@@ -202,7 +201,7 @@ class Publisher:
 
     def _forget_lost(self) -> None:
         now = time.monotonic()
-        self._forget([n for n, (t, _) in self._in_flight.items() if now - t > FORGOTTEN_AFTER])
+        self._forget([n for n, (t, _) in self._in_flight.items() if is_given_up(t, now)])
 
     def _forget(self, frames: Iterable[int]) -> None:
         """Wait no longer for these frames; should they be confirmed after all, they still count."""

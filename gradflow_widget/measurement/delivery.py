@@ -10,6 +10,7 @@ from itertools import islice
 
 import torch
 
+from ..uninterrupted import uninterrupted
 from .history import History, nothing_is_missing
 from .reading import Glance, Reading
 from .step import Step, Watched
@@ -25,7 +26,7 @@ class Delivery:
     Steps whose numbers are still on a device wait until these have arrived. Steps that hold
     nothing unusual are made into rows of the history many at a time, where nobody needs their
     Readings. A step leaves its queue when it is recorded, so that one whose recording is
-    interrupted is recorded next.
+    interrupted is recorded next, unless it was recorded already.
 
     Args:
         watched: the layers that the steps are of.
@@ -44,12 +45,14 @@ class Delivery:
         # Whoever gave a history of his own may look at it at any time.
         self._at_once = history is not None
         self._history = history if history is not None else History()
-        self._steps = self._history.steps_recorded
+        self._recorded = self._history.steps_recorded
         if history is None:
             self._history.catch_up = self.catch_up
         self._pending: deque[Step] = deque()
         # Told of by a glance, and yet to be made into rows of the history.
         self._glanced: list[Step] = []
+        # What is being recorded by itself: after an interrupt it is seen whether that has happened.
+        self._under_way: tuple[Step, Reading] | None = None
         self._delivering = threading.Lock()
         # Recorded, and yet to be told of: by one thread at a time, whoever recorded them.
         self._outbox: deque[Reading | Glance] = deque()
@@ -65,7 +68,12 @@ class Delivery:
     def steps(self) -> int:
         """How many steps have arrived."""
         self._deliver(wait=False)
-        return self._steps
+        with self._delivering:
+            return self._steps
+
+    @property
+    def _steps(self) -> int:
+        return self._recorded + len(self._glanced)
 
     def tell_readings(self, listener: Callable[[Reading], None] | None) -> None:
         """Tell another of the readings that come from now on."""
@@ -126,6 +134,7 @@ class Delivery:
     def _record_next(self, wait: bool) -> object:
         """Record the step that has waited longest; where nobody hears of it, all at once."""
         pending = self._pending
+        self._drop_what_is_recorded()
         if not pending or not (wait or pending[0].arrived()):
             return _NOT_YET
         if self.on_glance is not None and not self._at_once:
@@ -133,8 +142,9 @@ class Delivery:
             if glance is not None:
                 if len(self._glanced) >= _TOGETHER:
                     self._record_glanced()
-                self._glanced.append(pending.popleft())
-                self._steps += 1
+                # In this order: an interrupt between them leaves the step in both.
+                self._glanced.append(pending[0])
+                pending.popleft()
                 return glance
         self._record_glanced()
         plain = 0
@@ -145,16 +155,31 @@ class Delivery:
                 plain += 1
         if plain > 2:
             # The last of them has its Reading made: it is the latest.
-            self._record_rows(list(islice(pending, plain - 1)), self._steps + 1)
-            for _ in range(plain - 1):
-                pending.popleft()
-            self._steps += plain - 1
-        reading = self.watched.reading(pending[0], self._steps + 1)
+            with uninterrupted():
+                self._record_rows(list(islice(pending, plain - 1)))
+                for _ in range(plain - 1):
+                    pending.popleft()
+        reading = self.watched.reading(pending[0], self._recorded + 1)
         if reading is not None:
+            self._under_way = pending[0], reading
             self._history.append(reading)
-            self._steps += 1
+            self._recorded = reading.step
         pending.popleft()
+        self._under_way = None
         return reading
+
+    def _drop_what_is_recorded(self) -> None:
+        """Let a step leave the queue that was recorded, or told of, just before an interrupt."""
+        pending = self._pending
+        if self._under_way is not None:
+            step, reading = self._under_way
+            if self._history.ends_with(reading):
+                self._recorded = reading.step
+                if pending and pending[0] is step:
+                    pending.popleft()
+            self._under_way = None
+        if pending and self._glanced and pending[0] is self._glanced[-1]:
+            pending.popleft()
 
     def _glance(self, step: Step) -> Glance | None:
         """Return what can be told of a step without its Reading; None where that is needed."""
@@ -174,14 +199,17 @@ class Delivery:
         steps = self._glanced
         if not steps:
             return
-        if len(steps) > 1:
-            self._record_rows(steps[:-1], self._steps - len(steps) + 1)
-            del steps[:-1]
-        reading = self.watched.reading(steps[0], self._steps)
-        assert reading is not None, "nothing skips a step that a device need not be asked about"
-        self._history.append(reading)
-        steps.clear()
+        with uninterrupted():
+            if len(steps) > 1:
+                self._record_rows(steps[:-1])
+                del steps[:-1]
+            reading = self.watched.reading(steps[0], self._steps)
+            assert reading is not None, "nothing skips a step that a device need not be asked about"
+            self._history.append(reading)
+            self._recorded = reading.step
+            steps.clear()
 
-    def _record_rows(self, steps: Sequence[Step], first: int) -> None:
+    def _record_rows(self, steps: Sequence[Step]) -> None:
         rows = self.watched.rows(steps)
-        self._history.append_rows(self.watched.described, first, rows)
+        self._history.append_rows(self.watched.described, self._recorded + 1, rows)
+        self._recorded += len(steps)

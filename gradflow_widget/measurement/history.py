@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..checked import checked_whole
 from ..quoting import quoted
+from ..uninterrupted import uninterrupted
 from .blocks import Blocks, Statistic, widened
 from .layers import Layer
 from .reading import Reading
@@ -105,10 +106,11 @@ class History:
         """Forget every reading."""
         self.catch_up()
         with self._lock:
-            self._latest: Reading | None = None
-            self._steps_recorded = 0
+            # How many steps were recorded, and the newest reading: a step is in by one assignment,
+            # which no interrupt can halve.
+            self._recorded: tuple[int, Reading | None] = 0, None
+            self._in_blocks = 0
             self._described: tuple[Layer, ...] = ()
-            self._length = 0
             self._most = 0
             # The oldest single step stands here; the rows are a ring once they are full.
             self._start = 0
@@ -142,6 +144,11 @@ class History:
             counted += f" of {layers} layer{'' if layers == 1 else 's'}"
         return f"<History: {counted}; to_dataframe() gives the numbers>"
 
+    @property
+    def _length(self) -> int:
+        """The number of single steps."""
+        return self._recorded[0] - self._in_blocks
+
     def __len__(self) -> int:
         """Return the number of rows: recent steps and blocks of older ones."""
         self.catch_up()
@@ -151,13 +158,13 @@ class History:
     def latest(self) -> Reading | None:
         """The newest reading; None while there is none."""
         self.catch_up()
-        return self._latest
+        return self._recorded[1]
 
     @property
     def steps_recorded(self) -> int:
         """How many steps were recorded, those in blocks counted one by one."""
         self.catch_up()
-        return self._steps_recorded
+        return self._recorded[0]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -172,6 +179,10 @@ class History:
     def nbytes(self) -> int:
         """Bytes that the columns take."""
         return self._rows.nbytes + (self._blocks.nbytes if self._blocks else 0)
+
+    def ends_with(self, reading: Reading) -> bool:
+        """Whether this very reading was recorded last, of those that were recorded one by one."""
+        return self._recorded[1] is reading
 
     def append(self, reading: Reading) -> None:
         """Record one reading.
@@ -207,9 +218,7 @@ class History:
                     values = getattr(reading, LAYER_COLUMNS[index])
                     if values is not None:
                         by_layer[index] = values
-            self._length += 1
-            self._steps_recorded += 1
-            self._latest = reading
+            self._recorded = self._recorded[0] + 1, reading
 
     def append_rows(self, described: tuple[Layer, ...], first_step: int, steps: Rows) -> None:
         """Record steps that were not read in full, the first of them number ``first_step``.
@@ -239,16 +248,17 @@ class History:
                 rows[:, third:fourth] = 0.0
                 rows[:, fourth:] = np.nan
                 rows[:, self._end : self._end + groups - 1] = steps.learning_rates[now, 1:]
-                self._length += len(norms)
                 done += len(norms)
-            self._steps_recorded += done
+                recorded, latest = self._recorded
+                self._recorded = recorded + len(norms), latest
 
     def _make_room(self) -> None:
         if self._length == len(self._rows):
             if self._length < self._most:
                 self._grow(min(2 * self._length, self._most))
             else:
-                self._thin()
+                with uninterrupted():
+                    self._thin()
 
     def _take_layers(self, described: tuple[Layer, ...], groups: int) -> None:
         """Make columns for the layers, and for the learning rates of so many groups."""
@@ -260,13 +270,15 @@ class History:
                     )
                 self._described = described
             else:
-                self._lay_out(described, groups)
+                with uninterrupted():
+                    self._lay_out(described, groups)
         if groups > len(self._further_rates) + 1:
-            # A group that is added later takes a little more than the budget.
-            further = self._name_rates(groups)
-            self._rows = widened(self._rows, further)
-            if self._blocks is not None:
-                self._blocks.widen(further)
+            with uninterrupted():
+                # A group that is added later takes a little more than the budget.
+                further = self._name_rates(groups)
+                self._rows = widened(self._rows, further)
+                if self._blocks is not None:
+                    self._blocks.widen(further)
 
     def _lay_out(self, described: tuple[Layer, ...], groups: int) -> None:
         self._described = described
@@ -308,7 +320,7 @@ class History:
             )
         self._blocks.extend(self._rows[self._start : self._start + self._part])
         self._start = (self._start + self._part) % self._most
-        self._length -= self._part
+        self._in_blocks += self._part
 
     def _recent(self, place: int | slice) -> FloatArray:
         """Return a column of the single steps, oldest first, as a fresh array."""

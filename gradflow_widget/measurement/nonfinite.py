@@ -105,22 +105,7 @@ def nonfinite_output(reading: Reading) -> NonFinite | None:
     bad = ~np.isfinite(reading.activation_rms)
     if not bad.any():
         return None
-    places = np.flatnonzero(bad & ~_unseen(reading))
+    places = np.flatnonzero(bad & ~reading.unseen)
     if not len(places):
         return None
     return NonFinite(reading.step, reading.layers[int(places[0])], "output")
-
-
-def _unseen(reading: Reading) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Layers whose output no hook saw: NaN for want of a number, with a finite gradient."""
-    assert reading.activation_rms is not None
-    no_signal = (
-        np.isnan(reading.signal_grad_norm)
-        if reading.signal_grad_norm is not None
-        else np.zeros(len(reading.layers), dtype=np.bool_)
-    )
-    return (
-        np.isnan(reading.activation_rms)
-        & no_signal
-        & (reading.missing | np.isfinite(reading.weight_grad_norm))
-    )

@@ -168,6 +168,20 @@ class Reading:
         return tuple(states)
 
     @property
+    def unseen(self) -> BoolArray:
+        """Layers whose output no hook saw: what is NaN there is so for want of a number.
+
+        Not where the output itself is NaN: then the signal at it is there, or a gradient of NaN.
+        """
+        if self.activation_rms is None or self.signal_grad_norm is None:
+            return np.ones(len(self.described), dtype=np.bool_)
+        return (
+            np.isnan(self.activation_rms)
+            & np.isnan(self.signal_grad_norm)
+            & (self.missing | np.isfinite(self.weight_grad_norm))
+        )
+
+    @property
     def is_finite(self) -> bool:
         """Whether the loss (where it was seen) and the gradients are free of NaN and inf.
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ..measurement.history import History
 from ..measurement.making_way import MakeWay, is_trained_by
 from ..measurement.reading import Glance, Reading
+from ..uninterrupted import uninterrupted
 from .audience import Audience, Telling
 from .batches import Batches
 from .construction import Built, Construction, Looks
@@ -29,7 +30,6 @@ from .settings import Settings
 from .sparse import check_takes_sparse
 from .steering import learning_rate_of
 from .trainer import Trainer
-from .uninterrupted import uninterrupted
 from .validating import Validating
 
 _CLOSED = "this GradientFlow is closed: make a new one."

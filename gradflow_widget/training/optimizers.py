@@ -104,20 +104,17 @@ def decays_of(optimizer: Optimizer) -> list[float | None]:
     return [group.get("weight_decay") for group in optimizer.param_groups]
 
 
-def set_weight_decay(optimizer: Optimizer, decay: float | None, own: list[float | None]) -> None:
-    """Set the groups that have most weight decay of their own to ``decay``, others in ratio.
+def steered_decays(decay: float | None, own: list[float | None]) -> list[float | None]:
+    """Return ``decay`` for groups that have most weight decay of their own, for others in ratio.
 
     So groups that are spared, biases and norms often, stay spared. Where no group has any,
-    all get ``decay``. With None each has its own.
+    all get ``decay``. With None each has its own. None stays None.
     """
     most = max((one for one in own if one is not None), default=0.0)
-    for group, one in zip(optimizer.param_groups, own, strict=False):
-        if one is None:
-            continue
-        if decay is None:
-            group["weight_decay"] = one
-        else:
-            group["weight_decay"] = decay * (one / most) if most else decay
+    return [
+        one if one is None or decay is None else decay * (one / most) if most else decay
+        for one in own
+    ]
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:

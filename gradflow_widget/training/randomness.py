@@ -34,14 +34,14 @@ class RandomState:
         """Return the state that ``seed`` stands for; the present one stays."""
         with exchanging:
             outside = cls(every_source=every_source)
-            # torch.manual_seed would also seed devices whose state is not put back.
-            torch.default_generator.manual_seed(seed)
-            if _cuda_is_in_use():
-                torch.cuda.manual_seed_all(seed)
-            if every_source:
-                random.seed(seed)
-                np.random.seed(seed % 2**32)
             try:
+                # torch.manual_seed would also seed devices whose state is not put back.
+                torch.default_generator.manual_seed(seed)
+                if _cuda_is_in_use():
+                    torch.cuda.manual_seed_all(seed)
+                if every_source:
+                    random.seed(seed)
+                    np.random.seed(seed % 2**32)
                 return cls(every_source=every_source)
             finally:
                 outside.put()
@@ -52,7 +52,14 @@ class RandomState:
         return self._torch
 
     def put(self) -> None:
-        """Make it the state of the process."""
+        """Make it the state of the process, the whole of it also where an interrupt comes."""
+        try:
+            self._put()
+        except KeyboardInterrupt:
+            self._put()
+            raise
+
+    def _put(self) -> None:
         with between_steps():
             torch.default_generator.set_state(self._torch)
             if self._cuda is not None:
@@ -86,13 +93,18 @@ class RandomStream:
         """Draw from this stream inside the ``with`` block; gives what it begins with."""
         every_source = self.every_source
         with exchanging:
-            outside = RandomState(every_source=every_source)
-            self._own.put()
+            outside, is_put = RandomState(every_source=every_source), False
+            # Whatever an interrupt cuts short, what was outside is put back.
             try:
+                self._own.put()
+                is_put = True
                 yield self._own
             finally:
-                self._own = RandomState(every_source=every_source)
-                outside.put()
+                try:
+                    if is_put:
+                        self._own = RandomState(every_source=every_source)
+                finally:
+                    outside.put()
 
 
 def python_and_numpy_state() -> tuple[Any, ...]:

@@ -44,7 +44,7 @@ def check_takes_sparse(kind: str, model: nn.Module, given: Optimizer) -> None:
 
 
 def decay_meets_sparse(model: nn.Module, optimizer: Optimizer, own: Sequence[float | None]) -> bool:
-    """Whether a weight decay that is set by ``set_weight_decay`` would fail on sparse gradients.
+    """Whether a weight decay as ``steered_decays`` gives it would fail on sparse gradients.
 
     ``own``: each parameter group's before any steering. What classes of other packages do with
     both is not known.

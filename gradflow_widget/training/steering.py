@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,8 @@ from ..measurement.last_hooks import LastHooks
 from ..measurement.norms import dense
 from ..measurement.optimizers import number_in, rate_of
 from ..measurement.probe import GradientProbe
-from .optimizers import decays_of, set_weight_decay
+from ..uninterrupted import uninterrupted
+from .optimizers import decays_of, steered_decays
 from .settings import Settings
 from .sparse import decay_meets_sparse
 
@@ -76,9 +78,10 @@ class Steering:
         stand_in: Any = SimpleNamespace(param_groups=groups)
         if settings.learning_rate is not None and settings.learning_rate != self._applied:
             set_learning_rate(stand_in, settings.learning_rate, self._rates.ratios())
-        if self._decay_is_due(settings.weight_decay):
-            own = [number_in(one) for one in self._decays.own()]
-            set_weight_decay(stand_in, settings.weight_decay, own)
+        decays = self._decays.coming(settings.weight_decay, self._is_turned(settings.weight_decay))
+        for group, decay in zip(groups, decays, strict=False):
+            if "weight_decay" in group:
+                group["weight_decay"] = number_in(decay)
         return groups
 
     def set_rate_anew(self) -> None:
@@ -107,13 +110,14 @@ class Steering:
             self._applied = wanted
         self._decay_by(settings.weight_decay)
 
-    def _decay_is_due(self, wanted: float | None) -> bool:
-        """Whether it is to be set; else a schedule of the user's goes on from the last turn."""
-        return wanted != self._applied_decay or self._decays.has_grown
+    def _is_turned(self, decay: float | None) -> bool:
+        """Whether the knob of the weight decay is; else a schedule goes on from the last turn."""
+        return decay != self._applied_decay
 
     def _decay_by(self, wanted: float | None) -> None:
-        if self._decay_is_due(wanted):
-            self._decays.set(wanted)
+        is_turned = self._is_turned(wanted)
+        if is_turned or self._decays.has_grown:
+            self._decays.set(wanted, is_turned)
             self._applied_decay = wanted
 
     def _clip_before_step(
@@ -253,12 +257,17 @@ class GroupDecays:
     """The parameter groups' own weight decay, while a knob has set another.
 
     Own is what the user has given a group last: at first, by a schedule, by a checkpoint.
+
+    A step sets what others may read meanwhile, who compare the groups with what the knob has left.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
+        self._lock = threading.RLock()
+        # Of the groups that were there when the knob was turned, and those that have come since.
         self._own: list[float | None] = []
-        self._left: list[float | None] | None = None  # by the knob; None: groups have their own
+        # By the knob; None where that is a schedule's, as a whole where all groups have their own.
+        self._left: list[float | None] | None = None
 
     @property
     def has_grown(self) -> bool:
@@ -267,17 +276,48 @@ class GroupDecays:
 
     def own(self) -> list[float | None]:
         """Return each group's own; None where it has none."""
-        present = decays_of(self._optimizer)
-        for place, (left, own) in enumerate(zip(self._left or (), self._own, strict=False)):
-            if place < len(present) and present[place] == left:
-                present[place] = own
-        return present
+        with self._lock:
+            present = decays_of(self._optimizer)
+            known = zip(present, self._held(present), self._own, strict=False)
+            ours = [own if is_held else now for now, is_held, own in known]
+            return [*ours, *present[len(ours) :]]
 
-    def set(self, decay: float | None) -> None:
-        """Give the groups ``decay`` as a knob does; None brings their own back."""
-        self._own = self.own()
-        set_weight_decay(self._optimizer, decay, self._own)
-        self._left = None if decay is None else decays_of(self._optimizer)
+    def coming(self, decay: float | None, is_turned: bool) -> list[float | None]:
+        """Return each group's as the next step will have it; None where it has none.
+
+        A turn of the knob is for all groups, and None brings their own back. A turn before is for
+        groups that came after it too, unless the user has given all the others another since.
+        """
+        with self._lock:
+            if is_turned:
+                return steered_decays(decay, self.own())
+            present = decays_of(self._optimizer)
+            steered = steered_decays(decay, self._own_at_turn(present))
+            choices = zip(present, steered, self._held(present), strict=True)
+            return [new if is_held else now for now, new, is_held in choices]
+
+    def set(self, decay: float | None, is_turned: bool) -> None:
+        """Give the groups what is :meth:`coming`."""
+        with uninterrupted(), self._lock:
+            present, coming = decays_of(self._optimizer), self.coming(decay, is_turned)
+            own = self.own() if is_turned else self._own_at_turn(present)
+            held = [is_turned or is_held for is_held in self._held(present)]
+            for group, new in zip(self._optimizer.param_groups, coming, strict=True):
+                if new is not None:
+                    group["weight_decay"] = new
+            left = [new if is_held else None for new, is_held in zip(coming, held, strict=True)]
+            self._own, self._left = own, None if decay is None else left
+
+    def _held(self, present: list[float | None]) -> list[bool]:
+        """Return of each group whether it is the knob's: by a turn, or since it came after one."""
+        left = self._left or []
+        known = [one is not None and now == one for now, one in zip(present, left, strict=False)]
+        return known + [any(known)] * (len(present) - len(known))
+
+    def _own_at_turn(self, present: list[float | None]) -> list[float | None]:
+        """Return each group's own as the last turn found it, or as it came after that."""
+        known = self._own[: len(present)]
+        return known + present[len(known) :]
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float, ratios: list[float]) -> None:

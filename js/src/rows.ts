@@ -136,7 +136,7 @@ export class TimeRows {
   }
 }
 
-/** A table of the turns of knobs, also of those without a label on the chart; hidden where there is none. */
+/** A table of the turns of knobs, also of those without a marker or a label on the chart; hidden where there is none. */
 export class TurnRows {
   #table: HTMLTableElement;
   #built = "";

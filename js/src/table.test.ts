@@ -82,7 +82,7 @@ it("names its rows and columns for a screen reader, and scrolls by keyboard", ()
   expect(scroll?.getAttribute("aria-label")).toBe("Layer table");
 });
 
-it("lists every turn of a knob, and nothing where none was turned", () => {
+it("lists the turns of knobs, and nothing where none was turned", () => {
   open(true);
   const turns = root.querySelector<HTMLTableElement>(".gradflow-turns");
   expect(turns?.hidden).toBe(true);

@@ -1,6 +1,6 @@
 /**
  * The numbers of every layer as a table that a keyboard and a screen reader reach, and as a
- * tooltip over the bars, and every turn of a knob; the kernel writes all of its state. The
+ * tooltip over the bars, and the turns of knobs; the kernel writes all of its state. The
  * charts' names point to the table.
  */
 import type { AnyModel, Render } from "@anywidget/types";

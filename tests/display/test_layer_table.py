@@ -57,14 +57,23 @@ def test_a_number_that_cannot_be_told_is_no_nan() -> None:
 
 def test_weights_and_outputs_that_are_nan_are_told_as_such() -> None:
     nan = math.nan
-    nothing = [nan, nan]  # of the second no hook saw the output
+    nothing = [nan] * 4
+    # Of the second no hook saw the output, nor of the third, which has no gradient; that of the
+    # last has a NaN where the loss does not look.
     columns = drawn(
-        reading([nan, 1.0], weight_norm=[nan, 1.0], activation_rms=nothing, dead_fraction=nothing)
+        reading(
+            [nan, 1.0, nan, 1.0],
+            missing=[2],
+            signal_grad_norm=[nan, nan, nan, 1.0],
+            weight_norm=[nan, 1.0, 1.0, 1.0],
+            activation_rms=nothing,
+            dead_fraction=nothing,
+        )
     )
 
-    assert columns["weight norm"] == ["nan", ""]
-    assert columns["activation RMS"] == ["nan", ""]
-    assert columns["dead share"] == ["", ""]
+    assert columns["weight norm"] == ["nan", "", "", ""]
+    assert columns["activation RMS"] == ["nan", "", "", "nan"]
+    assert columns["dead share"] == [""] * 4
 
 
 def test_each_layer_has_its_verdict() -> None:

@@ -447,6 +447,20 @@ def test_turns_whose_labels_have_no_room_are_told_all_the_same() -> None:
     assert drawn.chart.turns == [[str(step), text] for step, text in turned]
 
 
+@pytest.mark.parametrize(("turned", "told"), [(70, 70), (1100, 1000)])
+def test_the_table_tells_of_many_more_turns_than_the_chart_has_markers(
+    turned: int, told: int
+) -> None:
+    drawn = DrawnChart([1.0] * 2000)
+    for step in range(1, turned + 1):
+        drawn.chart.mark(step, f"lr {step}")
+    drawn.draw()
+
+    steps = range(turned - told + 1, turned + 1)
+    assert drawn.chart.turns == [[f"{step:,}", f"lr {step}"] for step in steps]
+    assert [x[0] for x, _ in drawn.rules()] == list(steps)[-60:]
+
+
 def test_a_new_run_begins_without_markers() -> None:
     drawn = DrawnChart([1.0] * 10)
     drawn.chart.mark(5, "lr 0.1")

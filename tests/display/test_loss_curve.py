@@ -7,10 +7,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gradflow_widget.display.loss_curve import MOST_BUCKETS, LossCurve
+from gradflow_widget.display.loss_curve import MOST_BUCKETS, MOST_POINTS, LossCurve
 
 
 def curve_of(losses: list[float]) -> LossCurve:
@@ -30,7 +30,7 @@ def test_every_point_is_a_step_that_was_and_they_stand_in_order(
     losses = losses * stretch
     steps, values = curve_of(losses).points()
 
-    assert len(steps) <= 2 * MOST_BUCKETS
+    assert len(steps) <= MOST_POINTS
     assert np.all(np.diff(steps) > 0)
     assert values.tolist() == [losses[int(step) - 1] for step in steps]
 
@@ -97,35 +97,50 @@ def test_what_is_not_finite_is_a_gap_and_told(loss: float, kind: str) -> None:
     assert curve.last_step == 4
 
 
-# Whether the losses are finite, and of how many steps.
-RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 700)), min_size=1, max_size=12)
+# Whether the losses are finite, and of how many steps; and how often all that comes again.
+LONG_RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 700)), min_size=1, max_size=12)
+SHORT_RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 3)), min_size=1, max_size=6)
 
 
-@given(RUNS, st.integers(0, 2**32 - 1))
+@given(
+    st.one_of(st.tuples(LONG_RUNS, st.just(1)), st.tuples(SHORT_RUNS, st.integers(1, 2500 // 6))),
+    st.integers(0, 2**32 - 1),
+)
+@example(([(True, 1), (False, 1), (True, 2)], 500), 0)
+@example(([(True, 1), (False, 1)], 2000), 0)
 def test_no_line_is_drawn_through_losses_that_are_not_finite(
-    runs: list[tuple[bool, int]], seed: int
+    runs: tuple[list[tuple[bool, int]], int], seed: int
 ) -> None:
-    losses = np.random.default_rng(seed).normal(size=sum(length for _, length in runs))
-    begin = 0
-    for finite, length in runs:
-        if not finite:
-            losses[begin : begin + length] = math.nan
-        begin += length
+    lengths, times = runs
+    finite = np.tile(np.concatenate([[is_finite] * n for is_finite, n in lengths]), times)
+    losses = np.where(finite, np.random.default_rng(seed).normal(size=len(finite)), math.nan)
     steps, values = curve_of(losses.tolist()).points()
 
-    each = 1  # steps to a bucket
-    while math.ceil(len(losses) / each) > MOST_BUCKETS:
-        each *= 2
     is_loss = np.isfinite(values)
-    assert is_loss.sum() <= 2 * MOST_BUCKETS
-    assert values[is_loss].tolist() == losses[steps[is_loss].astype(int) - 1].tolist()
+    assert len(steps) <= MOST_POINTS
     assert np.all(np.diff(steps) > 0)
+    np.testing.assert_array_equal(values, losses[steps.astype(int) - 1])
     for place in np.flatnonzero(is_loss[:-1] & is_loss[1:]):
         first, last = steps[place : place + 2].astype(int)
-        assert np.isnan(losses[first : last - 1]).sum() < each
+        assert not np.isnan(losses[first : last - 1]).any()
     # A gap is one NaN, with losses on both sides.
     assert not np.any(~is_loss[:-1] & ~is_loss[1:])
-    assert is_loss[[0, -1]].all() if len(steps) else np.isnan(losses).all()
+    if finite.any():
+        assert is_loss[[0, -1]].all()
+        assert np.nanmin(values) == np.nanmin(losses)
+        assert np.nanmax(values) == np.nanmax(losses)
+    else:
+        assert not len(steps)
+
+
+@pytest.mark.parametrize(
+    "finite", [[True, False], [True, False, True, True], [True] * 999 + [False]]
+)
+def test_gaps_leave_a_curve_as_fine_as_its_points_allow(finite: list[bool]) -> None:
+    losses = [1.0 + step % 7 if finite[step % len(finite)] else math.nan for step in range(8000)]
+    steps, _ = curve_of(losses).points()
+
+    assert MOST_POINTS / 4 <= len(steps) <= MOST_POINTS
 
 
 def test_a_gap_is_kept_however_long_the_run() -> None:

@@ -34,7 +34,6 @@ def looking(page: FakePage) -> FakePage:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER", 0.2)
     monkeypatch.setattr(pages, "GONE_AFTER", 0.2)
     monkeypatch.setattr(module, "UNHEARD_INTERVAL", 0.02)
 
@@ -393,7 +392,7 @@ def test_a_page_that_no_cell_keeps_from_being_heard_is_but_busy(
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     monkeypatch.setattr(module, "PATIENCE_BESIDE_CELLS", 30.0)
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER", 60.0)
+    monkeypatch.setattr(pages, "GONE_AFTER", 60.0)
     page.publisher.heard_beside_cells = True
     page.show()
     page.wait_for_frames(1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from gradflow_widget import GradientProbe
-from gradflow_widget.measurement import loss_watch
+from gradflow_widget.measurement import blocks, delivery, history, loss_watch
 from gradflow_widget.measurement import step as step_module
 from gradflow_widget.measurement.gradients import Gradients
 from gradflow_widget.measurement.history import LAYER_COLUMNS, STEP_COLUMNS, History
@@ -227,3 +230,87 @@ def test_a_step_whose_recording_is_interrupted_is_recorded_next(place, name, lis
     assert interrupts == (listens == "on_reading" and "row" in name)
     assert history.step.tolist() == list(range(1, 151))
     np.testing.assert_allclose(history.loss, losses)
+
+
+class InterruptAtLine:
+    """Sends an interrupt when a line of the recording is about to be run, counted from 1."""
+
+    # Where one would keep a lock from being let go, which a real interrupt can not do.
+    HOLD_LOCKS = ("_deliver", "_tell", "catch_up", "take")
+
+    def __init__(self, number):
+        self._left = number
+
+    @property
+    def came(self):
+        return self._left <= 0
+
+    def __enter__(self):
+        self._before = sys.gettrace()
+        sys.settrace(self._at_call)
+
+    def __exit__(self, *_):
+        sys.settrace(self._before)
+
+    def _at_call(self, frame, *_):
+        code = frame.f_code
+        if code.co_filename in RECORDING and code.co_name not in self.HOLD_LOCKS:
+            return self._at_line
+        return None
+
+    def _at_line(self, _, event, __):
+        if event == "line":
+            self._left -= 1
+            if self._left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return self._at_line
+
+
+RECORDING = {module.__file__ for module in (delivery, history, blocks)}
+
+
+@pytest.fixture
+def interruptible():
+    """Interrupts are heard, though a shell that has put us in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("listens", [None, "on_reading", "on_glance"])
+@pytest.mark.parametrize("kept", [None, 1])
+def test_an_interrupt_at_any_line_of_the_recording_leaves_each_step_there_once(kept, listens):
+    model = small()
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    given = None if kept is None else History(budget_bytes=kept)
+    with GradientProbe(model, optimizer, history=given) as probe:
+        if listens is not None:
+            probe.on_reading = lambda _: None
+        if listens == "on_glance":
+            probe.on_glance = lambda _: None
+        for line in itertools.count(1):
+            interrupt = InterruptAtLine(line)
+            for step in range(5):
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(inputs), targets)
+                loss.backward()
+                losses.append(loss.item())
+                probe.full = step == 4 and line % 2 == 0
+                with contextlib.suppress(KeyboardInterrupt), interrupt:
+                    optimizer.step()
+            with contextlib.suppress(KeyboardInterrupt), interrupt:
+                probe.history  # noqa: B018 - records what waits
+            if not interrupt.came:
+                break
+        recorded = probe.history
+    assert line > 100
+    assert recorded.steps_recorded == probe.steps == len(losses)
+    each = recorded.steps_per_row
+    last = np.cumsum(each)
+    np.testing.assert_allclose(recorded.step, last - (each - 1) / 2)
+    means = [np.mean(losses[end - count : end]) for end, count in zip(last, each, strict=True)]
+    np.testing.assert_allclose(recorded.loss, means)
+    assert (each.max() == 1) == (kept is None)

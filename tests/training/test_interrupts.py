@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from gradflow_widget.training.randomness import RandomState, RandomStream
 from gradflow_widget.training.run import Run
-from gradflow_widget.training.uninterrupted import uninterrupted
+from gradflow_widget.uninterrupted import uninterrupted
 from tests.waiting import join
 
 from .parts import CROSS_ENTROPY, plain_network, samples
@@ -88,6 +93,62 @@ def test_a_change_of_the_run_is_whole_when_an_interrupt_comes(
     flow.close()
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_while_random_states_are_exchanged_leaves_that_of_the_process() -> None:
+    stream = RandomStream(3, every_source=True)
+    before = RandomState()
+    for number in itertools.count(1):
+        left = number
+
+        def at_line(_: Any, event: str, __: Any) -> Any:
+            nonlocal left
+            left -= event == "line"
+            if event == "line" and left == 0:
+                interrupt()
+            return at_line
+
+        def at_call(frame: Any, *_: Any) -> Any:
+            code = frame.f_code
+            is_exchange = code in (RandomState._put.__code__, RandomState.__init__.__code__)
+            return at_line if is_exchange else None
+
+        tracing = sys.gettrace()
+        sys.settrace(at_call)
+        try:
+            with stream():
+                torch.rand(1)
+                random.random()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(tracing)
+        assert same_state(RandomState(), before), number
+        if left > 0:
+            break
+    assert number > 10
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_while_a_seed_is_tried_leaves_the_random_state_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = RandomState()
+    with monkeypatch.context() as patched:
+        patched.setattr(random, "seed", lambda _: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            RandomStream(3, every_source=True)
+    assert same_state(RandomState(), before)
+
+
+def same_state(one: RandomState, other: RandomState) -> bool:
+    (python, numpy), (python_then, numpy_then) = one._others, other._others  # type: ignore[misc]
+    return (
+        torch.equal(one.of_torch, other.of_torch)
+        and python == python_then
+        and all(map(np.array_equal, numpy, numpy_then))
+    )
 
 
 @pytest.mark.usefixtures("interruptible")

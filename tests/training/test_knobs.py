@@ -37,7 +37,7 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 
 def markers(flow: GradientFlow) -> list[tuple[int, str]]:
-    return list(flow._stage.loss._markers)
+    return list(flow._stage.loss._turns)
 
 
 # -- clipping --------------------------------------------------------------------------

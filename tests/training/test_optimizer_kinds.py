@@ -29,7 +29,7 @@ GIVEN: dict[str, Any] = {
 
 
 def markers(flow: GradientFlow) -> list[tuple[int, str]]:
-    return list(flow._stage.loss._markers)
+    return list(flow._stage.loss._turns)
 
 
 def full(make_flow: Any, optimizer_of: Any, **changes: Any) -> GradientFlow:

@@ -1330,7 +1330,7 @@ def test_control_of_a_loop_from_many_threads(running: Any) -> None:
 
 
 def markers(flow: GradientFlow) -> list[str]:
-    return [text for _, text in flow._stage.loss._markers]
+    return [text for _, text in flow._stage.loss._turns]
 
 
 def test_the_batch_size_of_a_loop_is_changed_in_the_loop(running: Any) -> None:

@@ -245,7 +245,7 @@ def test_attack_and_accumulation_act_at_the_next_step_with_a_marker(playground: 
     assert flow.model is model
     assert flow.step_number == 8
     assert flow.history.latest.settings.regime == flow.regime
-    markers = [text for _, text in flow._stage.loss._markers]
+    markers = [text for _, text in flow._stage.loss._turns]
     assert markers == ["attack pgd ε 0.2, accumulation 2"]
     flow.regime = None
     assert shown(flow) == ""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from gradflow_widget import GradientFlow, recipe
 from gradflow_widget.measurement.probe import GradientProbe
 from gradflow_widget.training.settings import Settings
 from gradflow_widget.training.steering import Steering
+from tests.waiting import join, started
 
 from .parts import CROSS_ENTROPY, plain_network, samples
 
@@ -304,6 +308,75 @@ def test_a_group_added_later_has_its_weight_decay_steered_and_back() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0, 0, 0.01]
 
 
+def test_a_group_added_later_leaves_what_a_schedule_has_set() -> None:
+    model, optimizer = grouped(0.1, 0.1)
+    for group, decay in zip(optimizer.param_groups, (0.01, 0.02), strict=True):
+        group["weight_decay"] = decay
+    flow = GradientFlow(model, optimizer)
+
+    def decays() -> list[float]:
+        coming = [group["weight_decay"] for group in flow._training.coming_options]
+        stepped(model, optimizer)
+        now = [group["weight_decay"] for group in optimizer.param_groups]
+        assert now == coming
+        return now
+
+    flow.weight_decay = 0.1
+    assert decays() == [0.05, 0.1]
+    optimizer.param_groups[1]["weight_decay"] = 0.03
+    assert decays() == [0.05, 0.03]
+    optimizer.add_param_group({"params": list(model[4].parameters()), "weight_decay": 0.004})
+    assert decays() == [0.05, 0.03, pytest.approx(0.02)]  # the knob still has the first
+    for group in (optimizer.param_groups[0], optimizer.param_groups[2]):
+        group["weight_decay"] = 0.06
+    further = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer.add_param_group({"params": further[:1], "weight_decay": 0.007})
+    assert decays() == [0.06, 0.03, 0.06, 0.007]
+    optimizer.add_param_group({"params": further[1:], "weight_decay": 0.008})
+    assert decays() == decays() == [0.06, 0.03, 0.06, 0.007, 0.008]
+    flow.close()
+    now = [group["weight_decay"] for group in optimizer.param_groups]
+    assert now == [0.06, 0.03, 0.06, 0.007, 0.008]
+
+
+class TurnedMeanwhile(dict[str, Any]):
+    """A parameter group whose weight decay somebody asks for, and turns, while a step sets it."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        if key == "weight_decay" and self.meanwhile is not None:
+            act, self.meanwhile = self.meanwhile, None
+            act()
+
+
+def test_a_turn_back_while_a_step_sets_the_weight_decay_is_taken() -> None:
+    model = plain_network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01)
+    group = optimizer.param_groups[0] = TurnedMeanwhile(optimizer.param_groups[0])
+    flow = GradientFlow(model, optimizer, CROSS_ENTROPY, samples())
+    own: list[float | None] = []
+    turning: list[threading.Thread] = []
+
+    def turn_back() -> None:
+        own.append(flow._training.own_weight_decay)
+        flow.weight_decay = None
+
+    def act() -> None:
+        turning.append(started(turn_back))
+        turning[0].join(0.2)  # it may wait for the end of this
+
+    flow.weight_decay = 0.1
+    group.meanwhile = act
+    flow.step()
+    join(turning[0])
+    flow.step()
+    assert own == [0.01]
+    assert flow.weight_decay == group["weight_decay"] == 0.01
+    flow.close()
+
+
 def test_the_knob_shows_a_weight_decay_that_the_user_has_set_and_brings_it_back() -> None:
     model, optimizer = grouped(0.1, 0.1)
     flow = GradientFlow(model, optimizer, CROSS_ENTROPY, samples())
@@ -341,6 +414,97 @@ def test_a_weight_decay_set_after_a_turn_of_the_knob_holds_until_the_next() -> N
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0]
     flow.close()
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0]
+
+
+@dataclass
+class Scheduled:
+    """A widget whose optimizer has got another rate and decay since its knobs showed them."""
+
+    flow: GradientFlow
+    optimizer: torch.optim.Optimizer
+    told: list[tuple[str, float, float]]
+
+    def shown(self) -> list[float]:
+        """What the knobs say, and what their sliders do."""
+        flow, controls = self.flow, self.flow._controls
+        sliders = (controls.rate_slider, controls.decay_slider)
+        return [flow.learning_rate, flow.weight_decay, *(float(one.value) for one in sliders)]
+
+    def in_force(self) -> list[float]:
+        return [self.optimizer.param_groups[0][key] for key in ("lr", "weight_decay")]
+
+
+@pytest.fixture
+def scheduled(make_flow: Any) -> Scheduled:
+    model = plain_network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01)
+    flow = make_flow(model, optimizer, CROSS_ENTROPY, samples())
+    flow.step()
+    optimizer.param_groups[0].update(lr=0.003, weight_decay=0.001)
+    made = Scheduled(flow, optimizer, [])
+    flow.observe(
+        lambda change: made.told.append((change["name"], change["old"], change["new"])),
+        ["learning_rate", "weight_decay"],
+    )
+    return made
+
+
+TOLD = [("learning_rate", 0.01, 0.003), ("weight_decay", 0.01, 0.001)]
+
+
+def test_knobs_set_to_what_a_schedule_has_left_say_so_everywhere(scheduled: Scheduled) -> None:
+    flow = scheduled.flow
+    flow.learning_rate = 0.003
+    flow.weight_decay = 0.001
+    assert scheduled.told == TOLD
+    assert scheduled.shown() == pytest.approx([0.003, 0.001] * 2)
+    flow.step()
+    assert scheduled.in_force() == [0.003, 0.001]
+    assert flow._stage.loss.turns == []
+
+
+def test_a_refused_value_leaves_what_the_knobs_showed(scheduled: Scheduled) -> None:
+    flow = scheduled.flow
+    for name in ("learning_rate", "weight_decay"):
+        with pytest.raises(ValueError, match=name):
+            setattr(flow, name, -1.0)
+    assert scheduled.shown() == pytest.approx([0.01] * 4)
+    flow.step()
+    assert scheduled.shown() == pytest.approx([0.003, 0.001] * 2)
+    assert sorted(scheduled.told) == TOLD
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.01, 0.001])
+def test_a_hold_that_is_refused_leaves_what_the_knobs_showed(
+    scheduled: Scheduled, decay: float
+) -> None:
+    flow = scheduled.flow
+
+    def set_together() -> None:
+        with flow.hold_trait_notifications():
+            flow.weight_decay = decay
+            flow.learning_rate = -1.0
+
+    with pytest.raises(ValueError, match="learning_rate"):
+        set_together()
+    assert scheduled.shown() == pytest.approx([0.01] * 4)
+    assert scheduled.told == []
+    flow.step()
+    assert scheduled.shown() == pytest.approx([0.003, 0.001] * 2)
+    assert scheduled.in_force() == [0.003, 0.001]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_knobs_set_to_what_they_show_are_turned_where_a_schedule_has_left_it(
+    scheduled: Scheduled, held: bool
+) -> None:
+    flow = scheduled.flow
+    with flow.hold_trait_notifications() if held else nullcontext():
+        flow.learning_rate = 0.01
+        flow.weight_decay = 0.01
+    assert scheduled.shown() == pytest.approx([0.01] * 4)
+    flow.step()
+    assert scheduled.in_force() == [0.01, 0.01]
 
 
 def test_a_reset_goes_back_to_the_groups_of_the_beginning() -> None:
