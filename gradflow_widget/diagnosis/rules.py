@@ -121,12 +121,14 @@ def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
             "", "", f"For now the signal grows by {decades:.1f} decades {path} ({numbers})."
         )
     flow = f"{wording.signed(decades)} decades {path} ({numbers})"
-    aside = cut_off or passed_by(readings, signal)
-    if aside is not None and aside.problem:
-        return replace(aside, sentence=f"{aside.sentence} Elsewhere: {flow}.")
+    asides = [one for one in (cut_off, passed_by(readings, signal)) if one is not None]
+    told = [one.sentence for one in asides]
+    for aside in asides:
+        if aside.problem:
+            return replace(aside, sentence=" ".join([*told, f"Elsewhere: {flow}."]))
     unlike = _unlike_the_ends(latest)
     verdict = f"Healthy{' from end to end' if unlike else ''}: {flow}{unlike}."
-    return Verdict("healthy", "", verdict if aside is None else f"{verdict} {aside.sentence}")
+    return Verdict("healthy", "", " ".join([verdict, *told]))
 
 
 def _on_some_ways(readings: Sequence[Reading]) -> Verdict | None:

@@ -698,7 +698,7 @@ def test_layers_behind_detach_are_told_of() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.encoder = plain(4, 32, nn.Tanh, sigma=1.0)
-            self.decoder = plain(4, 32, nn.Tanh, sigma=1.0)
+            self.decoder: nn.Module = plain(4, 32, nn.Tanh, sigma=1.0)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             out: torch.Tensor = self.decoder(self.encoder(x).detach())
@@ -712,6 +712,12 @@ def test_layers_behind_detach_are_told_of() -> None:
         "No gradient comes to 4 of 8 weight layers, such as layer 1 (encoder.0)"
     )
     assert "Elsewhere: " in verdict.sentence
+    towers = [plain(4, 32, nn.ReLU, sigma=math.sqrt(2)) for _ in range(2)]
+    nn.init.constant_(towers[1][4].bias, -1000.0)
+    cut.decoder = SideBySide(*towers)
+    both = judge([replace(reading_of(cut, 0), step=9)])
+    assert "No gradient comes to 4 of 12 weight layers" in both.sentence
+    assert "No signal comes to 4 of 12 weight layers" in both.sentence
     for parameter in cut.encoder.parameters():
         parameter.requires_grad_(False)
     assert judge([reading_of(cut, 0)]).problem == "healthy"
