@@ -91,10 +91,13 @@ def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
     is_severed = severed(readings, signal)
     if is_severed is not None:
         return is_severed
-    cut_off = left_out(latest)
+    asides = [one for one in (left_out(latest), passed_by(readings, signal)) if one is not None]
+    aside = next((one for one in asides if one.problem), None)
+    told = [one.sentence for one in asides]
     if not math.isfinite(decades):
-        passed = passed_by(readings, signal)
-        return passed or cut_off or Verdict("", "", wording.why_no_number(latest, signal))
+        if asides:
+            return replace(aside or asides[0], sentence=" ".join(told))
+        return Verdict("", "", wording.why_no_number(latest, signal))
     on_some_ways = _on_some_ways(readings)
     if on_some_ways is not None:
         return on_some_ways
@@ -121,11 +124,8 @@ def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
             "", "", f"For now the signal grows by {decades:.1f} decades {path} ({numbers})."
         )
     flow = f"{wording.signed(decades)} decades {path} ({numbers})"
-    asides = [one for one in (cut_off, passed_by(readings, signal)) if one is not None]
-    told = [one.sentence for one in asides]
-    for aside in asides:
-        if aside.problem:
-            return replace(aside, sentence=" ".join([*told, f"Elsewhere: {flow}."]))
+    if aside is not None:
+        return replace(aside, sentence=" ".join([*told, f"Elsewhere: {flow}."]))
     unlike = _unlike_the_ends(latest)
     verdict = f"Healthy{' from end to end' if unlike else ''}: {flow}{unlike}."
     return Verdict("healthy", "", " ".join([verdict, *told]))
