@@ -712,15 +712,16 @@ def test_layers_behind_detach_are_told_of() -> None:
         "No gradient comes to 4 of 8 weight layers, such as layer 1 (encoder.0)"
     )
     assert "Elsewhere: " in verdict.sentence
+    for parameter in cut.encoder.parameters():
+        parameter.requires_grad_(False)
+    assert judge([reading_of(cut, 0)]).problem == "healthy"
+    cut.encoder.requires_grad_(True)
     towers = [plain(4, 32, nn.ReLU, sigma=math.sqrt(2)) for _ in range(2)]
     nn.init.constant_(towers[1][4].bias, -1000.0)
     cut.decoder = SideBySide(*towers)
     both = judge([replace(reading_of(cut, 0), step=9)])
     assert "No gradient comes to 4 of 12 weight layers" in both.sentence
     assert "No signal comes to 4 of 12 weight layers" in both.sentence
-    for parameter in cut.encoder.parameters():
-        parameter.requires_grad_(False)
-    assert judge([reading_of(cut, 0)]).problem == "healthy"
 
 
 def test_layers_that_get_nothing_between_healthy_ends_are_told_of() -> None:
