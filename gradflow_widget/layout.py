@@ -65,17 +65,17 @@ def laid_out(stage: Stage, controls: Controls) -> list[Any]:
     charts = widgets.Box([stage.bars.figure, stage.loss.figure])
     charts.add_class("gradflow-charts")
     return [
-        _place(controls.toolbar),
-        _place(controls.knobs),
+        place_of(controls.toolbar),
+        place_of(controls.knobs),
         stage.panel,
-        _place(controls.views),
+        place_of(controls.views),
         charts,
         legend(),
         stage.table,
     ]
 
 
-def _place(row: Any) -> Any:
+def place_of(row: Any) -> Any:
     """Return a box in which a row of controls can be exchanged.
 
     Exchanged among the charts, it would have ipywidgets render all that stands below it anew,

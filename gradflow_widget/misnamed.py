@@ -24,6 +24,7 @@ _ALSO_CALLED = {
     "num_layers": "depth",
     "residual": "skips",
     "orthogonal": "orthogonality",
+    "seed": "reset(seed=...)",
 }
 
 

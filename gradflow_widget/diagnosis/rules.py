@@ -73,14 +73,16 @@ def _of_flow(readings: Sequence[Reading]) -> Verdict:
     verdict = _from_layer_to_layer(readings)
     if verdict.problem not in ("", "healthy") or not readings[-1].is_full:
         return verdict
-    within = judge_stacked(readings) or judge_through_time(readings)
-    if within is None:
+    found = [judge_stacked(readings), judge_through_time(readings)]
+    within = [one for one in found if one is not None]
+    if not within:
         return verdict
+    within.sort(key=lambda one: one.severity != "fault")  # the worse of the two first
     if verdict.problem:
         layers = f"From layer to layer: {verdict.sentence[0].lower()}{verdict.sentence[1:]}"
     else:
         layers = verdict.sentence
-    return replace(within, sentence=f"{within.sentence} {layers}")
+    return replace(within[0], sentence=" ".join([*(one.sentence for one in within), layers]))
 
 
 def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
@@ -91,7 +93,7 @@ def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
     is_severed = severed(readings, signal)
     if is_severed is not None:
         return is_severed
-    asides = [one for one in (left_out(latest), passed_by(readings, signal)) if one is not None]
+    asides = [one for one in (left_out(readings), passed_by(readings, signal)) if one is not None]
     aside = next((one for one in asides if one.problem), None)
     told = [one.sentence for one in asides]
     if not math.isfinite(decades):

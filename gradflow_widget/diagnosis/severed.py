@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,8 +90,9 @@ def _is_satisfied(readings: Sequence[Reading]) -> bool:
     reading = readings[-1]
     if reading.activation_rms is None or not reading.loss_seen:
         return False
-    most = max((one.loss for one in readings if math.isfinite(one.loss)), default=0.0)
-    if not 0 <= reading.loss <= _NOTHING_LEFT * most:
+    # Of the median: beside one that has exploded, what a dead network leaves is small, too.
+    losses = [one.loss for one in readings if math.isfinite(one.loss)]
+    if not 0 <= reading.loss <= _NOTHING_LEFT * (statistics.median(losses) if losses else 0.0):
         return False
     outputs = [
         rms
@@ -135,12 +137,19 @@ def passed_by(readings: Sequence[Reading], signal: FloatArray) -> Verdict | None
     return Verdict("severed", "watch", sentence)
 
 
-def left_out(reading: Reading) -> Verdict | None:
-    """Say which layers have run and ask for a gradient, but have none: no graph leads to them."""
+def left_out(readings: Sequence[Reading]) -> Verdict | None:
+    """Say which layers have run of late and ask for a gradient, but have had none.
+
+    No graph leads to them. One that another loss reaches, as one head of several, is no matter.
+    """
+    reading = readings[-1]
     if reading.activation_rms is None:
         return None
     weight_layers = [i for i, layer in enumerate(reading.described) if layer.is_weight_layer]
     has_none = reading.missing & ~reading.frozen & np.isfinite(reading.activation_rms)
+    for earlier in readings[-_OF_LATE:]:
+        if earlier.is_full:
+            has_none = has_none & earlier.missing
     found = [index for index in weight_layers if has_none[index]]
     if not found or len(found) == len(weight_layers):
         return None

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..measurement.reading import Reading
-from .verdict import FAULT_DECADES, PERSISTENT_READINGS, WATCH_DECADES, Severity, Verdict
+from .verdict import (
+    FAULT_DECADES,
+    MEDIAN_OF,
+    NEAR,
+    PERSISTENT_READINGS,
+    WATCH_DECADES,
+    Severity,
+    Verdict,
+)
 
 _NUMBERED = re.compile(r"(?:(?P<module>.*)\.)?l(?P<number>\d+)(?:_reverse)?")
 
@@ -20,25 +29,40 @@ def judge_stacked(readings: Sequence[Reading]) -> Verdict | None:
     To the rest of the network such a module is one layer. None where nothing is wrong.
     """
     latest = readings[-1]
-    found = _decades(latest)
     recent = [latest] if latest.step <= 1 else list(readings[-PERSISTENT_READINGS:])
-    for module, (decades, layers) in found.items():
+    worst: Verdict | None = None
+    # The one that changes most is told of, a fault before what is but to be watched.
+    found = sorted(_decades(latest).items(), key=lambda one: -abs(one[1][0]))
+    for module, (decades, layers) in found:
         severity: Severity = ""
-        if decades < -WATCH_DECADES:
+        if _vanishes(recent, module, decades):
             severity = "fault" if decades < -FAULT_DECADES else "watch"
         elif _explodes(recent, module):
             severity = "fault" if decades > FAULT_DECADES else "watch"
-        if not severity:
+        if not severity or (worst is not None and severity != "fault"):
             continue
         problem, does = ("Vanishing", "falls") if decades < 0 else ("Exploding", "grows")
         within = module or "the model itself"
-        return Verdict(
+        verdict = Verdict(
             "vanishing" if decades < 0 else "exploding",
             severity,
             f"{problem} within {within}: the signal {does} by {abs(decades):.1f} decades from its "
             f"layer {layers} down to its layer 1 (×{10 ** (decades / (layers - 1)):.3g} a layer).",
         )
-    return None
+        if severity == "fault":
+            return verdict
+        worst = verdict
+    return worst
+
+
+def _vanishes(recent: Sequence[Reading], module: str, decades: float) -> bool:
+    """Whether the signal falls by too much: at the first weights, or by the median of late."""
+    at_once = recent[-1].step <= 1 or decades < -FAULT_DECADES
+    if at_once or not decades < NEAR - WATCH_DECADES:
+        return decades < -WATCH_DECADES
+    late = [_decades(one) for one in recent[-MEDIAN_OF:]]
+    known = [one[module][0] for one in late if module in one]
+    return statistics.median(known) < -WATCH_DECADES
 
 
 def _explodes(recent: Sequence[Reading], module: str) -> bool:

@@ -350,17 +350,6 @@ def _median(values: Sequence[float]) -> float:
     return statistics.median(numbers) if numbers else math.nan
 
 
-def _median_way(values: Sequence[float]) -> float:
-    """Return the median of several ways; of the two in the middle the one nearer to 0.
-
-    Their mean would be that of a well one and a sick one.
-    """
-    numbers = sorted(value for value in values if not math.isnan(value))
-    if not numbers:
-        return math.nan
-    return min(numbers[(len(numbers) - 1) // 2], numbers[len(numbers) // 2], key=abs)
-
-
 def _beyond_pooling(signal: FloatArray, joint: tuple[int, int] | None) -> float:
     """Return what of the step between two stages' neighbouring ends pooling does not explain."""
     if joint is None:
@@ -383,6 +372,7 @@ class Path:
         between: what is beyond pooling behind each group but the last.
         kinds: the decades of each of the groups, in the stage where most of them take turns.
         length: how many layers are compared.
+        end: the place of the last stage.
     """
 
     groups: tuple[Group, ...]
@@ -391,6 +381,7 @@ class Path:
     between: tuple[float, ...]
     kinds: tuple[float, ...]
     length: int
+    end: int
 
 
 def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
@@ -432,8 +423,22 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
             place = after
         if groups and not math.isnan(total):
             length = sum(map(len, groups))
-            found.append(Path(tuple(groups), total, total_of_groups, tuple(between), kinds, length))
+            found.append(
+                Path(tuple(groups), total, total_of_groups, tuple(between), kinds, length, end)
+            )
     return found
+
+
+def _median_path(found: Sequence[Path]) -> Path | None:
+    """Return the median of several ways; of the two in the middle the one nearer to 0.
+
+    Their mean would be that of a well one and a sick one.
+    """
+    if not found:
+        return None
+    in_line = sorted(found, key=lambda path: path.decades)
+    middle = in_line[(len(found) - 1) // 2 : len(found) // 2 + 1]
+    return min(middle, key=lambda path: abs(path.decades))
 
 
 def _distance(one: float, other: float) -> float:
@@ -449,7 +454,8 @@ def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
     nothing at all arrives at the first layer. A group whose last layer has no signal either, or
     of which fewer than two layers have a number, has no part in it; NaN where that leaves none.
     """
-    return _median_way([path.decades for path in paths(signal, layers)])
+    path = _median_path(paths(signal, layers))
+    return math.nan if path is None else path.decades
 
 
 def decades_behind(signal: FloatArray, layers: Sequence[Layer]) -> dict[Group, float]:
@@ -496,14 +502,14 @@ def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
 
     The least-squares line through ln‖∂L/∂h_l‖ of each comparable group. Within a stage the median
     of their slopes, over stages that follow one another the mean by their numbers of layers; of
-    several ways through the network, the median. Layers with a zero or non-finite signal have
-    no logarithm and are left out; NaN where fewer than two remain.
+    several ways through the network, that of the way whose decades count. Layers with a zero or
+    non-finite signal have no logarithm and are left out; NaN where fewer than two remain.
     """
     layers = tuple(layers)
     every, enough = stages(layers), _long_enough(signal, layers)
     goes_on = {stage.after for stage in every}
     own = [_median([_slope_of(signal, group) for group in groups]) for groups in enough]
-    slopes = []
+    slopes: dict[int, float] = {}
     for end in range(len(every)):
         if end in goes_on:
             continue
@@ -517,8 +523,11 @@ def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
                 break
             place = after
         if run:
-            slopes.append(rise / run)
-    return _median_way(slopes)
+            slopes[end] = rise / run
+    path = _median_path(paths(signal, layers)) if len(slopes) > 1 else None
+    if path is not None and path.end in slopes:
+        return slopes[path.end]
+    return _median(list(slopes.values()))
 
 
 def _slope_of(signal: FloatArray, members: Group) -> float:

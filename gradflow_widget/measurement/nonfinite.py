@@ -60,14 +60,27 @@ def first_nonfinite_of_pass(
 
 
 def _is_finite_input(value: object) -> bool:
-    tensors = list(tensors_in(value))
-    # A mask that comes beside the input may be minus infinity.
-    return all(map(all_finite, tensors[:1])) and not any(bool(one.isnan().any()) for one in tensors)
+    first = first_tensor(value, any_dtype=True)
+    # A mask that comes beside the input, or beside tokens, may be minus infinity.
+    return all(
+        all_finite(one) if one is first else all_finite(one, infinite=True)
+        for one in tensors_in(value)
+    )
 
 
-def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether no element is NaN or inf."""
-    return bool(torch.isfinite(tensor).all())
+def all_finite(tensor: torch.Tensor, *, infinite: bool = False) -> bool:
+    """Whether no element is NaN or, unless they may be ``infinite``, inf.
+
+    Of a layout or dtype for which torch can't tell, none is taken to be.
+    """
+    values = tensor.detach()
+    try:
+        if values.layout is not torch.strided:
+            values = (values.coalesce() if values.layout is torch.sparse_coo else values).values()
+        spoilt = values.isnan() if infinite else ~torch.isfinite(values)
+        return not bool(spoilt.any())
+    except (NotImplementedError, RuntimeError):  # a search for a cause stops no training
+        return True
 
 
 def first_nonfinite(reading: Reading) -> NonFinite | None:

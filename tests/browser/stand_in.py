@@ -16,6 +16,7 @@ from gradflow_widget.diagnosis.verdict import UNDECIDED, Problem, Severity, Verd
 from gradflow_widget.display.closing import close_tree
 from gradflow_widget.display.controls import Controls, Offer, legend
 from gradflow_widget.display.stage import Stage
+from gradflow_widget.layout import place_of
 from gradflow_widget.measurement.reading import Reading
 from tests.display.desk import COLD, HOT, Desk, Owner
 from tests.display.readings import reading
@@ -91,10 +92,10 @@ class StandIn(widgets.VBox):
         charts.add_class("gradflow-charts")
         super().__init__(
             [
-                controls.toolbar,
-                controls.knobs,
+                place_of(controls.toolbar),
+                place_of(controls.knobs),
                 self.stage.panel,
-                controls.views,
+                place_of(controls.views),
                 charts,
                 legend(),
                 self.stage.table,

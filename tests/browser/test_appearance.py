@@ -321,7 +321,7 @@ def test_nan_leaves_the_page_alive_and_is_told_by_layer_and_step(cell: FlowCell)
     assert drawn.wrong == f"NaN since step {first}"
     told = page.wait_for(lambda drawn: "Not finite" in drawn.verdict).verdict
     layers = cell.kernel.evaluate("list(flow.history.layers)")
-    assert any(f"layer {name!r}" in told for name in layers)
+    assert any(f"layer {place} ({name})" in told for place, name in enumerate(layers, 1))
     assert "at step" in told
     assert all("NaN" not in tick for tick in drawn.flow_ticks + drawn.loss_ticks)
     assert not any("NaN" in path for path in (drawn.loss, drawn.loss_ghost))
