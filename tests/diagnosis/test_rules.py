@@ -755,6 +755,46 @@ def test_a_satisfied_loss_is_known_with_a_layer_that_is_not_used() -> None:
     assert judge([before, satisfied(activation_rms=rms, loss=0.1, step=4)]).severity == "fault"
 
 
+def test_what_an_explosion_leaves_dead_is_not_satisfied() -> None:
+    rms = np.ones(4)
+    run = [
+        replace(made_up([1.0] * 4, step=step), loss=loss, activation_rms=rms)
+        for step, loss in enumerate((0.4, 3.0, 7072.0), start=2)
+    ]
+    assert judge([*run, satisfied(loss=0.33, step=5)]).severity == "fault"
+
+
+def test_heads_that_learn_in_turns_are_not_cut_off() -> None:
+    def seen(step: int, *without: int) -> Reading:
+        one = made_up([1.0] * 5, step=step)
+        missing = np.isin(np.arange(5), without)
+        signal = np.where(missing, math.nan, 1.0)
+        ran = np.ones(5)
+        return replace(one, missing=missing, signal_grad_norm=signal, activation_rms=ran)
+
+    turns = [seen(step, 3 + step % 2) for step in range(2, 12)]
+    assert judge(turns).problem == "healthy"
+    assert judge([seen(step, 4) for step in range(2, 12)]).problem == "severed"
+
+
+def test_decades_and_slope_of_a_sentence_are_of_one_way() -> None:
+    reading = in_ways(-2.9, -3.4)
+    fast = reading.described[:3] + reading.described[6:]  # a way of three layers beside one of six
+    signal = np.concatenate([10.0 ** np.linspace(-2.9, 0, 3), signal_of(reading)[6:]])
+    nothing = np.zeros(9)
+    shorter = replace(
+        reading,
+        described=fast,
+        signal_grad_norm=signal,
+        weight_grad_norm=nothing,
+        unclipped_grad_norm=nothing,
+        missing=nothing.astype(bool),
+        frozen=nothing.astype(bool),
+    )
+    assert shorter.decades == pytest.approx(-2.9)
+    assert shorter.slope == pytest.approx(-2.9 * math.log(10) / 2)
+
+
 # -- between stretches of like layers -----------------------------------------------------
 
 

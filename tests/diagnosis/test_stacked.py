@@ -99,3 +99,30 @@ def test_without_a_number_nothing_is_said() -> None:
         signal = {"r.l0": np.full(3, value), "r.l1": np.ones(3)}
         look = reading([1.0, 1.0], signal_grad_through_time=signal)
         assert judge_stacked([look]) is None
+
+
+def test_the_worse_of_two_modules_is_told_of() -> None:
+    signal = {f"a.l{i}": 10.0 ** (-1.5 * (1 - i)) * np.ones(6) for i in range(2)}
+    signal |= {f"b.l{i}": 10.0 ** (-6.0 * (1 - i)) * np.ones(6) for i in range(2)}
+    verdict = judge_stacked([reading([1.0, 1.0], signal_grad_through_time=signal)])
+    assert verdict is not None
+    assert (verdict.severity, verdict.sentence[:18]) == ("fault", "Vanishing within b")
+
+
+def test_what_vanishes_by_a_hair_does_not_do_so_to_and_fro() -> None:
+    run = [grown(-1.35 if step % 2 else -1.2, step) for step in range(2, 30)]
+    assert {judge_stacked(run[: end + 1]) for end in range(4, 28, 2)} == {None}
+
+
+def test_a_watch_from_layer_to_layer_hides_no_fault_through_time() -> None:
+    model = Stacked(nn.RNN, 2)
+    model.r.nonlinearity, model.r.mode = "relu", "RNN_RELU"
+    for layer in range(2):
+        getattr(model.r, f"weight_hh_l{layer}").data = 1.5 * torch.eye(24)
+    model.r.weight_ih_l1.data.mul_(0.003)
+    torch.manual_seed(1)
+    targets = torch.randint(4, (32,))
+    look = take_reading(model, nn.CrossEntropyLoss(), torch.randn(32, 20, 8), targets)
+    verdict = judge([look])
+    assert (verdict.problem, verdict.severity) == ("exploding", "fault")
+    assert "Vanishing within r" in verdict.sentence

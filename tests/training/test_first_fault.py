@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gradflow_widget import GradientProbe
-from gradflow_widget.measurement.nonfinite import NonFinite
+from gradflow_widget.measurement.nonfinite import NonFinite, first_nonfinite_of_pass
 from gradflow_widget.training.first_fault import FirstFault
 
 from .parts import CROSS_ENTROPY, plain_network, samples
@@ -245,3 +245,49 @@ def test_a_mask_beside_the_input_may_be_minus_infinity(value: float, found: NonF
     fault.look_again(1)
     fault.close()
     assert fault.found == found
+
+
+class Masked(nn.Module):
+    """Takes tokens and a causal mask, as a language model does, or a sparse graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layer = nn.Embedding(10, 8), nn.Linear(8, 8)
+
+    def forward(self, tokens: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(self.embedding(tokens))
+        return out
+
+
+_TOKENS = torch.randint(10, (4, 5), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        nn.Transformer.generate_square_subsequent_mask(5),
+        torch.eye(5).to_sparse(),
+        torch.eye(5).to_sparse_csr(),
+        torch.eye(5).to(torch.float8_e4m3fn),
+    ],
+    ids=["causal mask", "sparse", "CSR", "float8"],
+)
+def test_what_comes_beside_the_input_is_blamed_for_no_nan_of_the_weights(
+    beside: torch.Tensor,
+) -> None:
+    model = Masked()
+    with torch.no_grad():
+        model.layer.bias[0] = math.nan
+    found = first_nonfinite_of_pass(model, lambda: model(_TOKENS, beside), 3)
+    assert found == NonFinite(3, "layer", "output")
+
+
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_sparse_input_is_looked_at_too(sparse: Any, value: float) -> None:
+    model = nn.Linear(4, 4)
+    inputs = torch.eye(4)
+    inputs[1, 1] = value
+    found = first_nonfinite_of_pass(model, lambda: model(sparse(inputs)), 3)
+    assert found == NonFinite(3, "", "input")
