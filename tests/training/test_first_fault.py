@@ -247,7 +247,7 @@ def test_a_mask_beside_the_input_may_be_minus_infinity(value: float, found: NonF
     assert fault.found == found
 
 
-class Masked(nn.Module):
+class TokensBeside(nn.Module):
     """Takes tokens and a causal mask, as a language model does, or a sparse graph."""
 
     def __init__(self) -> None:
@@ -276,7 +276,7 @@ _TOKENS = torch.randint(10, (4, 5), generator=torch.Generator().manual_seed(0))
 def test_what_comes_beside_the_input_is_blamed_for_no_nan_of_the_weights(
     beside: torch.Tensor,
 ) -> None:
-    model = Masked()
+    model = TokensBeside()
     with torch.no_grad():
         model.layer.bias[0] = math.nan
     found = first_nonfinite_of_pass(model, lambda: model(_TOKENS, beside), 3)
