@@ -30,13 +30,13 @@ from .through_time import judge_through_time
 from .verdict import (
     FAULT_DECADES,
     MEDIAN_OF,
-    NEAR,
     PERSISTENT_READINGS,
     UNDECIDED,
     WATCH_DECADES,
     Problem,
     Severity,
     Verdict,
+    falls_beyond,
 )
 
 
@@ -275,20 +275,22 @@ def _width(reading: Reading) -> float:
 
 
 def _vanishes(readings: Sequence[Reading], decades: float, slope: float) -> bool:
-    """Whether the signal falls by too much, by the median of the last readings or at once."""
-    latest = readings[-1]
-    line = WATCH_DECADES + _allowance(latest)
-    if latest.step <= 1 or decades < -FAULT_DECADES - _allowance(latest):
-        return _is_vanishing(latest, decades, slope)
-    recent = [
+    """Whether the signal falls by too much, and by more than chance lets it."""
+    latest, allowance = readings[-1], _allowance(readings[-1])
+    known = [
         (one.decades, one.slope)
         for one in readings[-MEDIAN_OF:]
-        if one.decades is not None and one.slope is not None and math.isfinite(one.decades)
+        if one.decades is not None and one.slope is not None
     ]
-    if not recent or decades > NEAR - line:
+    late = [one for one, _ in known]
+    at_first, at_once = latest.step <= 1, FAULT_DECADES + allowance
+    if not falls_beyond(WATCH_DECADES + allowance, late, at_first=at_first, at_once=at_once):
         return False
-    median, slopes = (statistics.median(numbers) for numbers in zip(*recent, strict=True))
-    return _is_vanishing(latest, median, slopes)
+    if at_first or decades < -at_once:
+        return _is_vanishing(latest, decades, slope)
+    finite = [one for one in known if math.isfinite(one[0])]
+    median, middle = (statistics.median(numbers) for numbers in zip(*finite, strict=True))
+    return _is_vanishing(latest, median, middle)
 
 
 def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:

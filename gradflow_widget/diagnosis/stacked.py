@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +12,11 @@ from ..measurement.reading import Reading
 from .verdict import (
     FAULT_DECADES,
     MEDIAN_OF,
-    NEAR,
     PERSISTENT_READINGS,
     WATCH_DECADES,
     Severity,
     Verdict,
+    falls_beyond,
 )
 
 _NUMBERED = re.compile(r"(?:(?P<module>.*)\.)?l(?P<number>\d+)(?:_reverse)?")
@@ -35,7 +34,7 @@ def judge_stacked(readings: Sequence[Reading]) -> Verdict | None:
     found = sorted(_decades(latest).items(), key=lambda one: -abs(one[1][0]))
     for module, (decades, layers) in found:
         severity: Severity = ""
-        if _vanishes(recent, module, decades):
+        if _vanishes(recent, module):
             severity = "fault" if decades < -FAULT_DECADES else "watch"
         elif _explodes(recent, module):
             severity = "fault" if decades > FAULT_DECADES else "watch"
@@ -55,14 +54,11 @@ def judge_stacked(readings: Sequence[Reading]) -> Verdict | None:
     return worst
 
 
-def _vanishes(recent: Sequence[Reading], module: str, decades: float) -> bool:
-    """Whether the signal falls by too much: at the first weights, or by the median of late."""
-    at_once = recent[-1].step <= 1 or decades < -FAULT_DECADES
-    if at_once or not decades < NEAR - WATCH_DECADES:
-        return decades < -WATCH_DECADES
-    late = [_decades(one) for one in recent[-MEDIAN_OF:]]
-    known = [one[module][0] for one in late if module in one]
-    return statistics.median(known) < -WATCH_DECADES
+def _vanishes(recent: Sequence[Reading], module: str) -> bool:
+    """Whether the signal falls by too much from the module's last layer to its first."""
+    decades = [_decades(one).get(module, (math.nan, 0))[0] for one in recent[-MEDIAN_OF:]]
+    at_first = recent[-1].step <= 1
+    return falls_beyond(WATCH_DECADES, decades, at_first=at_first, at_once=FAULT_DECADES)
 
 
 def _explodes(recent: Sequence[Reading], module: str) -> bool:

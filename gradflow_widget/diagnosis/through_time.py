@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,11 +13,11 @@ from .severed import FADED
 from .verdict import (
     FAULT_DECADES,
     MEDIAN_OF,
-    NEAR,
     PERSISTENT_READINGS,
     Problem,
     Severity,
     Verdict,
+    falls_beyond,
 )
 
 
@@ -32,7 +31,7 @@ def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
     """
     latest = readings[-1]
     found = {name: decades_through_time(signal) for name, signal in _series(latest)}
-    lost = {name: decades for name, decades in found.items() if _is_lost(readings, name, decades)}
+    lost = {name: decades for name, decades in found.items() if _is_lost(readings, name)}
     if grows := _exploding(readings):
         name = max(grows, key=lambda one: grows[one])
         severity: Severity = "fault" if latest.step <= 1 else "watch"
@@ -48,14 +47,12 @@ def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
     return None
 
 
-def _is_lost(readings: Sequence[Reading], name: str, decades: float) -> bool:
-    """Whether the signal falls by too much: at the first weights, or by the median of late."""
-    if readings[-1].step <= 1 or not decades < NEAR - FAULT_DECADES:
-        return decades < -FAULT_DECADES
+def _is_lost(readings: Sequence[Reading], name: str) -> bool:
+    """Whether the signal falls by too much on its way through time."""
     late = [dict(_series(one)).get(name) for one in readings[-MEDIAN_OF:]]
-    known = [decades_through_time(signal) for signal in late if signal is not None]
-    numbers = [one for one in known if not math.isnan(one)]
-    return statistics.median(numbers) < -FAULT_DECADES
+    decades = [math.nan if one is None else decades_through_time(one) for one in late]
+    at_first = readings[-1].step <= 1
+    return falls_beyond(FAULT_DECADES, decades, at_first=at_first, at_once=math.inf)
 
 
 def step_problems(reading: Reading, name: str) -> tuple[Problem, ...]:

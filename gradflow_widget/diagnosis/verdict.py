@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +16,10 @@ WATCH_DECADES, FAULT_DECADES = 1.3, 2.2
 # have been seen at 2.01 for a while.
 PERSISTENT_READINGS = 10
 # Of so many readings the median tells whether the signal vanishes, so that the verdict does not
-# change to and fro with the batches. The latest has to be near at least.
-MEDIAN_OF = 5
-NEAR = 0.5
+# change to and fro with the batches: an even number, for two that take turns. The latest has to be
+# near at least.
+MEDIAN_OF = 6
+_NEAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,3 +38,20 @@ class Verdict:
 
 
 UNDECIDED = Verdict("", "", "No full reading yet.")
+
+
+def falls_beyond(line: float, decades: Sequence[float], *, at_first: bool, at_once: float) -> bool:
+    """Whether the signal falls by more than ``line`` decades: by the median of late, or at once.
+
+    Args:
+        line: how many decades are too many.
+        decades: of the readings of one run, the newest last; some may be NaN.
+        at_first: whether the latest is of the first weights, which alone count then.
+        at_once: beyond so many the latest alone counts, too.
+    """
+    latest = decades[-1]
+    if at_first or latest < -at_once:
+        return latest < -line
+    if not latest < _NEAR - line:
+        return False
+    return statistics.median(d for d in decades[-MEDIAN_OF:] if not math.isnan(d)) < -line

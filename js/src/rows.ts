@@ -10,7 +10,6 @@ import {
   verdictOn,
 } from "./layers";
 
-
 function cell(tag: "td" | "th", text: string, scope?: "row" | "col"): HTMLTableCellElement {
   const element = document.createElement(tag);
   element.textContent = text;
