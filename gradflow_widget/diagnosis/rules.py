@@ -15,14 +15,13 @@ import numpy as np
 from ..measurement.flow import (
     BETWEEN_KINDS,
     Path,
-    comparable_groups,
     decades_behind,
-    is_of_one_kind,
     measured_groups,
     paths,
 )
 from ..measurement.nonfinite import NonFinite, first_nonfinite
 from ..measurement.reading import Reading
+from ..measurement.stages import comparable_groups, is_of_one_kind
 from . import wording
 from .severed import left_out, passed_by, severed
 from .stacked import judge_stacked

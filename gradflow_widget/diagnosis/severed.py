@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..measurement.flow import comes_before, measured_groups
+from ..measurement.flow import measured_groups
 from ..measurement.reading import FloatArray, Reading
+from ..measurement.stages import comes_before
 from .verdict import Verdict
 from .wording import named
 

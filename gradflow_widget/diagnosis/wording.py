@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..measurement.flow import Path, comparable_groups, paths
+from ..measurement.flow import Path, paths
 from ..measurement.nonfinite import NonFinite
 from ..measurement.reading import FloatArray, Reading
+from ..measurement.stages import comparable_groups
 
 # A path is named for a number that is its own, to the decimal that is shown.
 _ITS_OWN = 0.05

@@ -12,6 +12,7 @@ from torch import nn
 from gradflow_widget import Layer, take_reading
 from gradflow_widget.measurement import flow
 from gradflow_widget.measurement.layers import find_layers
+from gradflow_widget.measurement.stages import comparable_groups
 
 from .networks import plain
 
@@ -35,7 +36,7 @@ def layers_of(*names: str, kind: str = "Linear") -> tuple[Layer, ...]:
 
 
 def groups_of(layers: tuple[Layer, ...]) -> list[set[str]]:
-    return [{layers[i].name for i in group} for group in flow.comparable_groups(layers)]
+    return [{layers[i].name for i in group} for group in comparable_groups(layers)]
 
 
 class TestGrouping:

@@ -14,7 +14,7 @@ from torch import nn
 
 from gradflow_widget import GradientProbe, Reading, take_reading
 from gradflow_widget.diagnosis.rules import judge
-from gradflow_widget.measurement.flow import Stage, stages
+from gradflow_widget.measurement.stages import Stage, stages
 
 
 class Chain(nn.Module):
