@@ -12,13 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..measurement.flow import (
-    BETWEEN_KINDS,
-    Path,
-    decades_behind,
-    measured_groups,
-    paths,
-)
+from ..measurement.flow import BETWEEN_KINDS, Path, decades_behind, measured_groups
 from ..measurement.nonfinite import NonFinite, first_nonfinite
 from ..measurement.reading import Reading
 from ..measurement.stages import comparable_groups, is_of_one_kind
@@ -157,10 +151,7 @@ def _on_some_ways(readings: Sequence[Reading]) -> Verdict | None:
 
 def _paths(reading: Reading) -> list[Path]:
     """Return the ways of which a number can be told; where one ends is told of as such."""
-    if reading.signal_grad_norm is None:
-        return []
-    found = paths(reading.signal_grad_norm, reading.described)
-    return [path for path in found if math.isfinite(path.decades)]
+    return [path for path in reading.paths if math.isfinite(path.decades)]
 
 
 def _falls(reading: Reading, path: Path) -> bool:
@@ -294,10 +285,9 @@ def _vanishes(readings: Sequence[Reading], decades: float, slope: float) -> bool
 
 def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:
     """Whether the signal falls by more than a little, and more than chance lets it."""
-    signal = reading.signal_grad_norm
-    if signal is None or not decades < -WATCH_DECADES - _allowance(reading):
+    if not reading.is_full or not decades < -WATCH_DECADES - _allowance(reading):
         return False
-    depth = max(path.length for path in paths(signal, reading.described))
+    depth = max(path.length for path in reading.paths)
     # One great step near an end hardly turns the line through all layers.
     of_ends = abs(decades) * math.log(10) / max(depth - 1, 1)
     return max(abs(slope), of_ends) > _slope_by_chance(_width(reading), depth)

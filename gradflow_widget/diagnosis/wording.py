@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..measurement.flow import Path, paths
+from ..measurement.flow import Path
 from ..measurement.nonfinite import NonFinite
 from ..measurement.reading import FloatArray, Reading
 from ..measurement.stages import comparable_groups
@@ -38,7 +38,7 @@ def between(reading: Reading, signal: FloatArray, decades: float) -> str:
 
     Where the median is not that of any one path, say between which ones it lies.
     """
-    found = paths(signal, reading.described)
+    found = reading.paths
     chosen = min(found, key=lambda path: abs(path.own - decades))
     is_its_own = abs(chosen.own - decades) <= _ITS_OWN
     if len(found) > 1:

@@ -105,7 +105,7 @@ class Path:
     end: int
 
 
-def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
+def paths(signal: FloatArray, layers: Sequence[Layer]) -> tuple[Path, ...]:
     """Return the ways of the signal from each stage that ends one, those without a number left out.
 
     ``signal`` holds ‖∂L/∂h_l‖ of each layer, shape (layers,), in forward order.
@@ -140,7 +140,7 @@ def paths(signal: FloatArray, layers: Sequence[Layer]) -> list[Path]:
             found.append(
                 Path(tuple(groups), total, total_of_groups, tuple(between), kinds, length, way[0])
             )
-    return found
+    return tuple(found)
 
 
 def _median_path(found: Sequence[Path]) -> Path | None:
@@ -159,16 +159,16 @@ def _distance(one: float, other: float) -> float:
     return 0.0 if one == other else abs(one - other)
 
 
-def decades(signal: FloatArray, layers: Sequence[Layer]) -> float:
+def decades(found: Sequence[Path]) -> float:
     """Return D = log10(‖∂L/∂h_1‖ / ‖∂L/∂h_L‖), from the first layer compared to the last.
 
     Within a stage the median over its groups, added up over stages that follow one another, with
     what the signal loses or gains between them beyond 2.2, which pooling may take; of several
-    ways through the network, the median. ``signal`` as in :func:`paths`. −inf where
+    ways through the network, the median. ``found``: what :func:`paths` returns. −inf where
     nothing at all arrives at the first layer. A group whose last layer has no signal either, or
     of which fewer than two layers have a number, has no part in it; NaN where that leaves none.
     """
-    path = _median_path(paths(signal, layers))
+    path = _median_path(found)
     return math.nan if path is None else path.decades
 
 
@@ -211,12 +211,13 @@ def decades_through_time(signal: FloatArray) -> float:
     return _decades_of(signal, (0, int(reached[-1])))
 
 
-def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
+def slope(signal: FloatArray, layers: Sequence[Layer], found: Sequence[Path]) -> float:
     """Return g, the growth of ln‖∂L/∂h‖ per layer toward the input (g < 0 vanishes).
 
     The least-squares line through ln‖∂L/∂h_l‖ of each comparable group. Within a stage the median
     of their slopes, over stages that follow one another the mean by their numbers of layers; of
-    several ways through the network, that of the way whose decades count. Layers with a zero or
+    several ways through the network, that of the way whose decades count. ``signal`` and ``found``:
+    what :func:`paths` takes and returns. Layers with a zero or
     non-finite signal have no logarithm and are left out; NaN where fewer than two remain.
     """
     layers = tuple(layers)
@@ -231,7 +232,7 @@ def slope(signal: FloatArray, layers: Sequence[Layer]) -> float:
                 rise, run = rise + own[place] * steps, run + steps
         if run:
             slopes[way[0]] = rise / run
-    path = _median_path(paths(signal, layers)) if len(slopes) > 1 else None
+    path = _median_path(found) if len(slopes) > 1 else None
     if path is not None and path.end in slopes:
         return slopes[path.end]
     return _median(list(slopes.values()))

@@ -135,18 +135,25 @@ class Reading:
         return self.signal_grad_norm is not None
 
     @cached_property
+    def paths(self) -> tuple[flow.Path, ...]:
+        """The ways of the signal through the network, with the decades of each; () if not full."""
+        if self.signal_grad_norm is None:
+            return ()
+        return flow.paths(self.signal_grad_norm, self.described)
+
+    @cached_property
     def decades(self) -> float | None:
         """log10(‖∂L/∂h_1‖/‖∂L/∂h_L‖) over weight layers of one role; None if not full."""
         if self.signal_grad_norm is None:
             return None
-        return flow.decades(self.signal_grad_norm, self.described)
+        return flow.decades(self.paths)
 
     @cached_property
     def slope(self) -> float | None:
         """g, growth of ln‖∂L/∂h‖ per layer toward the input; None if not full."""
         if self.signal_grad_norm is None:
             return None
-        return flow.slope(self.signal_grad_norm, self.described)
+        return flow.slope(self.signal_grad_norm, self.described, self.paths)
 
     @cached_property
     def gradient_states(self) -> tuple[GradientState, ...]:

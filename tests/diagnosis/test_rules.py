@@ -18,7 +18,6 @@ from torch import nn
 from gradflow_widget import GradientFlow, GradientProbe, Reading, take_reading
 from gradflow_widget.diagnosis.rules import judge, layer_problems
 from gradflow_widget.diagnosis.verdict import UNDECIDED, WATCH_DECADES
-from gradflow_widget.measurement.flow import paths
 from gradflow_widget.measurement.layers import Layer
 from gradflow_widget.measurement.nonfinite import NonFinite
 
@@ -674,7 +673,7 @@ class Tasks(nn.Module):
 def test_the_order_of_heads_changes_no_verdict(order: str) -> None:
     tasks = Tasks(order)
     reading = reading_of(tasks, 0)
-    assert {path.length for path in paths(signal_of(reading), reading.described)} == {6}
+    assert {path.length for path in reading.paths} == {6}
     assert judge([reading]).problem == "healthy"
     tasks.a[2].weight.data.mul_(1e-5)
     one_head = judge([reading_of(tasks, 0)])
