@@ -244,7 +244,7 @@ class Capture:
         # A single number is none of the samples.
         tensors = tensors_in((args, kwargs), any_dtype=True)
         tensor = next((tensor for tensor in tensors if tensor.dim()), None)
-        self._samples = None if tensor is None else int(tensor.shape[0])
+        self._samples = None if tensor is None else int(tensor.size(0))  # a nested one has no shape
         self._start(self._samples)
 
     def _drop_evaluations(self) -> None:

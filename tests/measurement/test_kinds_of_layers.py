@@ -522,3 +522,31 @@ def test_torchscript_without_parameters_is_passed_through_and_put_back():
     assert np.isfinite(reading.signal_grad_norm).all()
     assert norm.num_batches_tracked == 0
     assert not norm.running_mean.any()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=["strided", "jagged"])
+def test_samples_of_several_lengths(layout):
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = torch.relu(self.body(x)).unbind()
+            out: torch.Tensor = self.head(torch.stack([row.mean(0) for row in rows]))
+            return out
+
+    torch.manual_seed(0)
+    model = Pooled()
+    x = torch.nested.nested_tensor([torch.randn(n, 4) for n in (3, 5, 2)], layout=layout)
+    output = model(x).detach().requires_grad_()
+    (signal,) = torch.autograd.grad(output.square().mean(), output)
+    reading = one_reading(model, lambda: model(x).square().mean())
+    np.testing.assert_allclose(
+        reading.weight_grad_norm,
+        [model.body.weight.grad.norm().item(), model.head.weight.grad.norm().item()],
+        rtol=1e-6,
+    )
+    assert reading.signal_grad_norm[1] == pytest.approx(signal.norm().item() / math.sqrt(3))
+    assert math.isnan(reading.signal_grad_norm[0])  # of a nested tensor nothing is read
