@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -127,11 +128,15 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         self._adopt()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Python would take `flow.lr = 0.1` for a new attribute, and nothing would change. A
-        # subclass may have attributes of its own.
-        is_new = not (name.startswith("_") or name in self.__dict__ or hasattr(type(self), name))
-        if is_new and type(self) is GradientFlow and self.__dict__.get("_ready"):
-            raise AttributeError(no_such_knob(name))
+        # Python would take `flow.lr = 0.1` for a new attribute and `flow.step = 3` for a new
+        # method, and nothing would change. A subclass may have attributes of its own.
+        if not name.startswith("_") and type(self) is GradientFlow and self.__dict__.get("_ready"):
+            method = getattr(type(self), name, None)
+            # Not those of traitlets, which puts a method aside while it holds notifications.
+            if inspect.isfunction(method) and method.__module__.startswith(f"{__package__}."):
+                raise AttributeError(f"{name} is a method: call it, as flow.{name}().")
+            if name not in self.__dict__ and not hasattr(type(self), name):
+                raise AttributeError(no_such_knob(name))
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
