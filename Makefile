@@ -1,4 +1,4 @@
-# Python >= 3.10 with venv, make and git are all that has to be there; Node comes with a wheel.
+# Python >= 3.10 with venv and make are all that has to be there; Node comes with a wheel.
 PYTHON ?= python3
 ARGS ?=
 

@@ -14,7 +14,6 @@ from .diagnosis.through_time import step_problems
 from .diagnosis.verdict import UNDECIDED, Verdict
 from .training.failure import sentence_of
 from .training.openmp import end_idle_threads
-from .tweaks.knobs import AS_GIVEN
 
 if TYPE_CHECKING:
     from .display.stage import Stage
@@ -57,9 +56,9 @@ class Backstage:
 
     # -- what the session tells ------------------------------------------------------
 
-    def next_is_drawn(self, *, may_wait: bool, must: bool = False) -> bool:
+    def next_is_drawn(self, step: int, *, may_wait: bool, must: bool = False) -> bool:
         """Say whether the coming step is drawn."""
-        return self.stage.next_is_drawn(may_wait=may_wait, must=must)
+        return self.stage.next_is_drawn(step, may_wait=may_wait, must=must)
 
     def record(self, reading: Reading | Glance) -> None:
         """Take in a step: traits, markers where it is the first with other settings, charts."""
@@ -289,8 +288,7 @@ def _markers(before: Settings | None, after: Settings | None) -> list[str]:
     if after.batch_size != before.batch_size:
         texts.append(f"batch {after.batch_size}")
     if after.optimizer_kind != before.optimizer_kind:
-        is_given = after.optimizer_kind == AS_GIVEN
-        texts.append("optimizer as given" if is_given else after.optimizer_kind)
+        texts.append(f"optimizer {after.optimizer_kind}")
     if after.weight_decay != before.weight_decay:
         own = after.weight_decay is None
         texts.append(f"weight decay {'as given' if own else format(after.weight_decay, '.3g')}")

@@ -495,6 +495,28 @@ def test_a_run_is_the_same_whatever_is_drawn(make_flow: Any) -> None:
     assert same_bits(losses[0], losses[2])
 
 
+@pytest.mark.parametrize("own_loop", [False, True])
+def test_in_each_run_the_same_steps_are_read_in_full(make_flow: Any, own_loop: bool) -> None:
+    flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
+    flow.speed = 5
+
+    def loop() -> None:
+        while True:
+            flow.optimizer.zero_grad()
+            CROSS_ENTROPY(flow.model(INPUTS), TARGETS).backward()
+            flow.optimizer.step()
+
+    if own_loop:
+        flow.run(loop)
+        flow.pause()
+        flow.wait()
+    for _ in range(3):
+        flow.reset()
+        flow.step(22)
+        rows = flow.history.to_dataframe()
+        assert rows[rows.decades.notna()].step.tolist() == [5, 10, 15, 20, 22]
+
+
 def test_of_two_clippings_set_together_one_acts_and_is_shown(make_flow: Any) -> None:
     flow = make_flow(plain_network, sgd, CROSS_ENTROPY, samples())
     with flow.hold_trait_notifications():

@@ -93,7 +93,6 @@ class Stage:
         self.panel.on_msg(self._on_message)
         self.speed: Speed = 1
         self._lock = threading.Lock()
-        self._asked = 0
         self._last_unseen = 0.0
         self._begin()
 
@@ -107,14 +106,13 @@ class Stage:
 
     # -- the session's audience ------------------------------------------------------
 
-    def next_is_drawn(self, *, may_wait: bool, must: bool = False) -> bool:
-        """Say whether the coming step is read in full and drawn, waiting boundedly.
+    def next_is_drawn(self, step: int, *, may_wait: bool, must: bool = False) -> bool:
+        """Say whether a coming step is read in full and drawn, waiting boundedly.
 
         At speed n every n-th step is, at "max" as many as the page can show. Without a
         page the same steps are read in full, and nothing is drawn or waited for.
         """
         publisher = self.publisher
-        self._asked += 1
         free = self.speed == "max" and not must
         publisher.confirmed_together = 1 if must else _TOGETHER
         if free:
@@ -125,7 +123,7 @@ class Stage:
                 return False
             self._last_unseen = now
             return True
-        if self.speed != "max" and self._asked % self.speed and not must:
+        if self.speed != "max" and step % self.speed and not must:
             return False
         if not publisher.visible:
             return True

@@ -72,6 +72,13 @@ class Delivery:
             return self._steps
 
     @property
+    def coming_step(self) -> int:
+        """The number of the step after all that were taken in; one that was skipped may count."""
+        self._deliver(wait=False)
+        with self._delivering:
+            return self._steps + len(self._pending) + 1
+
+    @property
     def _steps(self) -> int:
         return self._recorded + len(self._glanced)
 

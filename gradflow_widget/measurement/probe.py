@@ -164,6 +164,11 @@ class GradientProbe:
         return self._delivery.steps
 
     @property
+    def coming_step(self) -> int:
+        """The number of the step to come, where those still on their way from the device count."""
+        return self._delivery.coming_step
+
+    @property
     def on_reading(self) -> Callable[[Reading], None] | None:
         """Who is told of each step's reading as soon as it is there."""
         return self._delivery.on_reading

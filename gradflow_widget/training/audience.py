@@ -13,10 +13,11 @@ from .validation import Validation
 class Audience(Protocol):
     """Who looks on while a session trains."""
 
-    def next_is_drawn(self, *, may_wait: bool, must: bool = False) -> bool:
+    def next_is_drawn(self, step: int, *, may_wait: bool, must: bool = False) -> bool:
         """Say whether the coming step will be drawn, waiting boundedly for room.
 
-        ``must``: it is the last one that was asked for, and whoever asked wants to see it.
+        ``step``: its number, from 1 in each run. ``must``: it is the last one that was asked for,
+        and whoever asked wants to see it.
         """
 
     def record(self, reading: Reading | Glance) -> None:

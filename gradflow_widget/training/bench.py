@@ -212,7 +212,7 @@ class Bench:
             self._cores = on_one_core if is_small(self.run.model) else nullcontext
         self._telling.forget()
         self._audience.begin_run(preview)
-        self.run.probe.full = self._audience.next_is_drawn(may_wait=False)
+        self.run.probe.full = self._audience.next_is_drawn(1, may_wait=False)
 
     # -- settings ----------------------------------------------------------------------
 

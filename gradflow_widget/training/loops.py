@@ -90,7 +90,8 @@ class UserLoops:
         loop = self._loop
         if loop is None or not loop.begin():
             return
-        self._bench.run.probe.full = self._audience.next_is_drawn(may_wait=False)
+        probe = self._bench.run.probe
+        probe.full = self._audience.next_is_drawn(probe.coming_step, may_wait=False)
         failure = loop.run()
         if not loop.has_ended:
             return
@@ -263,7 +264,7 @@ class UserLoops:
         if run.fault.found is None:
             loss = run.probe.loss_so_far
             if loss is not None and not math.isfinite(loss):
-                run.fault.look_again(run.probe.steps + 1)
+                run.fault.look_again(run.probe.coming_step)
 
     def after_step(self, *_: Any) -> None:
         """Come in between two steps of a loop that is not ours."""
@@ -283,7 +284,9 @@ class UserLoops:
                 self._resting.come_to_rest()
                 self._worker.tell_guests()
             while loop.hold():
-                probe.full = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
+                probe.full = self._audience.next_is_drawn(
+                    probe.coming_step, may_wait=True, must=pace.next_is_last
+                )
                 if not pace.at_rest:
                     self._loop_goes_on()
                     break
@@ -298,7 +301,7 @@ class UserLoops:
             self._audience.state_changed()
         pace.count(asked=False)
         # In a cell nobody could hear the page that is waited for.
-        probe.full = self._audience.next_is_drawn(may_wait=self.is_run_elsewhere)
+        probe.full = self._audience.next_is_drawn(probe.coming_step, may_wait=self.is_run_elsewhere)
         self._loop_goes_on()
 
     def _loop_goes_on(self) -> None:

@@ -57,7 +57,7 @@ class OwnSteps:
             Exception: what the user's model, loss, data or optimizer raised.
         """
         bench, pace = self._bench, self._pace
-        drawn = self._audience.next_is_drawn(may_wait=True, must=pace.next_is_last)
+        drawn = self._is_drawn(may_wait=True, must=pace.next_is_last)
         with bench.stepping():
             if not pace.begin():  # paused, or asked to make way, while waiting for the page
                 if pace.at_rest:
@@ -80,13 +80,17 @@ class OwnSteps:
         self.callers += 1
         try:
             for number in range(1, count + 1):
-                drawn = self._audience.next_is_drawn(may_wait=False, must=number == count)
+                drawn = self._is_drawn(may_wait=False, must=number == count)
                 yield self._one_here(drawn)
             with self._bench.stepping():
                 self._bench.validate_at_rest()
         finally:
             self.callers -= 1
             self._audience.state_changed()
+
+    def _is_drawn(self, *, may_wait: bool, must: bool) -> bool:
+        coming = self._bench.run.probe.coming_step
+        return self._audience.next_is_drawn(coming, may_wait=may_wait, must=must)
 
     def _one_here(self, drawn: bool) -> Reading:
         with self._bench.stepping():

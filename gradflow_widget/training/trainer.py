@@ -174,7 +174,7 @@ class Trainer:
 
                     is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
                     targets = batch[1] if is_pair else None
-                    run.fault.look_again(run.probe.steps + 1, repeated, targets)
+                    run.fault.look_again(run.probe.coming_step, repeated, targets)
                 return loss
 
             def closure() -> torch.Tensor:

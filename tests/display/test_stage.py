@@ -140,7 +140,7 @@ def test_while_the_page_is_not_heard_no_steps_are_counted_as_drawn(
     def is_heard_no_more() -> bool:
         nonlocal steps
         steps += 1
-        theatre.stage.next_is_drawn(may_wait=True)
+        theatre.stage.next_is_drawn(steps, may_wait=True)
         theatre.step(steps)
         return not theatre.publisher.heard
 
@@ -168,9 +168,9 @@ def test_at_speed_n_every_nth_step_is_drawn(theatre: Theatre, speed: int, drawn:
     theatre.says(type="view", visible=True)
     theatre.stage.speed = speed
 
-    asked = [theatre.stage.next_is_drawn(may_wait=True) for _ in range(20)]
+    asked = [n for n in range(1, 21) if theatre.stage.next_is_drawn(n, may_wait=True)]
 
-    assert sum(asked) == drawn
+    assert asked == [speed * n for n in range(1, drawn + 1)]
 
 
 @pytest.mark.parametrize("speed", [1, 2, 5, 20, "max"])
@@ -178,12 +178,12 @@ def test_the_last_step_that_was_asked_for_is_always_drawn(theatre: Theatre, spee
     theatre.says(type="view", visible=True)
     theatre.stage.speed = speed
 
-    assert all(theatre.stage.next_is_drawn(may_wait=True, must=True) for _ in range(7))
+    assert all(theatre.stage.next_is_drawn(n, may_wait=True, must=True) for n in range(1, 8))
 
 
 def test_without_a_page_the_same_steps_are_read_in_full(theatre: Theatre) -> None:
     theatre.stage.speed = 5
-    assert sum(theatre.stage.next_is_drawn(may_wait=True) for _ in range(20)) == 4
+    assert sum(theatre.stage.next_is_drawn(n, may_wait=True) for n in range(1, 21)) == 4
     assert theatre.frames == []
 
 

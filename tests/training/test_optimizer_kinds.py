@@ -73,7 +73,7 @@ def test_a_kind_is_torch_s_own_optimizer_from_the_next_step_on(
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), parameters, strict=True))
     assert flow.history is history
     assert flow.step_number == len(history) == 7
-    assert markers(flow) == [(4, kind)]
+    assert markers(flow) == [(4, f"optimizer {kind}")]
 
 
 def test_switches_there_and_back_repeat_after_a_reset(make_flow: Any) -> None:
@@ -95,7 +95,11 @@ def test_switches_there_and_back_repeat_after_a_reset(make_flow: Any) -> None:
     assert not same_bits(train(), first)
     flow.reset(seed=0)
     assert same_bits(train(), first)
-    assert [text for _, text in markers(flow)] == ["Adam", "RMSProp", "optimizer as given"]
+    assert [text for _, text in markers(flow)] == [
+        "optimizer Adam",
+        "optimizer RMSProp",
+        "optimizer as given",
+    ]
 
 
 def test_a_reset_begins_with_the_present_kind_anew(make_flow: Any) -> None:
@@ -205,7 +209,7 @@ def test_weight_decay_acts_from_the_next_step_and_its_own_comes_back(make_flow: 
     assert flow.optimizer.param_groups[0]["weight_decay"] == 0.02
     assert markers(flow) == [
         (3, "weight decay 0.3"),
-        (4, "Adam"),
+        (4, "optimizer Adam"),
         (5, "weight decay as given"),
     ]
     flow.weight_decay = 0
