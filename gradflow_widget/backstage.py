@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from . import jupyter
 from .diagnosis.rules import judge, layer_problems
 from .diagnosis.through_time import step_problems
 from .diagnosis.verdict import UNDECIDED, Verdict
@@ -31,6 +32,13 @@ _UNTRAINED = Verdict(
     "",
     "",
     "No step yet: run your own loop in a cell, or hand it to run(loop).",
+)
+_NOT_STEPPED = Verdict(
+    "",
+    "",
+    "No step yet: gradients have come, but step() of the optimizer that the widget was given was "
+    "not called. Give it the one that your loop steps; of weights changed by hand there are no "
+    "steps to record.",
 )
 
 
@@ -120,7 +128,7 @@ class Backstage:
         if session is None:
             return UNDECIDED
         if self._settings is None and not session.can_train:
-            return _UNTRAINED
+            return _NOT_STEPPED if session.steps_are_missed else _UNTRAINED
         return judge(readings, session.first_nonfinite)
 
     def layer_problems(self, reading: Reading) -> Sequence[str]:
@@ -148,7 +156,7 @@ class Backstage:
             ), True
         if session.loop_of_another:
             return "Your loop runs under another widget: play and pause it there.", False
-        if session.foreign_loop:
+        if session.foreign_loop and jupyter.shell() is not None:
             return "Your loop is running in a cell: the controls apply when the cell ends.", False
         if self._controls_wait():
             return "A cell is running: the controls apply when it ends.", False
@@ -261,7 +269,10 @@ class Backstage:
 
     def refresh_status(self) -> None:
         """Bring the status line up to date where steps have gone on since."""
-        if self._status_is_stale and self.session is not None and not self.session.closed:
+        session = self.session
+        if session is None or session.closed:
+            return
+        if self._status_is_stale or session.steps_are_missed:
             self._status_is_stale = False
             self.stage.refresh_status()
 

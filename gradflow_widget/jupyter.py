@@ -18,7 +18,7 @@ def shell() -> Any:
 def message() -> Mapping[str, Any]:
     """Return the message that the kernel is answering on the calling thread.
 
-    On a thread of one's own that is the latest of all; where there is no kernel it is empty.
+    On a thread without a context that is the latest of all; where there is no kernel it is empty.
     """
     try:
         answered = shell().kernel.get_parent("shell")

@@ -112,8 +112,9 @@ class Playback(traitlets.HasTraits):
         With another seed a model from a factory gets new weights; one given ready made
         keeps its own and sees other batches. An optimizer from a factory is made anew, unless a
         loop of yours holds it. Of what such a loop uses, model and optimizer go back, and the
-        random numbers: a scheduler, an average of the weights or a second network should be made
-        within the function given to :meth:`run`, so that they begin anew too. Where another seed
+        random numbers, to where it began, or the cell of a plain one: a scheduler, an average of
+        the weights or a second network should be made within the function given to :meth:`run`, so
+        that they begin anew too. Where another seed
         makes another model, from a factory or for knobs that are turned, such a loop ends, as by a
         cold knob.
 

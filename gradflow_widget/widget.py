@@ -357,6 +357,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             # to no step in time is ended where it does.
             with suppress(RuntimeError):
                 self._training.end_loop()
+        self._training.cell_begins()
         self._backstage.cell_begins()
 
     def _cell_ended(self) -> None:
@@ -366,3 +367,5 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
                 self._training.loop_has_ended()
             finally:
                 self._backstage.say()
+        elif self._training.steps_are_missed:
+            self._backstage.say()

@@ -33,6 +33,11 @@ class Losses:
             self._values.append(root.loss.item() if root.loss.is_cpu else root.loss.clone())
 
     @property
+    def any_seen(self) -> bool:
+        """Whether there was one since the last step."""
+        return bool(self._values)
+
+    @property
     def so_far(self) -> float | None:
         """Their sum; None where there is none, or one is not on the CPU."""
         numbers = [loss for loss in self._values if isinstance(loss, float)]

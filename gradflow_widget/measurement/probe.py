@@ -388,6 +388,11 @@ class GradientProbe:
         self._gradients.measure_what_it_left(within_step=self._step is not None)
 
     @property
+    def waits_for_step(self) -> bool:
+        """Whether a loss's backward pass has reached the model since the last step."""
+        return self._losses.any_seen
+
+    @property
     def loss_so_far(self) -> float | None:
         """Sum of the losses seen since the last step; None where it is not on the CPU."""
         return self._losses.so_far

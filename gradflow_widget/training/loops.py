@@ -50,6 +50,8 @@ class UserLoops:
         # The seed under which a loop first began, and where: what no seed brings back.
         self._first: tuple[int, RandomState] | None = None
         self._foreign: threading.Thread | None = None
+        # Where a plain loop begins that makes the first step of a run: where its cell does.
+        self._cell_began_at = RandomState()
 
     # -- one that was handed over ----------------------------------------------------
 
@@ -123,8 +125,9 @@ class UserLoops:
     def unwind(self, seed: int | None = None) -> None:
         """Unwind it, to be repeated.
 
-        Of one that is over the random state comes back that it began with: handed over again, it
-        repeats itself. With another ``seed`` than the present one, what follows draws from that.
+        Of one that is over, and of a plain one, the random state comes back that it began with:
+        run again, it repeats itself. With another ``seed`` than the present one, what follows draws
+        from that.
 
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.
@@ -133,7 +136,7 @@ class UserLoops:
         if loop is not None:
             loop.unwind(self._beginning(loop.begins_at, seed))
         elif self._began_at is not None:
-            self._began_at = self._beginning(self._began_at, seed)
+            self._began_at = self._cell_began_at = self._beginning(self._began_at, seed)
             self._began_at.put()
 
     def _beginning(self, latest: RandomState, seed: int | None) -> RandomState:
@@ -176,6 +179,10 @@ class UserLoops:
             self._pace.pause()
 
     # -- one in a cell ---------------------------------------------------------------
+
+    def cell_begins(self) -> None:
+        """Take in that a cell begins, in which the user may train."""
+        self._cell_began_at = RandomState()
 
     @property
     def foreign(self) -> bool:
@@ -297,6 +304,8 @@ class UserLoops:
         if known is not self._foreign and isinstance(self._foreign, TrainingThread):
             self._foreign.call_at_rest(self._other_session_rests)
         if known is None:
+            if probe.coming_step == 2:  # the run began in this loop
+                self._began_at = self._cell_began_at
             self._resting.goes_on()
             self._audience.state_changed()
         pace.count(asked=False)

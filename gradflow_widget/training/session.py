@@ -185,6 +185,12 @@ class TrainingSession(PresentRun):
         return self._loops.foreign
 
     @property
+    def steps_are_missed(self) -> bool:
+        """Whether gradients have come in this run, but no step of the optimizer."""
+        probe = self._bench.run.probe
+        return probe.waits_for_step and probe.coming_step == 1
+
+    @property
     def loop_of_another(self) -> bool:
         """Whether that loop is run by another session, on that one's thread."""
         return self._loops.is_run_elsewhere
@@ -431,6 +437,11 @@ class TrainingSession(PresentRun):
                 raise RuntimeError(reason)
             self._loops.hand_over(loop)
         self.play()
+
+    def cell_begins(self) -> None:
+        """Take in that a cell begins: a reset takes a plain loop in it back to here."""
+        if self.at_rest:
+            self._loops.cell_begins()
 
     def end_loop(self) -> None:
         """End a loop that was handed over, where one is under way.

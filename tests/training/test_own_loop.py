@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from contextlib import closing
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gradflow_widget import GradientFlow
 from gradflow_widget.measurement.gradients import Gradients
 from gradflow_widget.training.own_loop import OwnLoop
+from tests.fake_shell import FakeShell
 from tests.waiting import PATIENCE, join, started, wait_for
 
 from .parts import (
@@ -75,7 +77,7 @@ def test_a_plain_loop_is_recorded_and_not_changed(nothing_is_left: None) -> None
     assert same_bits(loop.losses, bare_losses(4))
     assert same_bits(flow.history.loss, loop.losses)
     assert flow.step_number == 12
-    assert "controls apply when the cell ends" in flow.status
+    assert "controls apply" not in flow.status  # a script has no cell that could end
     flow.close()
 
 
@@ -229,6 +231,56 @@ def test_before_the_first_step_of_a_loop_it_is_said_what_to_do(nothing_is_left: 
     flow.close()
 
 
+def test_gradients_without_a_step_of_the_optimizer_are_told_of(
+    shell: FakeShell, make_flow: Any
+) -> None:
+    model = plain_network()
+    flow = shell.run("a", lambda: make_flow(model, torch.optim.SGD(model.parameters(), lr=0.1)))
+
+    def by_hand() -> None:
+        CROSS_ENTROPY(model(INPUTS), TARGETS).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+
+    words = "gradients have come, but step() of the optimizer"
+    told: list[str] = []
+    flow.observe(lambda change: told.append(change.new), "status")
+    shell.run("b", by_hand)
+    assert words in told[-1]  # though nobody has asked
+    assert words in flow.status
+    shell.run("c", flow.optimizer.step)
+    assert "gradients have come" not in flow.status
+
+
+@pytest.mark.parametrize("loops_in_cells", [True, False])
+def test_a_plain_loop_repeats_itself_after_a_reset(
+    shell: FakeShell, make_flow: Any, loops_in_cells: bool
+) -> None:
+    loop = Loop(2)
+    run = partial(shell.run, "b") if loops_in_cells else lambda cell: cell()
+    flow = make_flow(loop.model, loop.optimizer)
+    torch.rand(3)  # of another cell
+    losses = []
+    for _ in range(3):
+        loop.losses = []
+        run(loop)
+        losses.append(loop.losses)
+        flow.reset()
+    if not loops_in_cells:
+        del losses[0]  # nobody could know where it began
+    assert all(same_bits(one, losses[0]) for one in losses)
+    flow.reset(seed=5)
+    others = []
+    for _ in range(2):
+        loop.losses = []
+        run(loop)
+        others.append(loop.losses)
+        flow.reset()
+    assert same_bits(*others)
+    assert not same_bits(others[0], losses[0])
+
+
 def test_a_plain_loop_clears_the_failure_of_one_before(nothing_is_left: None) -> None:
     loop = Loop(1)
     flow = watched(loop)
@@ -241,7 +293,6 @@ def test_a_plain_loop_clears_the_failure_of_one_before(nothing_is_left: None) ->
         flow.wait()
     assert "Training stopped: LookupError" in flow.status
     loop()
-    assert "Your loop is running in a cell" in flow.status
     assert "LookupError" not in flow.status
     assert flow.wait()
     flow.close()
@@ -344,6 +395,40 @@ def test_run_trains_on_the_session_s_thread_and_wait_returns_at_its_end(running:
     flow.run(loop)  # and once more
     flow.wait()
     assert len(loop.losses) == 30
+
+
+def test_what_the_user_s_code_runs_in_is_the_context_of_its_cell(make_flow: Any) -> None:
+    # A notebook tells by it which cell something that is printed comes from.
+    cell = ContextVar("cell", default="none")
+    seen = []
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(cell.get())
+        return CROSS_ENTROPY(outputs, targets)
+
+    def loop() -> None:
+        for _ in range(2):
+            flow.optimizer.zero_grad()
+            loss(flow.model(INPUTS), TARGETS).backward()
+            flow.optimizer.step()
+
+    cell.set("of the widget")
+    flow = make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1), loss, samples())
+    cell.set("of the step")
+    seen.clear()
+    flow.step(2)
+    assert set(seen) == {"of the widget"}
+    cell.set("of the loop")
+    seen.clear()
+    flow.run(loop)
+    cell.set("of the wait")
+    flow.wait()
+    assert seen == ["of the loop"] * 2
+    flow.reset()
+    seen.clear()
+    flow.run(loop)
+    flow.wait()
+    assert seen == ["of the wait"] * 2
 
 
 def test_play_pause_and_step_act_on_the_loop(running: Any) -> None:
