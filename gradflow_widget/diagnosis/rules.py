@@ -22,25 +22,25 @@ from .stacked import judge_stacked
 from .through_time import judge_through_time
 from .verdict import (
     FAULT_DECADES,
-    MEDIAN_OF,
     PERSISTENT_READINGS,
     UNDECIDED,
     WATCH_DECADES,
     Problem,
     Severity,
     Verdict,
-    falls_beyond,
+    late,
+    typical,
 )
 
 
 def judge(readings: Sequence[Reading], nonfinite: NonFinite | None = None) -> Verdict:
     """Judge the flow by the latest full readings of one run, the newest last.
 
-    A network at its first weights is judged by one reading; "exploding" during training
-    needs every one of the last ``PERSISTENT_READINGS``, or all since the beginning.
+    A network at its first weights is judged by one reading, during training by the one in the
+    middle of the last ``MEDIAN_OF``, which gives the sentence its numbers, too; "exploding" needs
+    every one of the last ``PERSISTENT_READINGS``, or all since the beginning.
     Vanishing counts only where g, or what the ends alone give for it, is beyond what chance gives
-    in a network of this width: |g| > 2√(5/(N·L)). During training it is the median of the last
-    readings that counts, or a latest one beyond the line of a fault.
+    in a network of this width: |g| > 2√(5/(N·L)).
     """
     if not readings:
         return UNDECIDED if nonfinite is None else _of_nonfinite(nonfinite)
@@ -79,34 +79,36 @@ def _of_flow(readings: Sequence[Reading]) -> Verdict:
 
 
 def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
-    latest = readings[-1]
-    signal, decades, slope = latest.signal_grad_norm, latest.decades, latest.slope
-    if signal is None or decades is None or slope is None:
+    recent = late(readings)
+    reading = _typical(recent)
+    now, signal = readings[-1].signal_grad_norm, reading.signal_grad_norm
+    decades, slope = reading.decades, reading.slope
+    if now is None or signal is None or decades is None or slope is None:
         return UNDECIDED
-    is_severed = severed(readings, signal)
+    is_severed = severed(readings, now)
     if is_severed is not None:
         return is_severed
-    asides = [one for one in (left_out(readings), passed_by(readings, signal)) if one is not None]
+    asides = [one for one in (left_out(readings), passed_by(readings, now)) if one is not None]
     aside = next((one for one in asides if one.problem), None)
     told = [one.sentence for one in asides]
     if not math.isfinite(decades):
         if asides:
             return replace(aside or asides[0], sentence=" ".join(told))
-        return Verdict("", "", wording.why_no_number(latest, signal))
-    on_some_ways = _on_some_ways(readings)
+        return Verdict("", "", wording.why_no_number(reading, signal))
+    on_some_ways = _on_some_ways(readings, recent)
     if on_some_ways is not None:
         return on_some_ways
-    path = wording.between(latest, signal, decades)
+    path = wording.between(reading, signal, decades)
     numbers = f"slope {wording.signed(slope, 3)}, ×{math.exp(slope):.3g} a layer"
-    if _vanishes(readings, decades, slope):
-        faulty = decades < -FAULT_DECADES - _allowance(latest)
+    if _is_vanishing(reading, decades, slope):
+        faulty = decades < -FAULT_DECADES - _allowance(reading)
         severity: Severity = "fault" if faulty else "watch"
         return Verdict(
             "vanishing",
             severity,
             f"Vanishing: the signal falls by {-decades:.1f} decades {path} ({numbers}).",
         )
-    exploding = _exploding(readings)
+    exploding = _exploding(readings, decades)
     if exploding:
         return Verdict(
             "exploding",
@@ -121,20 +123,41 @@ def _from_layer_to_layer(readings: Sequence[Reading]) -> Verdict:
     flow = f"{wording.signed(decades)} decades {path} ({numbers})"
     if aside is not None:
         return replace(aside, sentence=" ".join([*told, f"Elsewhere: {flow}."]))
-    unlike = _unlike_the_ends(latest)
+    unlike = _unlike_the_ends(reading)
     verdict = f"Healthy{' from end to end' if unlike else ''}: {flow}{unlike}."
     return Verdict("healthy", "", " ".join([verdict, *told]))
 
 
-def _on_some_ways(readings: Sequence[Reading]) -> Verdict | None:
-    """Say of several ways through the network which are sick, where not all are in like manner."""
+def _typical(recent: Sequence[Reading]) -> Reading:
+    """Return the reading that is judged: the one in the middle, if the latest has a number."""
+    latest = recent[-1]
+    if latest.decades is None or not math.isfinite(latest.decades):
+        return latest
+    found = [
+        (one.decades, one)
+        for one in recent
+        if one.decades is not None and math.isfinite(one.decades)
+    ]
+    return typical(found)[1]
+
+
+def _on_some_ways(readings: Sequence[Reading], recent: Sequence[Reading]) -> Verdict | None:
+    """Say of several ways through the network which are sick, where not all are in like manner.
+
+    Each is judged by a reading of its own: what is typical of one is not so of another.
+    """
     latest = readings[-1]
-    found = _paths(latest)
-    if len(found) < 2:
+    known: dict[int, list[tuple[float, Path]]] = {}
+    for reading in recent:
+        for path in reading.paths:
+            known.setdefault(path.end, []).append((path.decades, path))
+    if len(known) < 2:
         return None
+    # Where a way ends is told of as such.
+    found = [path for d, path in map(typical, known.values()) if math.isfinite(d)]
     falling = [path for path in found if _falls(latest, path)]
     growing = [path for path in found if _grows(latest, path)]
-    if not _lasts(readings, lambda one: any(_grows(one, path) for path in _paths(one))):
+    if not _lasts(readings, lambda one: any(_grows(one, path) for path in one.paths)):
         growing = []
     if not (falling or growing) or len(found) in (len(falling), len(growing)):
         return None
@@ -149,14 +172,10 @@ def _on_some_ways(readings: Sequence[Reading]) -> Verdict | None:
     )
 
 
-def _paths(reading: Reading) -> list[Path]:
-    """Return the ways of which a number can be told; where one ends is told of as such."""
-    return [path for path in reading.paths if math.isfinite(path.decades)]
-
-
 def _falls(reading: Reading, path: Path) -> bool:
-    by_chance = _decades_by_chance(_width(reading), path.length - 1)
-    return path.decades < -max(FAULT_DECADES + _allowance(reading), by_chance)
+    if not path.decades < -FAULT_DECADES - _allowance(reading):
+        return False
+    return path.decades < -_decades_by_chance(_width(reading), path.length - 1)
 
 
 def _grows(reading: Reading, path: Path) -> bool:
@@ -225,18 +244,12 @@ def layer_problems(reading: Reading) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _exploding(readings: Sequence[Reading]) -> Severity:
-    latest = readings[-1]
-    decades = latest.decades
-    if decades is None:
-        return ""
-    if latest.step <= 1:  # the first step's gradients are those of the first weights
-        if decades > FAULT_DECADES:
-            return "fault"
-        return "watch" if decades > WATCH_DECADES else ""
-    if _lasts(readings, lambda one: one.decades is not None and one.decades > FAULT_DECADES):
-        return "fault"
-    return ""
+def _exploding(readings: Sequence[Reading], decades: float) -> Severity:
+    if decades > FAULT_DECADES:
+        lasts = _lasts(readings, lambda one: (one.decades or 0.0) > FAULT_DECADES)
+        return "fault" if lasts else ""
+    # The first step's gradients are those of the first weights.
+    return "watch" if decades > WATCH_DECADES and readings[-1].step <= 1 else ""
 
 
 def _lasts(readings: Sequence[Reading], holds: Callable[[Reading], bool]) -> bool:
@@ -262,25 +275,6 @@ def _width(reading: Reading) -> float:
     """Return N, the median width of the layers that are compared."""
     groups = comparable_groups(reading.described)
     return statistics.median(reading.described[i].width for group in groups for i in group)
-
-
-def _vanishes(readings: Sequence[Reading], decades: float, slope: float) -> bool:
-    """Whether the signal falls by too much, and by more than chance lets it."""
-    latest, allowance = readings[-1], _allowance(readings[-1])
-    known = [
-        (one.decades, one.slope)
-        for one in readings[-MEDIAN_OF:]
-        if one.decades is not None and one.slope is not None
-    ]
-    late = [one for one, _ in known]
-    at_first, at_once = latest.step <= 1, FAULT_DECADES + allowance
-    if not falls_beyond(WATCH_DECADES + allowance, late, at_first=at_first, at_once=at_once):
-        return False
-    if at_first or decades < -at_once:
-        return _is_vanishing(latest, decades, slope)
-    finite = [one for one in known if math.isfinite(one[0])]
-    median, middle = (statistics.median(numbers) for numbers in zip(*finite, strict=True))
-    return _is_vanishing(latest, median, middle)
 
 
 def _is_vanishing(reading: Reading, decades: float, slope: float) -> bool:

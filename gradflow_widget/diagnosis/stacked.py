@@ -11,12 +11,12 @@ import numpy as np
 from ..measurement.reading import Reading
 from .verdict import (
     FAULT_DECADES,
-    MEDIAN_OF,
     PERSISTENT_READINGS,
     WATCH_DECADES,
     Severity,
     Verdict,
-    falls_beyond,
+    late,
+    typical,
 )
 
 _NUMBERED = re.compile(r"(?:(?P<module>.*)\.)?l(?P<number>\d+)(?:_reverse)?")
@@ -27,16 +27,18 @@ def judge_stacked(readings: Sequence[Reading]) -> Verdict | None:
 
     To the rest of the network such a module is one layer. None where nothing is wrong.
     """
-    latest = readings[-1]
-    recent = [latest] if latest.step <= 1 else list(readings[-PERSISTENT_READINGS:])
+    known: dict[str, list[tuple[float, int]]] = {}
+    for reading in late(readings):
+        for module, of_module in _decades(reading).items():
+            known.setdefault(module, []).append(of_module)
+    found = [(module, *typical(of_module)) for module, of_module in known.items()]
     worst: Verdict | None = None
     # The one that changes most is told of, a fault before what is but to be watched.
-    found = sorted(_decades(latest).items(), key=lambda one: -abs(one[1][0]))
-    for module, (decades, layers) in found:
+    for module, decades, layers in sorted(found, key=lambda one: -abs(one[1])):
         severity: Severity = ""
-        if _vanishes(recent, module):
+        if decades < -WATCH_DECADES:
             severity = "fault" if decades < -FAULT_DECADES else "watch"
-        elif _explodes(recent, module):
+        elif _explodes(readings, module):
             severity = "fault" if decades > FAULT_DECADES else "watch"
         if not severity or (worst is not None and severity != "fault"):
             continue
@@ -54,17 +56,12 @@ def judge_stacked(readings: Sequence[Reading]) -> Verdict | None:
     return worst
 
 
-def _vanishes(recent: Sequence[Reading], module: str) -> bool:
-    """Whether the signal falls by too much from the module's last layer to its first."""
-    decades = [_decades(one).get(module, (math.nan, 0))[0] for one in recent[-MEDIAN_OF:]]
-    at_first = recent[-1].step <= 1
-    return falls_beyond(WATCH_DECADES, decades, at_first=at_first, at_once=FAULT_DECADES)
-
-
-def _explodes(recent: Sequence[Reading], module: str) -> bool:
+def _explodes(readings: Sequence[Reading], module: str) -> bool:
     """Whether the signal grows by too much: at the first weights, or for long."""
+    at_first = readings[-1].step <= 1
+    recent = readings[-1 if at_first else -PERSISTENT_READINGS :]
     lasting = len(recent) == PERSISTENT_READINGS or recent[0].step <= 1
-    much = WATCH_DECADES if recent[-1].step <= 1 else FAULT_DECADES
+    much = WATCH_DECADES if at_first else FAULT_DECADES
     return lasting and all(_decades(one).get(module, (0.0, 0))[0] > much for one in recent)
 
 

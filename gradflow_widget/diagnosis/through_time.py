@@ -12,12 +12,12 @@ from ..measurement.reading import FloatArray, Reading
 from .severed import FADED
 from .verdict import (
     FAULT_DECADES,
-    MEDIAN_OF,
     PERSISTENT_READINGS,
     Problem,
     Severity,
     Verdict,
-    falls_beyond,
+    late,
+    typical,
 )
 
 
@@ -29,30 +29,29 @@ def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
     at the first weights only: of a network that has learned the later steps of its sequences, the
     loss itself is far larger at the early ones.
     """
-    latest = readings[-1]
-    found = {name: decades_through_time(signal) for name, signal in _series(latest)}
-    lost = {name: decades for name, decades in found.items() if _is_lost(readings, name)}
+    known: dict[str, list[tuple[float, FloatArray]]] = {}
+    for reading in late(readings):
+        for name, signal in _series(reading):
+            decades = decades_through_time(signal)
+            if not math.isnan(decades):
+                known.setdefault(name, []).append((decades, signal))
+    found = {name: typical(of_layer) for name, of_layer in known.items()}
     if grows := _exploding(readings):
-        name = max(grows, key=lambda one: grows[one])
-        severity: Severity = "fault" if latest.step <= 1 else "watch"
-        sentence = _sentence(latest, name, grows[name])
+        name = max(grows, key=lambda one: found[one][0])
+        severity: Severity = "fault" if readings[-1].step <= 1 else "watch"
+        sentence = _sentence(name, *found[name])
         if severity == "watch":
             sentence += " Or the loss is far larger at the early steps."
         return Verdict("exploding", severity, sentence)
-    if lost:
-        name = min(lost, key=lambda one: lost[one])
-        is_cut = lost[name] == -math.inf and not _fades(dict(_series(latest))[name])
-        problem: Problem = "severed" if is_cut else "vanishing"
-        return Verdict(problem, "watch", _sentence(latest, name, lost[name]))
-    return None
-
-
-def _is_lost(readings: Sequence[Reading], name: str) -> bool:
-    """Whether the signal falls by too much on its way through time."""
-    late = [dict(_series(one)).get(name) for one in readings[-MEDIAN_OF:]]
-    decades = [math.nan if one is None else decades_through_time(one) for one in late]
-    at_first = readings[-1].step <= 1
-    return falls_beyond(FAULT_DECADES, decades, at_first=at_first, at_once=math.inf)
+    if not found:
+        return None
+    name = min(found, key=lambda one: found[one][0])
+    decades, signal = found[name]
+    if not decades < -FAULT_DECADES:
+        return None
+    is_cut = decades == -math.inf and not _fades(signal)
+    problem: Problem = "severed" if is_cut else "vanishing"
+    return Verdict(problem, "watch", _sentence(name, decades, signal))
 
 
 def step_problems(reading: Reading, name: str) -> tuple[Problem, ...]:
@@ -77,19 +76,15 @@ def _problem(below: float) -> Problem:
     return "exploding" if below > FAULT_DECADES else "healthy"
 
 
-def _exploding(readings: Sequence[Reading]) -> dict[str, float]:
-    """Return the decades by which the signal of layers grows, where it has done so for long."""
+def _exploding(readings: Sequence[Reading]) -> set[str]:
+    """Return the layers whose signal grows by too much, and has done so for long."""
     recent = readings[-PERSISTENT_READINGS:]
     if readings[-1].step <= 1:  # the first step's gradients are those of the first weights
         recent = readings[-1:]
     elif len(recent) < PERSISTENT_READINGS and recent[0].step > 1:
-        return {}
-    grow: set[str] | None = None
-    for reading in recent:
-        growing = {name for name, signal in _series(reading) if _grows(signal)}
-        grow = growing if grow is None else grow & growing
-    latest = dict(_series(readings[-1]))
-    return {name: decades_through_time(latest[name]) for name in grow or ()}
+        return set()
+    growing = [{name for name, signal in _series(one) if _grows(signal)} for one in recent]
+    return set.intersection(*growing)
 
 
 def _grows(signal: FloatArray) -> bool:
@@ -122,8 +117,7 @@ def _is_reverse(name: str) -> bool:
     return name.endswith("_reverse")
 
 
-def _sentence(reading: Reading, name: str, decades: float) -> str:
-    signal = dict(_series(reading))[name]
+def _sentence(name: str, decades: float, signal: FloatArray) -> str:
     what = f"through time: in {name or 'the model itself'} the signal"
     last = int(np.flatnonzero(signal > 0)[-1])
     whence = "the last" if last == len(signal) - 1 else f"step {last + 1}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+from ..measurement.reading import Reading
+
+_Of = TypeVar("_Of")
 Problem = Literal["", "healthy", "vanishing", "exploding", "severed", "non-finite"]
 Severity = Literal["", "watch", "fault"]
 
@@ -15,11 +16,9 @@ WATCH_DECADES, FAULT_DECADES = 1.3, 2.2
 # During training a network explodes only if it stays beyond the fault line; healthy ones
 # have been seen at 2.01 for a while.
 PERSISTENT_READINGS = 10
-# Of so many readings the median tells whether the signal vanishes, so that the verdict does not
-# change to and fro with the batches: an even number, for two that take turns. The latest has to be
-# near at least.
+# Of so many readings the one in the middle is judged, so that the verdict does not change to and
+# fro with the batches: an even number, for two that take turns.
 MEDIAN_OF = 6
-_NEAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,28 @@ class Verdict:
 UNDECIDED = Verdict("", "", "No full reading yet.")
 
 
-def falls_beyond(line: float, decades: Sequence[float], *, at_first: bool, at_once: float) -> bool:
-    """Whether the signal falls by more than ``line`` decades: by the median of late, or at once.
+def late(readings: Sequence[Reading]) -> list[Reading]:
+    """Return the last readings of the latest's layers; at the first weights the latest alone.
+
+    A look before the first step is not among the others: the first step repeats it.
+    """
+    latest = readings[-1]
+    if latest.step <= 1:
+        return [latest]
+    recent = readings[-MEDIAN_OF:]
+    return [one for one in recent if one.step > 0 and one.described == latest.described]
+
+
+def typical(found: Sequence[tuple[float, _Of]]) -> tuple[float, _Of]:
+    """Return the one in the middle by its decades, to be judged by and told of.
+
+    Of the two in the middle the one that changes the signal less. Of an odd number the first is
+    left out, so that of two batches that take turns it is always the same.
 
     Args:
-        line: how many decades are too many.
-        decades: of the readings of one run, the newest last; some may be NaN.
-        at_first: whether the latest is of the first weights, which alone count then.
-        at_once: beyond so many the latest alone counts, too.
+        found: pairs of decades and what they are of, the newest last; at least one.
     """
-    latest = decades[-1]
-    if at_first or latest < -at_once:
-        return latest < -line
-    if not latest < _NEAR - line:
-        return False
-    return statistics.median(d for d in decades[-MEDIAN_OF:] if not math.isnan(d)) < -line
+    even = found[len(found) % 2 :] or found
+    in_line = sorted(decades for decades, _ in even)
+    middle = min(in_line[(len(even) - 1) // 2 : len(even) // 2 + 1], key=abs)
+    return next(one for one in reversed(even) if one[0] == middle)

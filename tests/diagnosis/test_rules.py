@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 
 from gradflow_widget import GradientFlow, GradientProbe, Reading, take_reading
 from gradflow_widget.diagnosis.rules import judge, layer_problems
-from gradflow_widget.diagnosis.verdict import UNDECIDED, WATCH_DECADES
+from gradflow_widget.diagnosis.verdict import UNDECIDED, WATCH_DECADES, typical
 from gradflow_widget.measurement.layers import Layer
 from gradflow_widget.measurement.nonfinite import NonFinite
 
@@ -874,10 +875,14 @@ def test_one_great_fall_near_an_end_of_a_narrow_network_is_not_put_down_to_chanc
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ([-1.45, -1.2], "vanishing"),  # their mean is beyond the line
-        ([-1.35, -1.2], "healthy"),
+        ([-1.45, -1.35], "vanishing"),
+        ([-5.0, -1.2], "healthy"),  # of two that take turns the one that changes less
         ([-1.2, -1.2, -1.2, -2.0], "healthy"),
         ([-1.5, -1.5, -1.5, -1.1], "vanishing"),
+        ([-0.7] * 7 + [-4.0], "healthy"),
+        ([-2.0] * 7 + [0.0], "vanishing"),
+        ([0.5] * 7 + [4.0], "healthy"),
+        ([2.3, 1.9], "healthy"),
     ],
 )
 def test_a_verdict_does_not_change_to_and_fro_with_the_batches(
@@ -886,9 +891,92 @@ def test_a_verdict_does_not_change_to_and_fro_with_the_batches(
     run = [decades_of(values[step % len(values)], step=step) for step in range(2, 42)]
     told = {judge(run[max(0, end - 10) : end]).problem for end in range(6, len(run) + 1)}
     assert told == {problem}
-    # What has collapsed is told at once, and what is well again is not called sick.
-    assert judge([*run[-9:], decades_of(-2.5, step=42)]).problem == "vanishing"
-    assert judge([*run[-9:], decades_of(-0.2, step=42)]).problem == "healthy"
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_two_batches_that_take_turns_give_one_verdict(first: int) -> None:
+    # Of the first weights there is a look before the first step, or none, or nobody looked yet.
+    grid = [-5.0, -2.5, -2.0, -1.4, -1.2, -0.7, -0.3, 0.0, 0.9, 1.5, 1.9, 2.3, 3.0, 5.0]
+    for one, other in product(grid, grid):
+        run = [decades_of((one, other)[max(step, 1) % 2], step=step) for step in range(first, 32)]
+        verdicts = [judge(run[max(0, end - 10) : end]) for end in range(1, len(run) + 1)]
+        told = [(verdict.problem, verdict.severity) for verdict in verdicts]
+        assert sum(before != after for before, after in pairwise(told)) <= 1, (one, other)
+
+
+def test_what_lasts_is_told_within_six_steps() -> None:
+    for before, after, problem in ((-0.2, -2.5, "vanishing"), (-2.5, -0.2, "healthy")):
+        run = [decades_of(before, step=step) for step in range(2, 12)]
+        told = []
+        for step in range(12, 18):
+            run = [*run[-9:], decades_of(after, step=step)]
+            told.append(judge(run).problem)
+        assert told[-1] == problem
+        assert sum(one != other for one, other in pairwise(told)) == 1
+
+
+@given(
+    values=st.lists(st.floats(-4, 4), min_size=1, max_size=12),
+    first=st.sampled_from([0, 1, 5]),
+)
+def test_the_sentence_has_numbers_of_its_verdict_and_of_a_real_reading(
+    values: list[float], first: int
+) -> None:
+    run = [decades_of(value, step=step) for step, value in enumerate(values, start=first)]
+    verdict = judge(run[-10:])
+    found = re.search(r"([+−]?)(\d+\.\d) decades", verdict.sentence)
+    assert found is not None
+    assert found[2] in {f"{abs(value):.1f}" for value in values}
+    told = float(found[2])
+    if verdict.problem == "healthy":
+        assert told <= (1.3 if found[1] == "−" or run[-1].step <= 1 else 2.2)
+    elif verdict.problem == "":
+        assert told >= 2.2
+    else:
+        assert (told >= 2.2) if verdict.severity == "fault" else (1.3 <= told <= 2.2)
+
+
+@pytest.mark.parametrize("bad", [(-0.9, -3.0), (-0.9, 3.0), (-3.0, -0.9)])
+def test_ways_do_not_fall_ill_to_and_fro_with_the_batches(bad: tuple[float, float]) -> None:
+    for every in (2, 3, 8):
+        run = [
+            in_ways(*((-0.9, -0.8) if step % every else bad), step=step) for step in range(2, 42)
+        ]
+        told = {judge(run[max(0, end - 10) : end]).problem for end in range(6, len(run) + 1)}
+        assert told == {"healthy"}
+    lasting = [in_ways(-0.9, -3.0 + step / 100, step=step) for step in range(2, 12)]
+    verdict = judge([*lasting[:-1], in_ways(-0.9, -0.8, step=12)])
+    assert verdict.sentence.startswith("Vanishing on 1 of 2 ways")
+    assert "falls by 2.9 decades" in verdict.sentence
+
+
+def test_a_way_that_has_ended_is_not_told_of_by_what_it_was() -> None:
+    was = [in_ways(-0.9, -3.0, step=step) for step in range(2, 8)]
+    assert "Vanishing on 1 of 2 ways" in judge(was).sentence
+    for silent in (6, 3):  # all of its layers, or the first of them
+        signal = np.where((np.arange(12) < 6) | (np.arange(12) >= 6 + silent), 1.0, 0.0)
+        dead = replace(was[0], signal_grad_norm=signal, step=9)
+        assert "Vanishing on" not in judge([*was, *[dead] * 6]).sentence
+
+
+def test_of_other_layers_nothing_is_taken() -> None:
+    others = [decades_of(-3.0, width=99, step=step) for step in range(2, 12)]
+    assert judge([*others, decades_of(-0.5, step=12)]).problem == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("decades", "expected"),
+    [
+        ([-3.0], 0),
+        ([-3.0, 1.0], 1),
+        ([0.0, -3.0, -1.0], 2),  # the first is left out
+        ([-1.0, -2.0, -1.0, -1.0, -1.0, 4.0], 4),  # of equal ones the latest
+        ([-math.inf, -1.0, -math.inf, -1.0], 3),
+        ([2.0, -2.0, 2.0, -2.0], 3),
+    ],
+)
+def test_the_typical_one_is_in_the_middle(decades: list[float], expected: int) -> None:
+    assert typical([(value, place) for place, value in enumerate(decades)])[1] == expected
 
 
 # -- what has passed -----------------------------------------------------------------------

@@ -110,9 +110,17 @@ def test_the_worse_of_two_modules_is_told_of() -> None:
 
 
 def test_what_vanishes_by_a_hair_does_not_do_so_to_and_fro() -> None:
-    for less, vanishes in ((-1.35, False), (-1.45, True)):
-        run = [grown(less if step % 2 else -1.2, step) for step in range(2, 30)]
-        assert {judge_stacked(run[:end]) is not None for end in range(6, 29)} == {vanishes}
+    for less, more, vanishes in ((-1.45, -1.35, True), (-1.45, -1.2, False), (-6.0, -1.2, False)):
+        run = [grown(less if step % 2 else more, step) for step in range(2, 30)]
+        assert {judge_stacked(run[:end]) is not None for end in range(2, 29)} == {vanishes}
+
+
+def test_the_number_told_is_of_what_is_judged() -> None:
+    run = [grown(-2.0, step) for step in range(2, 12)]
+    verdict = judge_stacked([*run, grown(-1.0, 12)])
+    assert verdict is not None
+    assert "falls by 2.0 decades" in verdict.sentence
+    assert judge_stacked([*[grown(-1.0, step) for step in range(2, 12)], grown(-6.0, 12)]) is None
 
 
 def test_a_watch_from_layer_to_layer_hides_no_fault_through_time() -> None:

@@ -124,10 +124,24 @@ def test_a_signal_that_is_cut_has_not_faded() -> None:
 
 
 def test_what_vanishes_by_a_hair_does_not_do_so_to_and_fro() -> None:
-    for less, problem in ((-2.25, "healthy"), (-2.4, "vanishing")):
-        run = [seen(less if step % 2 else -2.1, step) for step in range(2, 30)]
-        assert {judge(run[:end]).problem for end in range(6, 29)} == {problem}
+    for less, more, problem in (
+        (-2.4, -2.25, "vanishing"),
+        (-2.4, -2.1, "healthy"),
+        (-9.0, -2.1, "healthy"),
+    ):
+        run = [seen(less if step % 2 else more, step) for step in range(2, 30)]
+        assert {judge(run[:end]).problem for end in range(2, 29)} == {problem}
     assert judge([seen(-2.4, 0)]).problem == "vanishing"
+
+
+def test_the_number_told_is_of_what_is_judged() -> None:
+    verdict = judge([*[seen(-3.0, step) for step in range(2, 12)], seen(-1.0, 12)])
+    assert "Vanishing through time: in rnn the signal falls by 3.0 decades" in verdict.sentence
+    growing = [seen(4.0 + step / 10, step) for step in range(2, 12)]
+    assert "grows by 4.8 decades" in judge(growing).sentence
+    assert (
+        judge([*[seen(-1.0, step) for step in range(2, 12)], seen(-9.0, 12)]).problem == "healthy"
+    )
 
 
 @pytest.mark.parametrize(
