@@ -896,7 +896,7 @@ def test_a_verdict_does_not_change_to_and_fro_with_the_batches(
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_two_batches_that_take_turns_give_one_verdict(first: int) -> None:
     # Of the first weights there is a look before the first step, or none, or nobody looked yet.
-    grid = [-5.0, -2.5, -2.0, -1.4, -1.2, -0.7, -0.3, 0.0, 0.9, 1.5, 1.9, 2.3, 3.0, 5.0]
+    grid = [-5.0, -2.3, -2.0, -1.4, -0.7, -0.3, 0.0, 1.5, 1.9, 2.3, 3.0]
     for one, other in product(grid, grid):
         run = [decades_of((one, other)[max(step, 1) % 2], step=step) for step in range(first, 32)]
         verdicts = [judge(run[max(0, end - 10) : end]) for end in range(1, len(run) + 1)]
