@@ -402,6 +402,12 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "data is a Dataset without a length",
     ),
+    "model of several inputs": (
+        lambda: make(model=lambda: nn.Bilinear(6, 6, 4)),
+        ValueError,
+        "model can't be called with inputs alone (missing a required argument: 'input2'): "
+        "use objective(model, batch) instead of loss_fn.",
+    ),
     "failing iterable": (
         lambda: make(data=Loader(lambda: 2, failing)),
         RuntimeError,

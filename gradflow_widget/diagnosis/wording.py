@@ -120,7 +120,10 @@ def why_no_number(reading: Reading, signal: FloatArray) -> str:
     if len(infinite):
         last = named(reading, int(infinite[-1]))
         return f"The signal gradient is infinite at {last}: nothing can be compared with that."
-    return "The signal gradient could not be read at these layers."
+    return (
+        "The signal gradient could not be read at these layers: their outputs take no part in the "
+        "loss, or their forward() is called by itself, past every hook."
+    )
 
 
 def nonfinite(found: NonFinite, reading: Reading | None = None) -> str:

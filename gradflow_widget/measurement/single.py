@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -131,7 +132,8 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
         targets: what ``loss_fn`` takes.
 
     Raises:
-        TypeError, ValueError: no usable model, or ``loss_fn`` returns no scalar with a graph.
+        TypeError, ValueError: no usable model, one that takes more than ``inputs``, or ``loss_fn``
+            returns no scalar with a graph.
     """
     check_function("loss_fn", loss_fn)
     with nobody_trains(model):
@@ -144,7 +146,31 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
 
 
 def _loss_of_pair(loss_fn: LossFunction, model: nn.Module, pair: tuple[Any, Any]) -> torch.Tensor:
-    return loss_fn(model(pair[0]), pair[1])
+    inputs, targets = pair
+    try:
+        outputs = model(inputs)
+    except TypeError as error:
+        lacks = what_it_lacks(model, inputs)
+        if lacks is None:
+            raise
+        raise TypeError(
+            f"model can't be called with inputs alone ({lacks}): give a module that calls it with "
+            "all that it needs."
+        ) from error
+    return loss_fn(outputs, targets)
+
+
+def what_it_lacks(model: nn.Module, inputs: Any) -> str | None:
+    """Return why ``model(inputs)`` can't be, by its forward's parameters; None if it can."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # some in C tell nothing
+        return None
+    try:
+        signature.bind(inputs)
+    except TypeError as error:
+        return str(error)
+    return None
 
 
 def read_objective(

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..measurement.single import check_function
+from ..measurement.single import check_function, what_it_lacks
 
 Objective = Callable[[nn.Module, Any], torch.Tensor]
 
 
 class NoPairError(ValueError):
-    """``loss_fn`` needs pairs, and the data gave something else."""
+    """``loss_fn`` needs pairs and a model of one input, and was given something else."""
 
 
 def as_objective(
@@ -53,4 +53,14 @@ def _supervised(loss_fn: Callable[[Any, Any], Any], model: nn.Module, batch: Any
             "use objective(model, batch) instead of loss_fn."
         )
     inputs, targets = batch
-    return loss_fn(model(inputs), targets)
+    try:
+        outputs = model(inputs)
+    except TypeError as error:
+        lacks = what_it_lacks(model, inputs)
+        if lacks is None:
+            raise
+        raise NoPairError(
+            f"model can't be called with inputs alone ({lacks}): "
+            "use objective(model, batch) instead of loss_fn."
+        ) from error
+    return loss_fn(outputs, targets)

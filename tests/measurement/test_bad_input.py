@@ -154,6 +154,20 @@ class TestTakeReading:
         with pytest.raises(ValueError, match="model has only frozen parameters"):
             take_reading(model, lambda o, _: o.sum(), *batch())
 
+    def test_a_model_of_several_inputs(self):
+        with pytest.raises(
+            TypeError, match=r"model can't be called with inputs alone .*'input2'\)"
+        ):
+            take_reading(nn.Bilinear(2, 2, 3), nn.MSELoss(), *batch())
+
+    def test_a_type_error_of_the_model_s_own_is_its_own(self):
+        class Failing(nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                raise TypeError("no such unit")
+
+        with pytest.raises(TypeError, match=r"^no such unit$"):
+            take_reading(Failing(2, 3), nn.MSELoss(), *batch())
+
     def test_a_model_without_parameters(self):
         with pytest.raises(ValueError, match="model has no parameters"):
             take_reading(nn.ReLU(), lambda o, _: o.sum(), *batch())
