@@ -81,15 +81,27 @@ _SIGMOID = 2 * _TANH
 
 
 def _elu(node: Any) -> Flatness:
-    alpha = float(node._saved_alpha)
-    if alpha <= 0:
-        return Flatness()
-    steepest = max(1.0, alpha)
-    return Flatness(flat_below=math.log(FLAT * steepest / alpha) / float(node._saved_input_scale))
+    alpha = abs(float(node._saved_alpha))
+    if alpha == 0:
+        return Flatness(dead_below=0.0)
+    # Where alpha is under FLAT, all below 0 is flat; above, the slope is 1 whatever alpha is.
+    flat = min(0.0, math.log(FLAT * max(1.0, alpha) / alpha))
+    return Flatness(flat_below=flat / float(node._saved_input_scale))
 
 
 def _celu(node: Any) -> Flatness:
-    return Flatness(flat_below=math.log(FLAT) * float(node._saved_alpha))
+    alpha = float(node._saved_alpha)
+    # Of a negative alpha the slope grows without end below 0.
+    return Flatness(flat_below=math.log(FLAT) * alpha if alpha > 0 else -math.inf)
+
+
+def _leaky_relu(node: Any) -> Flatness:
+    return Flatness(dead_below=0.0 if node._saved_negative_slope == 0 else -math.inf)
+
+
+def _rrelu(node: Any) -> Flatness:
+    is_relu = node._saved_lower == node._saved_upper == 0
+    return Flatness(dead_below=0.0 if is_relu else -math.inf)
 
 
 def _threshold(node: Any) -> Flatness:
@@ -115,7 +127,10 @@ def _clamp_max(node: Any) -> Flatness:
 
 
 def _elu_of_output(node: Any) -> Flatness:
-    flat = _elu(node).flat_below * float(node._saved_input_scale)
+    of_input = _elu(node)
+    if of_input.dead_below == 0:  # what lies below has become 0
+        return of_input
+    flat = of_input.flat_below * float(node._saved_input_scale)
     scale = float(node._saved_scale) * float(node._saved_alpha)
     return Flatness(flat_below=scale * math.expm1(flat))
 
@@ -129,7 +144,10 @@ def _hardtanh(node: Any) -> Flatness:
 
 
 def _softplus(node: Any) -> Flatness:
-    return Flatness(flat_below=math.log(FLAT / (1 - FLAT)) / float(node._saved_beta))
+    beta = float(node._saved_beta)
+    # Beyond its threshold it is a straight line, whatever the sigmoid of beta z is there.
+    flat = min(math.log(FLAT / (1 - FLAT)), float(node._saved_threshold)) / beta
+    return Flatness(flat_below=flat) if beta > 0 else Flatness(flat_above=flat)
 
 
 # By the name of the autograd node that the activation leaves, so that modules and
@@ -143,9 +161,10 @@ _BY_NODE: dict[str, Any] = {
     "ClampBackward1": _clamp,
     "ClampMinBackward0": _clamp_min,
     "ClampMaxBackward0": _clamp_max,
-    "LeakyReluBackward0": Flatness(),
-    "LeakyReluBackward1": Flatness(),
-    "RreluWithNoiseBackward0": Flatness(),
+    "LeakyReluBackward0": _leaky_relu,
+    "LeakyReluBackward1": _leaky_relu,
+    "RreluWithNoiseBackward0": _rrelu,
+    "RreluWithNoiseBackward1": _rrelu,
     "LogSigmoidBackward0": Flatness(flat_above=math.log((1 - FLAT) / FLAT)),
     "TanhBackward0": Flatness(flat_below=-_TANH, flat_above=_TANH),
     "SigmoidBackward0": Flatness(flat_below=-_SIGMOID, flat_above=_SIGMOID),
@@ -168,8 +187,8 @@ _BY_NODE: dict[str, Any] = {
 _BY_NODE_OF_OUTPUT: dict[str, Any] = {
     "ReluBackward0": Flatness(dead_below=0.0),
     "ClampBackward1": _clamp,
-    "LeakyReluBackward1": Flatness(),
-    "RreluWithNoiseBackward0": Flatness(),
+    "LeakyReluBackward1": _leaky_relu,
+    "RreluWithNoiseBackward1": _rrelu,
     "TanhBackward0": Flatness(flat_below=-math.sqrt(1 - FLAT), flat_above=math.sqrt(1 - FLAT)),
     "SigmoidBackward0": Flatness(
         flat_below=1 / (1 + math.exp(_SIGMOID)), flat_above=1 / (1 + math.exp(-_SIGMOID))

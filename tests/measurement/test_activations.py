@@ -98,6 +98,76 @@ def test_an_output_is_saturated_where_the_slope_is_a_twentieth_of_the_steepest(a
     assert reading.saturated_fraction[0] == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [
+        nn.ELU(0.04),
+        nn.ELU(0.04, inplace=True),
+        nn.ELU(0.01),
+        nn.ELU(0.01, inplace=True),
+        nn.ELU(0.05),
+        nn.ELU(10.0),
+        nn.ELU(-2.0),
+        nn.CELU(0.01),
+        nn.CELU(0.01, inplace=True),
+        nn.Softplus(beta=-1.5),
+        nn.Softplus(beta=10.0),
+        nn.Softplus(beta=2.0, threshold=-5.0),
+        nn.Hardtanh(1.0, 2.0),
+        nn.Hardtanh(-2.0, -1.0, inplace=True),
+        lambda z: z.clamp(2.0, 1.0),
+    ],
+    ids=str,
+)
+def test_saturation_follows_the_slope_at_unusual_parameters_too(activation):
+    z = torch.linspace(-12, 12, 480, dtype=torch.float64)[:, None]
+    model = Activated(activation, 1).double()
+    reading = take_reading(model, lambda o, _: o.sum(), z.clone(), None)
+    slope = _slope(activation, z)
+    # In 480 samples the steepest place may lie between two.
+    expected = (slope < FLAT * max(1.0, slope.max().item())).double().mean().item()
+    assert reading.saturated_fraction[0] == pytest.approx(expected, abs=1.5 / 480)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        nn.LeakyReLU(0.0),
+        nn.LeakyReLU(0.0, inplace=True),
+        nn.LeakyReLU(1e-6),
+        nn.RReLU(0.0, 0.0),
+        nn.RReLU(0.0, 0.0, inplace=True),
+        nn.RReLU(0.0, 0.5),
+        nn.ELU(0.0),
+        nn.ELU(0.0, inplace=True),
+        nn.ELU(0.01),
+        nn.CELU(0.5),
+        nn.Threshold(1.0, 5.0),
+        nn.Threshold(-1.0, 5.0),
+        nn.Hardtanh(1.0, 2.0),
+        nn.Hardtanh(-2.0, -1.0, inplace=True),
+        lambda z: z.clamp(2.0, 1.0),
+    ],
+    ids=str,
+)
+def test_a_unit_is_dead_where_the_slope_is_zero_at_unusual_parameters_too(activation):
+    z = torch.linspace(-5, 5, 100, dtype=torch.float64)[None]  # every sample is a unit
+    model = Activated(activation, 100).double()
+    reading = take_reading(model, lambda o, _: o.sum(), z.clone(), None)
+    assert reading.dead_fraction[0] == (_slope(activation, z) == 0).double().mean()
+
+
+def test_an_activation_whose_slope_grows_without_end_is_flat_nowhere():
+    reading = take_reading(Activated(nn.CELU(-1.0), 4), lambda o, _: o.sum(), Z, None)
+    assert reading.saturated_fraction[0] == reading.dead_fraction[0] == 0
+
+
+def _slope(activation, z: torch.Tensor) -> torch.Tensor:
+    z = z.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(activation(z.clone()).sum(), z)
+    return slope.abs()
+
+
 @pytest.mark.parametrize("activation", [F.gelu, F.silu, F.mish, F.hardswish], ids=_name)
 def test_gates_saturate_only_far_below_zero(activation):
     z = torch.linspace(-12, 12, 2401, dtype=torch.float64)[:, None].requires_grad_()
