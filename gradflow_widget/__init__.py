@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .measurement.probe import GradientProbe
     from .measurement.reading import Reading
     from .measurement.single import take_reading
-    from .source_code.recipe import recipe
     from .training.regimes.regime import Regime
     from .training.settings import Settings
     from .tweaks.activation import with_activation
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from .tweaks.orthogonality import with_orthogonality
     from .tweaks.skips import with_skips
     from .widget import GradientFlow
+    from .widget_recipe import recipe
 
 _HOMES = {
     "CannotTweak": "tweaks.errors",
@@ -37,7 +37,7 @@ _HOMES = {
     "Regime": "training.regimes.regime",
     "Settings": "training.settings",
     "depth_of": "tweaks.depth",
-    "recipe": "source_code.recipe",
+    "recipe": "widget_recipe",
     "take_reading": "measurement.single",
     "with_activation": "tweaks.activation",
     "with_depth": "tweaks.depth",

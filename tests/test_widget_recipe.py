@@ -14,9 +14,8 @@ from torch import nn
 import gradflow_widget
 from gradflow_widget import recipe
 from tests.models.zoo import Cnn
+from tests.source_code.fresh import assert_same_groups, assert_same_weights, run
 from tests.training.parts import CROSS_ENTROPY, plain_network, samples, small_network
-
-from .fresh import assert_same_groups, assert_same_weights, run
 
 INPUTS, TARGETS = samples()
 FIRST_STEP = """
@@ -46,6 +45,14 @@ def first_loss(text: str, inputs: Any, targets: Any, seed: int, batch: int) -> f
 def test_the_public_name_is_the_function() -> None:
     assert "recipe" in gradflow_widget.__all__
     assert callable(gradflow_widget.recipe)
+
+
+def test_anything_but_a_widget_is_refused_in_one_sentence() -> None:
+    with pytest.raises(TypeError) as refusal:
+        recipe(nn.Sequential(nn.Linear(2, 2)))
+    assert str(refusal.value) == (
+        "flow must be a GradientFlow, not Sequential: GradientFlow(model, optimizer) makes one."
+    )
 
 
 def test_knobs_as_they_stand_and_the_runs_first_loss(make_flow: Any, tmp_path: Path) -> None:

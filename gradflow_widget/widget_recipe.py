@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-from .writing import recipe_of
-
-if TYPE_CHECKING:
-    from ..widget import GradientFlow
+from .source_code.writing import recipe_of
+from .widget import GradientFlow
 
 
 def recipe(flow: GradientFlow, weights: str | os.PathLike[str] | None = None) -> str:
@@ -30,10 +27,16 @@ def recipe(flow: GradientFlow, weights: str | os.PathLike[str] | None = None) ->
             given ready made; the text loads it. None keeps up to 64 kB of them in the text.
 
     Raises:
+        TypeError: ``flow`` is no GradientFlow.
         ValueError: something can't be written as source, or there are too many weights for a
             text; one sentence says what.
         CannotTweak: the model can't be copied.
     """
+    if not isinstance(flow, GradientFlow):
+        raise TypeError(
+            f"flow must be a GradientFlow, not {type(flow).__name__}: "
+            "GradientFlow(model, optimizer) makes one."
+        )
     session = flow._training
     settings = session.settings
     return recipe_of(
