@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checked import checked_whole
+from ..checked import checked_seed, checked_whole
 from .activation import put_on_activation, take_off_activation
 from .blocks import (
     AsideBlock,
@@ -94,12 +94,12 @@ def with_depth(model: nn.Module, n: int, *, at: str | None = None, seed: int = 0
     ``with_initialization`` drew by does not reach new blocks: to have it on all, use it last.
 
     Raises:
-        ValueError: ``n`` is no whole number from 1 to 64.
+        ValueError: ``n`` is no whole number from 1 to 64, or ``seed`` none from 0 to 2**63 - 1.
         TypeError: ``model`` is no module.
         CannotTweak: nothing is repeated (at ``at``), another block would not fit, a class
             does not say how to initialise it, there are lazy layers, or no room in memory.
     """
-    n = checked_depth(n)
+    n, seed = checked_depth(n), checked_seed(seed)
     refuse_lazy(model)
     twin = copied(model)
     # Which activation is the last one, and so the output's, may change with the depth.

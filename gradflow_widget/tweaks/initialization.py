@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..checked import as_float, as_whole
+from ..checked import as_float, checked_seed
 from ..quoting import quoted
 from .computed import computed_as, divided_by_zero, frozen_behind, hooked
 from .copying import copied, refuse_lazy
@@ -118,7 +118,8 @@ def with_initialization(
             spectral norm that would be 0.
     """
     checked_scheme(scheme)
-    values = _checked_options(scheme, gain, seed, options)
+    seed = checked_seed(seed)
+    values = _checked_options(scheme, gain, options)
     if scheme == "lsuv" and batch is None:
         raise ValueError("LSUV is driven by a batch: give batch=, the inputs of the model.")
     refuse_lazy(model)
@@ -373,7 +374,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _checked_options(
-    scheme: str, gain: object, seed: object, options: Mapping[str, object]
+    scheme: str, gain: object, options: Mapping[str, object]
 ) -> dict[str, float | None]:
     if gain is not None:
         if scheme not in _WITH_GAIN:
@@ -382,9 +383,6 @@ def _checked_options(
             )
         if not _is_number(gain) or not gain > 0:  # type: ignore[operator]
             raise ValueError(f"gain must be a number above 0, not {quoted(gain)}.")
-    number = as_whole(seed)
-    if number is None or not 0 <= number < 2**63:
-        raise ValueError(f"seed must be a whole number from 0, not {quoted(seed)}.")
     values = dict(_OPTIONS.get(scheme, {}))
     for name, value in options.items():
         if name not in values:

@@ -272,6 +272,12 @@ def test_a_depth_out_of_range_is_refused(depth: object) -> None:
         with_depth(mlp(), depth)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("seed", [-3, 1.5, "abc", None, 2**63])
+def test_a_seed_out_of_range_is_refused(seed: object) -> None:
+    with pytest.raises(ValueError, match=r"seed must be a whole number from 0 to 2\*\*63 - 1, not"):
+        with_depth(mlp(), 5, seed=seed)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "model", [nn.Linear(3, 3), mlp(1), MixtureOfExperts()], ids=lambda one: type(one).__name__
 )
