@@ -110,7 +110,7 @@ class KnobTraits(traitlets.HasTraits):
         "begin a new run.",
     )
 
-    loaded_preset = traitlets.Unicode("", help="The preset that was loaded last; read-only.")
+    loaded_preset = traitlets.Unicode("", read_only=True, help="The preset that was loaded last.")
 
     _ready: bool
     _shown_on: int | None = None
@@ -126,7 +126,7 @@ class KnobTraits(traitlets.HasTraits):
     def _adopt(self) -> None:
         """Give the traits their first values."""
         session = self._training
-        self.loaded_preset = ""
+        self.set_trait("loaded_preset", "")
         self.learning_rate, self.weight_decay = session.learning_rate, session.own_weight_decay
         for name in ("clip_norm", "clip_value", "batch_size", "optimizer_kind", "regime"):
             setattr(self, name, getattr(session.settings, name))

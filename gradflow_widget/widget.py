@@ -197,7 +197,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             ValueError: there is no such preset, or the seed can't be used.
         """
         flow = cls.playground(**preset_of(name).arguments(seed))
-        flow.loaded_preset = name
+        flow.set_trait("loaded_preset", name)
         return flow
 
     @staticmethod
@@ -257,7 +257,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             if task != (type(self._loss_fn), self._samples):
                 self._stage.forget_ghosts()
             self._controls = controls_of(self)
-            self.loaded_preset = name
+            self.set_trait("loaded_preset", name)
             exchange(self, before, self._controls)
             self._stage.hearing.controls_made()
             self._late_buttons.append(before.buttons)

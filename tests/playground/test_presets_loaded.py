@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import ipywidgets.widgets.widget as ipywidgets_registry
 import pytest
 import torch
+import traitlets
 from torch import nn
 
 from gradflow_widget import GradientFlow
@@ -48,6 +49,13 @@ def test_a_widget_is_made_from_a_preset_with_its_seed_or_another(nothing_is_left
     assert losses(first, 3) == losses(again, 3) != losses(other, 3)
     for flow in (first, again, other):
         flow.close()
+
+
+def test_which_preset_was_loaded_can_only_be_read(preset):
+    flow = preset("vanishing sigmoid")
+    with pytest.raises(traitlets.TraitError, match='"loaded_preset" trait is read-only'):
+        flow.loaded_preset = "dead ReLUs"
+    assert flow.loaded_preset == "vanishing sigmoid"
 
 
 def test_what_was_pressed_while_a_preset_was_loading_is_done_when_it_is(nothing_is_left, preset):
