@@ -169,18 +169,22 @@ class Transfer:
 class Regime:
     """How data and gradients reach the model; by default, as they are.
 
+    ``Regime(adversarial={"method": "pgd", "epsilon": 0.1}, accumulation=4)``: each of the first
+    three is given as a mapping of its own attributes, and is an object that has them.
+
     Attributes:
-        adversarial: move the inputs against the network.
-        curriculum: easy samples first.
-        transfer: start from a saved state, freeze the first layers.
+        adversarial: move the inputs against the network; see :class:`Attack`.
+        curriculum: easy samples first; see :class:`Curriculum`.
+        transfer: start from a saved state, freeze the first layers; see :class:`Transfer`.
         accumulation: micro-batches whose gradients make one step.
         label_noise: the share of the training labels that are exchanged for another class.
         noise_seed: decides which labels, and for what.
         dropout: the rate of dropout behind every hidden activation; None leaves the model's.
 
     Raises:
-        ValueError: a value is out of range; the sentence names it and what would do.
-        TypeError: a part is of another type.
+        ValueError: a value is out of range, or a part has an unknown name or lacks one; the
+            sentence names it and what would do.
+        TypeError: a part is no mapping.
     """
 
     adversarial: Attack | None = None
@@ -192,13 +196,11 @@ class Regime:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
+        put = object.__setattr__
         for name, kind in _PARTS.items():
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
-                raise TypeError(
-                    f"{name} must be of type {kind.__name__} or None, not {type(value).__name__}."
-                )
-        put = object.__setattr__
+                put(self, name, _part_from(kind, name, value))
         put(self, "accumulation", checked_whole("accumulation", self.accumulation, least=1))
         put(self, "label_noise", checked_share("label_noise", self.label_noise))
         put(self, "noise_seed", checked_whole("noise_seed", self.noise_seed, least=0))
@@ -297,23 +299,12 @@ def regime_from(mapping: object) -> Regime:
         ValueError: a name is unknown (the message lists the known ones), one is missing, or a
             value can't be used.
     """
-    if mapping is None:
-        return Regime()
-    values = dict(_checked_mapping("regime", mapping))
-    for name, kind in _PARTS.items():
-        if values.get(name) is not None and not isinstance(values[name], kind):
-            values[name] = _part_from(kind, name, values[name])
-    return _part_from(Regime, "regime", values)
+    return NOTHING if mapping is None else _part_from(Regime, "regime", mapping)
 
 
-def _checked_mapping(name: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of names to values, not {quoted(value)}.")
-    return value
-
-
-def _part_from(kind: type[_Part], name: str, value: object) -> _Part:
-    values = _checked_mapping(name, value)
+def _part_from(kind: type[_Part], name: str, values: object) -> _Part:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to values, not {quoted(values)}.")
     known = [field.name for field in fields(kind)]
     for key in values:
         if key not in known:

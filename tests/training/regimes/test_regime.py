@@ -120,8 +120,13 @@ def test_bad_input_gets_one_sentence(mapping: Any, error: Any, message: str) -> 
     assert str(raised.value).endswith(".")
 
 
+@pytest.mark.parametrize("mapping", REGIMES.values(), ids=REGIMES)
+def test_the_class_takes_what_the_knob_takes(mapping: Any) -> None:
+    assert Regime(**mapping) == regime_from(mapping)
+
+
 def test_a_part_of_another_type_is_refused() -> None:
-    with pytest.raises(TypeError, match="adversarial must be of type Attack or None, not float"):
+    with pytest.raises(TypeError, match=r"^adversarial must be a mapping of .*, not 0\.1\.$"):
         Regime(adversarial=0.1)  # type: ignore[arg-type]
 
 
