@@ -90,6 +90,7 @@ def with_activation(model: nn.Module, name: str | None) -> nn.Module:
 
     Raises:
         ValueError: no activation has that name; the message lists the known ones.
+        TypeError: ``model`` is no module.
         CannotTweak: there is no hidden activation, one can't be followed or swapped, or
             nn.RNN, which offers tanh and relu alone, is to have another one.
     """

@@ -112,7 +112,7 @@ def with_initialization(
 
     Raises:
         ValueError: the scheme is unknown, or gain, seed, batch or an option is out of range.
-        TypeError: the scheme has no such option.
+        TypeError: ``model`` is no module, or the scheme has no such option.
         CannotTweak: the model has no weight that the scheme knows how to draw, weights that
             are kept orthogonal, which zeros and constants are not, or some under weight or
             spectral norm that would be 0.

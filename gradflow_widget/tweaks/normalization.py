@@ -100,6 +100,7 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
 
     Raises:
         ValueError: the kind is unknown.
+        TypeError: ``model`` is no module.
         CannotTweak: there is no hidden activation, or it can't be seen where they are; or the
             kind is of weights, and these are computed already, or some are 0, by whose norm
             they would be divided.

@@ -69,6 +69,7 @@ def with_orthogonality(model: nn.Module, strength: float | str | None) -> nn.Mod
 
     Raises:
         ValueError: the strength is none of these.
+        TypeError: ``model`` is no module.
         CannotTweak: there is no such weight, it is computed already, its dtype has no QR
             decomposition, it is zeros or a constant, or a linear one has not full rank.
     """

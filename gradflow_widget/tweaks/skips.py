@@ -130,6 +130,7 @@ def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
 
     Raises:
         ValueError: the scale is none of these.
+        TypeError: ``model`` is no module.
         CannotTweak: the model repeats no block, or its blocks change their input's shape or
             have a skip connection inside or around them.
     """

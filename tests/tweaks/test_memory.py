@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -111,3 +112,19 @@ def test_what_is_no_model_is_named(name: str, given: object, says: str) -> None:
     with pytest.raises(TypeError) as caught:
         TWEAKS[name](given)
     assert str(caught.value) == f"model must be a torch.nn.Module, {says}"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        depth_of,
+        with_activation,
+        with_depth,
+        with_initialization,
+        with_normalization,
+        with_orthogonality,
+        with_skips,
+    ],
+)
+def test_it_is_documented_that_what_is_no_model_is_refused(function: Callable[..., Any]) -> None:
+    assert "TypeError: ``model`` is no module" in (inspect.getdoc(function) or "")
