@@ -22,6 +22,9 @@ MAPPINGS = (dict, Counter, defaultdict, OrderedDict)
 """Python's own mappings that a pass may write into."""
 NOTHING_BUT_ATTRIBUTES = (SimpleNamespace, UserDict, UserList)
 """Python's own that are but their attributes, though they are copied in ways of their own."""
+MOST_LEVELS, MOST_MEMBERS, MOST_BYTES = 6, 100, 64_000_000
+"""So deep a container is looked into, where it has no more members than this, and an array copied
+where it has no more bytes: what is larger is data, which no pass changes."""
 
 _PLAIN_VALUES = (
     type(None),

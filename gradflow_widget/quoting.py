@@ -1,4 +1,4 @@
-"""How a value stands in a sentence about it."""
+"""How values and numbers of things stand in a sentence."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def quoted(value: object) -> str:
         return text
     end = (_LONGEST - 3) // 2
     return f"{text[: _LONGEST - 3 - end]}...{text[-end:]}"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return how many things there are, such as "1 layer" or "2 layers"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -16,6 +16,9 @@ from ..iterators import is_iterator
 from ..plain_objects import (
     ARRAYS,
     GENERATORS,
+    MOST_BYTES,
+    MOST_LEVELS,
+    MOST_MEMBERS,
     NOTHING_BUT_ATTRIBUTES,
     attributes_of,
     bytes_of,
@@ -32,9 +35,6 @@ from .value_contents import (
 
 # What every module has: parameters, buffers and submodules are others' concern.
 _EVERY_MODULE_HAS = frozenset(nn.Module().__dict__)
-# A container is looked into so deep, where it has no more members than this, and an array copied
-# where it has no more bytes: what is larger is data, which no pass changes.
-_DEEPEST, _MOST_MEMBERS, _MOST_BYTES = 6, 100, 64_000_000
 VALUES = (type(None), str, bytes, numbers.Number, torch.Size)
 """What has no content of its own: another value takes its place."""
 # A copy of more weights than these may be more than a device has room for.
@@ -215,7 +215,7 @@ def content_of(value: Any, known: Known, depth: int = 0) -> Content | None:
         known.tensors.append(value)
         return TensorContent(value)
     if isinstance(value, ARRAYS):
-        return ArrayContent(value) if bytes_of(value) <= _MOST_BYTES else None
+        return ArrayContent(value) if bytes_of(value) <= MOST_BYTES else None
     if isinstance(value, GENERATORS):
         return GeneratorContent(value)
     if is_iterator(value):
@@ -230,7 +230,7 @@ def content_of(value: Any, known: Known, depth: int = 0) -> Content | None:
 
 def _inside(members: Any, depth: int, known: Known) -> dict[Any, Content]:
     """Return the contents of those members, by place, that have any and are looked into."""
-    if depth == _DEEPEST or len(members) > _MOST_MEMBERS:
+    if depth == MOST_LEVELS or len(members) > MOST_MEMBERS:
         return {}
     contents = {place: content_of(one, known, depth + 1) for place, one in _by_place(members)}
     return {place: content for place, content in contents.items() if content is not None}

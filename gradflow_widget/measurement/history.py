@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checked import checked_whole
-from ..quoting import quoted
+from ..quoting import counted, quoted
 from ..uninterrupted import uninterrupted
 from .blocks import Blocks, Statistic, widened
 from .layers import Layer
@@ -139,10 +139,10 @@ class History:
     def __repr__(self) -> str:
         """Return how much it holds, and where the numbers are."""
         steps, layers = self.steps_recorded, len(self.layers)
-        counted = f"{steps} step{'' if steps == 1 else 's'}"
+        extent = counted(steps, "step")
         if layers:
-            counted += f" of {layers} layer{'' if layers == 1 else 's'}"
-        return f"<History: {counted}; to_dataframe() gives the numbers>"
+            extent += f" of {counted(layers, 'layer')}"
+        return f"<History: {extent}; to_dataframe() gives the numbers>"
 
     @property
     def _length(self) -> int:

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..quoting import counted
 from . import flow
 from .layer_notes import LayerNotes
 from .layers import Layer
@@ -120,7 +121,7 @@ class Reading:
     def __repr__(self) -> str:
         """Return what it is of; its arrays would fill the screen."""
         loss = f"loss {self.loss:.4g}" if self.loss_seen else "no loss seen"
-        layers = f"{len(self.described)} layer{'' if len(self.described) == 1 else 's'}"
+        layers = counted(len(self.described), "layer")
         extent = "read in full" if self.is_full else "not read in full"
         return f"<Reading: step {self.step}, {loss}, {layers}, {extent}>"
 

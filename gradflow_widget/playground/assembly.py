@@ -16,7 +16,8 @@ from ..tweaks.knobs import COLD_KNOBS, checked_knob
 from .data import DATA, KINDS, Kind, Loaded, Source, as_loaded
 from .networks import NETWORKS, Network
 
-HOT_KNOBS = (
+# Of these neither the network nor its optimizer is made: the widget is given them.
+KNOBS_OF_TRAINING = (
     "clip_norm",
     "clip_value",
     "batch_size",
@@ -83,7 +84,7 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
     kind = _common_kind(chosen, source)
     of_data = tuple(source.parameters) if isinstance(source, Source) else ()
     own = tuple(name for name in chosen.parameters if name not in COLD_KNOBS)
-    known = (*COLD_KNOBS, "learning_rate", *HOT_KNOBS, *own, *of_data)
+    known = (*COLD_KNOBS, "learning_rate", *KNOBS_OF_TRAINING, *own, *of_data)
     for name in knobs:
         if name not in known:
             raise ValueError(f"knob {quoted(name)} is unknown: choose among {', '.join(known)}.")
@@ -110,7 +111,7 @@ def assemble(network: object, data: object, knobs: Mapping[str, Any]) -> Playgro
         loaded.training,
         {
             name: values[name]
-            for name in (*COLD_KNOBS, *HOT_KNOBS)
+            for name in (*COLD_KNOBS, *KNOBS_OF_TRAINING)
             if name in values and name not in built_with
         },
         loaded,

@@ -14,9 +14,9 @@ from ..measurement.optimizers import check_watchable
 from ..quoting import quoted
 from ..tweaks.copying import changed_in_place, copied, refusing_without_room
 from ..tweaks.knobs import (
-    AS_GIVEN,
     ColdKnob,
     completed,
+    is_as_given,
     knobs_of_factory,
     knobs_of_module,
     without_training,
@@ -159,7 +159,7 @@ class Construction:
         """Return ``changes`` with what a knob began with in the place of "as given"."""
         return {
             name: self.knobs[name].value
-            if name in self.knobs and self.knobs[name].offered and _is_as_given(value)
+            if name in self.knobs and self.knobs[name].offered and is_as_given(value)
             else value
             for name, value in changes.items()
         }
@@ -339,7 +339,3 @@ def _is_by_loss(settings: Settings) -> bool:
 def _unknown(_: nn.Module) -> Sequence[nn.Module]:
     """Return no module: without a batch, layers stand in the order of their registration."""
     return ()
-
-
-def _is_as_given(value: object) -> bool:
-    return isinstance(value, str) and value == AS_GIVEN

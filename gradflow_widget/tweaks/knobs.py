@@ -23,7 +23,7 @@ from .errors import CannotTweak
 from .initialization import SCHEMES, check_initializable, checked_scheme
 from .normalization import KINDS, check_normalizable, has_normalization
 from .orthogonality import HARD, check_orthogonalizable
-from .record import tweaks_of
+from .record import value_of
 from .skips import DEPTH_SCALE, LEARNED, check_skippable
 
 COLD_KNOBS = (
@@ -43,11 +43,11 @@ Option = tuple[str, Any]
 
 
 def _checked_activation(value: object) -> str:
-    return AS_GIVEN if _is_as_given(value) else checked_activation(value)
+    return AS_GIVEN if is_as_given(value) else checked_activation(value)
 
 
 def _checked_initialization(value: object) -> str:
-    return AS_GIVEN if _is_as_given(value) else checked_scheme(value)
+    return AS_GIVEN if is_as_given(value) else checked_scheme(value)
 
 
 def _checked_normalization(value: object) -> str | None:
@@ -81,7 +81,8 @@ def _checked_orthogonality(value: object) -> float | str | None:
     )
 
 
-def _is_as_given(value: object) -> bool:
+def is_as_given(value: object) -> bool:
+    """Whether a knob is set to "as given", whatever else it may be set to."""
     return isinstance(value, str) and value == AS_GIVEN
 
 
@@ -181,10 +182,6 @@ def knobs_of_module(model: nn.Module) -> dict[str, ColdKnob]:
     return found
 
 
-def _recorded(model: nn.Module, knob: str) -> Any:
-    return next((tweak.value for tweak in tweaks_of(model) if tweak.knob == knob), None)
-
-
 def _first_depth(model: nn.Module) -> int:
     blocks = depth_of(model).blocks
     if blocks > DEEPEST:
@@ -208,19 +205,19 @@ def _first_initialization(model: nn.Module) -> str:
 
 def _first_normalization(model: nn.Module) -> str | None:
     if has_normalization(model):
-        return _recorded(model, "normalization") or AS_GIVEN
+        return value_of(model, "normalization") or AS_GIVEN
     check_normalizable(model)
     return None
 
 
 def _first_skips(model: nn.Module) -> float | str | None:
     check_skippable(model)
-    return checked_knob("skips", _recorded(model, "skips"))  # type: ignore[no-any-return]
+    return checked_knob("skips", value_of(model, "skips"))  # type: ignore[no-any-return]
 
 
 def _first_orthogonality(model: nn.Module) -> float | str | None:
     check_orthogonalizable(model)
-    value = _recorded(model, "orthogonality")
+    value = value_of(model, "orthogonality")
     return checked_knob("orthogonality", value)  # type: ignore[no-any-return]
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..quoting import quoted
+from ..quoting import counted, quoted
 from .computed import computed_as, divided_by_zero, register_norm, uncompute
 from .copying import copied, is_in_hand, refuse_lazy
 from .errors import CannotTweak
@@ -127,7 +127,7 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
         if not exchanged:
             return forget(twin, "normalization")
         return record(
-            twin, "normalization", f"{title} in place of {_counted(exchanged, 'norm')}.", kind
+            twin, "normalization", f"{title} in place of {counted(exchanged, 'norm')}.", kind
         )
     layers = _layers_before_activations(twin, kind)
     put = _compute_norms(twin, layers, kind) if of_weights else _put_in(twin, layers, kind)
@@ -135,9 +135,9 @@ def with_normalization(model: nn.Module, kind: str | None) -> nn.Module:
     # The next tweak of a copy in hand may draw the weights anew.
     if not is_in_hand(twin):
         check_norms_of_weights(twin)
-    also = f", {_counted(exchanged, 'norm')} taken out" if exchanged else ""
+    also = f", {counted(exchanged, 'norm')} taken out" if exchanged else ""
     where = "of the weights of" if of_weights else "behind"
-    sentence = f"{title} {where} {_counted(put, 'hidden layer')}{also}."
+    sentence = f"{title} {where} {counted(put, 'hidden layer')}{also}."
     return record(twin, "normalization", sentence, kind)
 
 
@@ -183,10 +183,6 @@ def normalization_of(model: nn.Module) -> str | None:
         elif computed_as(module) in OF_WEIGHTS:
             kinds.add(computed_as(module))
     return kinds.pop() or None if len(kinds) == 1 else None
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _own_norms(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

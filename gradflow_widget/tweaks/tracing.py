@@ -25,6 +25,9 @@ from ..plain_objects import (
     ARRAYS,
     GENERATORS,
     MAPPINGS,
+    MOST_BYTES,
+    MOST_LEVELS,
+    MOST_MEMBERS,
     attributes_of,
     bytes_of,
     is_plain_object,
@@ -36,9 +39,6 @@ _TORCH = torch.__path__[0]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PATH = "_gradflow_path"
 _TRACER = "_gradflow_tracer"
-# So deep containers and objects are copied, where they have no more members than this, and an
-# array where it has no more bytes: what is larger is data, which no pass changes.
-_DEEPEST, _MOST_MEMBERS, _MOST_BYTES = 6, 100, 64_000_000
 # Others are made of these when a shadow is.
 _OWN_PLACES = ("_parameters", "_buffers", "_modules")
 _RETRIES = 5
@@ -259,7 +259,7 @@ def _twin(value: Any, known: dict[int, Any], depth: int) -> Any:
     if isinstance(value, GENERATORS):
         return copy.deepcopy(value)
     if isinstance(value, ARRAYS):
-        return copy.copy(value) if bytes_of(value) <= _MOST_BYTES else value
+        return copy.copy(value) if bytes_of(value) <= MOST_BYTES else value
     if is_iterator(value):
         return at_the_same_place(value) or value
     if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
@@ -268,9 +268,9 @@ def _twin(value: Any, known: dict[int, Any], depth: int) -> Any:
         for key, one in value.__dict__.items():
             twin.__dict__[key] = type(one)() if "hooks" in key else _apart(one, known)
         return twin
-    if depth == _DEEPEST:
+    if depth == MOST_LEVELS:
         return value
-    if kind is set or (kind in (list, deque, *MAPPINGS) and len(value) > _MOST_MEMBERS):
+    if kind is set or (kind in (list, deque, *MAPPINGS) and len(value) > MOST_MEMBERS):
         return copy.copy(value)
     if kind in MAPPINGS:
         twin = known[id(value)] = copy.copy(value)
@@ -282,7 +282,7 @@ def _twin(value: Any, known: dict[int, Any], depth: int) -> Any:
         for place, one in enumerate(value):
             twin[place] = _apart(one, known, depth + 1)
         return twin
-    if kind is tuple and len(value) <= _MOST_MEMBERS:
+    if kind is tuple and len(value) <= MOST_MEMBERS:
         members = tuple([_apart(one, known, depth + 1) for one in value])
         is_same = all(one is other for one, other in zip(members, value, strict=True))
         return value if is_same else members

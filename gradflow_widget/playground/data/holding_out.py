@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...quoting import counted
 from .source import Loaded
 
 SHARE = 0.2
@@ -25,7 +26,7 @@ def held_out_rows(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if count < 2:
         raise ValueError(
-            f"data has {count} sample{'' if count == 1 else 's'}: "
+            f"data has {counted(count, 'sample')}: "
             "give at least two, one to train on and one to hold out."
         )
     order = torch.randperm(count, generator=generator(seed))
@@ -47,7 +48,7 @@ def held_out_groups(
     names = sorted(set(groups))
     if len(names) < 2:
         raise ValueError(
-            f"data comes from {len(names)} speaker{'' if len(names) == 1 else 's'}: "
+            f"data comes from {counted(len(names), 'speaker')}: "
             "give at least two, one to train on and one to hold out."
         )
     order = torch.randperm(len(names), generator=generator(seed)).tolist()

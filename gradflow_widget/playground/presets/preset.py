@@ -10,7 +10,7 @@ from typing import Any
 
 from ...checked import checked_seed, checked_whole
 from ...tweaks.knobs import COLD_KNOBS, checked_knob
-from ..assembly import HOT_KNOBS, Playground, assemble
+from ..assembly import KNOBS_OF_TRAINING, Playground, assemble
 from ..data import DATA
 from ..networks import NETWORKS
 from .outcome import FLAGS, NUMBERS
@@ -141,8 +141,8 @@ def _checked_knobs(network: str, data: str, given: object) -> dict[str, Any]:
     knobs = _mapping("knobs", given)
     parameters = (*NETWORKS[network].parameters, *DATA[data].parameters)
     # A regime stands beside the knobs, not among them.
-    hot = tuple(name for name in HOT_KNOBS if name != "regime")
-    known = tuple(dict.fromkeys((*COLD_KNOBS, "learning_rate", *hot, *parameters)))
+    of_training = tuple(name for name in KNOBS_OF_TRAINING if name != "regime")
+    known = tuple(dict.fromkeys((*COLD_KNOBS, "learning_rate", *of_training, *parameters)))
     for key in knobs:
         if key not in known:
             raise ValueError(f"knob {key!r} is unknown: {_choice(key, known)}.")

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...checked import checked_share
+from ...quoting import counted
 from ...tweaks.copying import copied
 from ...tweaks.errors import CannotTweak
 from ...tweaks.hidden import find_hidden
@@ -61,18 +62,14 @@ def with_dropout(model: nn.Module, rate: float | None) -> nn.Module:
         module.__dict__[_ORIGINAL] = getattr(module, key)
         setattr(module, key, rate)
     if own:
-        sentence = f"Dropout: the model's {_counted(len(own), 'dropout layer')}, at rate {rate:g}."
+        sentence = f"Dropout: the model's {counted(len(own), 'dropout layer')}, at rate {rate:g}."
         return record(twin, "dropout", sentence, rate)
     if rate == 0:
         return forget(twin, "dropout")
     count, unreachable = _put_in(twin, rate)
     also = f"; not behind {unreachable} that forward calls as functions" if unreachable else ""
-    sentence = f"Dropout: behind {_counted(count, 'activation')}, at rate {rate:g}{also}."
+    sentence = f"Dropout: behind {counted(count, 'activation')}, at rate {rate:g}{also}."
     return record(twin, "dropout", sentence, rate)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _key(module: nn.Module) -> str:
