@@ -175,11 +175,6 @@ class TrainingSession(PresentRun):
         return self._trainer is not None or self._loops.under_way
 
     @property
-    def has_data(self) -> bool:
-        """Whether the session has data of its own to train on."""
-        return self._trainer is not None
-
-    @property
     def foreign_loop(self) -> bool:
         """Whether a plain loop of the user's has stepped and its cell is not known to end."""
         return self._loops.foreign

@@ -134,20 +134,6 @@ class Validator:
         """How many samples an evaluation looks at."""
         return self._samples
 
-    @property
-    def sentence(self) -> str:
-        """What is evaluated, and what it may cost."""
-        return (
-            f"Validation: {self._samples:,} held-out samples every {self._every} steps or less "
-            f"often, in at most {self._share:.0%} of the training time, and where training comes "
-            "to rest."
-        )
-
-    @property
-    def spent(self) -> float:
-        """Seconds that evaluations have taken since :meth:`restart`."""
-        return self._spent
-
     def restart(self) -> None:
         """Begin a new account of training and evaluation times."""
         self._spent = self._trained = 0.0

@@ -1,6 +1,6 @@
-"""Moments of a nonlinearity under a Gaussian, and the gains that keep a signal's size.
+"""Moments of a nonlinearity under a Gaussian, and the gain that keeps a signal's size.
 
-Gains: 1/√E[φ²] forward and 1/√E[φ'²] backward over z ~ N(0, 1) (theory.md, "Initialisation
+It is 1/√E[φ²] over z ~ N(0, 1), and 1/√E[φ'²] that of a gradient's size (theory.md, "Initialisation
 gains"; He et al. 2015 for ReLU, Klambauer et al. 2017 for SELU, whose gain is 1).
 """
 
@@ -52,8 +52,3 @@ def moments(nonlinearity: Nonlinearity, q: float = 1.0) -> tuple[float, float, f
 def forward_gain(nonlinearity: Nonlinearity) -> float:
     """Return 1/√E[φ²]: with σ_w of this size a signal of variance 1 keeps it."""
     return 1 / math.sqrt(moments(nonlinearity)[0])
-
-
-def backward_gain(nonlinearity: Nonlinearity) -> float:
-    """Return 1/√E[φ'²]: with σ_w of this size a gradient keeps its norm at variance 1."""
-    return 1 / math.sqrt(moments(nonlinearity)[1])

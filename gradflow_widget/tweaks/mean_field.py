@@ -28,16 +28,6 @@ class CriticalPoint:
     q: float
 
 
-def next_variance(nonlinearity: Nonlinearity, q: float, sigma_w: float, sigma_b: float) -> float:
-    """Return q' = σ_w² E[φ(√q z)²] + σ_b², the variance one layer on."""
-    return sigma_w**2 * moments(nonlinearity, q)[0] + sigma_b**2
-
-
-def chi(nonlinearity: Nonlinearity, q: float, sigma_w: float) -> float:
-    """Return χ₁ = σ_w² E[φ'(√q z)²]: the factor on a gradient's squared norm, a layer."""
-    return sigma_w**2 * moments(nonlinearity, q)[1]
-
-
 def critical_point(
     nonlinearity: Nonlinearity, sigma_b: float | None = None
 ) -> CriticalPoint | None:

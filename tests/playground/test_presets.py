@@ -17,7 +17,7 @@ from gradflow_widget.playground.presets import (
     presets,
     read_presets,
 )
-from gradflow_widget.training.regimes.regime import regime_from
+from gradflow_widget.training.regimes.regime import NOTHING, regime_from
 
 ENTRY: dict[str, Any] = {
     "network": "mlp",
@@ -62,7 +62,7 @@ def test_every_preset_is_made_of_what_there_is(name):
     preset = preset_of(name)
     parts = preset.parts()
     assert len(parts.data[0]) >= parts.hot.get("batch_size", 1)
-    assert regime_from(preset.regime or None).as_dict() == dict(preset.regime)
+    assert (regime_from(preset.regime) != NOTHING) == bool(preset.regime)
     assert len(preset.watch.split()) >= 25
 
 

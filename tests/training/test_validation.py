@@ -252,7 +252,6 @@ def test_restart_begins_a_new_account() -> None:
     assert not validator.is_due(1)
     validator.restart()
     assert validator.is_due(1)
-    assert validator.spent == 0.0
 
 
 @pytest.mark.parametrize("many", [10, 300, 600])
@@ -280,12 +279,6 @@ def test_an_iterable_is_looked_at_as_far_as_allowed() -> None:
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=100)
     assert Validator(cross_entropy, loader, samples=250).samples == 200
     assert Validator(cross_entropy, loader, samples=50).samples == 100
-
-
-def test_the_cost_is_stated() -> None:
-    sentence = Validator(cross_entropy, samples(), every=20).sentence
-    assert "60 held-out samples every 20 steps" in sentence
-    assert "at most 5% of the training time" in sentence
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from gradflow_widget.tweaks import gains
 from gradflow_widget.tweaks.errors import CannotTweak
 from gradflow_widget.tweaks.following import following
-from gradflow_widget.tweaks.gains import backward_gain, forward_gain
+from gradflow_widget.tweaks.gains import forward_gain
 from gradflow_widget.tweaks.initialization import (
     SCHEMES,
     check_initializable,
     with_initialization,
 )
-from gradflow_widget.tweaks.mean_field import chi, critical_point, next_variance
-from gradflow_widget.tweaks.nonlinearities import as_nonlinearity
+from gradflow_widget.tweaks.mean_field import critical_point
+from gradflow_widget.tweaks.nonlinearities import Nonlinearity, as_nonlinearity
 from gradflow_widget.tweaks.record import tweaks_of
 from gradflow_widget.tweaks.weights import weights_of
 from tests.models.zoo import ZOO, fingerprint, made, output
@@ -50,6 +51,11 @@ def predicted_slope(name: str, sigma_w: float, sigma_b: float = 0.0, last: float
         logs.append(logs[-1] - 0.5 * math.log(out**2 * slope))
         q = sigma_w**2 * value + sigma_b**2
     return -float(np.polyfit(np.arange(DEPTH), logs, 1)[0])
+
+
+def backward_gain(phi: Nonlinearity) -> float:
+    """1/√E[φ'²]: with σ_w of this size a gradient keeps its norm at variance 1."""
+    return 1 / math.sqrt(gains.moments(phi)[1])
 
 
 class TestGains:
@@ -126,16 +132,18 @@ class TestCriticalLine:
         phi = nonlinearity(PHI[name].module())
         point = critical_point(phi)
         assert point is not None
-        assert chi(phi, point.q, point.sigma_w) == pytest.approx(1)
-        q = next_variance(phi, point.q, point.sigma_w, point.sigma_b)
+        value, slope, _ = gains.moments(phi, point.q)
+        assert point.sigma_w**2 * slope == pytest.approx(1)
+        q = point.sigma_w**2 * value + point.sigma_b**2
         assert q == pytest.approx(point.q, rel=1e-6)
 
     @pytest.mark.parametrize(("sigma_w", "slope"), [(1.5, 0.06522), (3, 0.31025)])
     def test_beyond_it_tanh_explodes_as_the_theory_says(self, sigma_w, slope):
         tanh, q = nonlinearity(nn.Tanh()), 1.0
         for _ in range(500):
-            q = next_variance(tanh, q, sigma_w, 0)
-        assert 0.5 * math.log(chi(tanh, q, sigma_w)) == pytest.approx(slope, abs=6e-6)
+            q = sigma_w**2 * gains.moments(tanh, q)[0]
+        growth = 0.5 * math.log(sigma_w**2 * gains.moments(tanh, q)[1])
+        assert growth == pytest.approx(slope, abs=6e-6)
 
 
 class TestSignal:

@@ -18,8 +18,8 @@ from ..objective import Objective
 _WITH_STATISTICS = nn.modules.batchnorm._NormBase
 
 
-def freeze(model: nn.Module, count: int, called: Sequence[nn.Module]) -> tuple[str, ...]:
-    """Freeze the first layers of a model in place, and return their names.
+def freeze(model: nn.Module, count: int, called: Sequence[nn.Module]) -> None:
+    """Freeze the first layers of a model in place.
 
     Their parameters ask for no gradient, so an optimizer skips them and the bars show them as
     frozen. A parameter that a later layer shares is frozen there too. Norms with running
@@ -49,7 +49,6 @@ def freeze(model: nn.Module, count: int, called: Sequence[nn.Module]) -> tuple[s
             parameter.grad = None
     for module in _norms_before(parts, count, called):
         module.training = False
-    return tuple(part.layer.name for part in parts[:count])
 
 
 def _norms_before(

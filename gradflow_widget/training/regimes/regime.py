@@ -267,14 +267,6 @@ class Regime:
                 "step and the others are louder for it, so the gradients are larger and fade less."
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what is on, as ``regime_from`` takes it and JSON can hold it.
-
-        Raises:
-            ValueError: the regime starts from a state dict in memory.
-        """
-        return _plain(self)
-
 
 _PARTS: dict[str, type[Attack | Curriculum | Transfer]] = {
     "adversarial": Attack,
@@ -314,23 +306,6 @@ def _part_from(kind: type[_Part], name: str, values: object) -> _Part:
     if missing:
         raise ValueError(f"{name} needs {' and '.join(missing)}.")
     return kind(**values)
-
-
-def _plain(part: Attack | Curriculum | Transfer | Regime) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if value == field.default:
-            continue
-        if isinstance(value, SavedState):
-            raise ValueError(
-                "state is a state dict in memory, which can't be written down: "
-                "save it with torch.save and give its path."
-            )
-        plain[field.name] = _plain(value) if field.name in _PARTS else value
-    if isinstance(part, Attack) and part.method == "fgsm":
-        return {"method": part.method, "epsilon": part.epsilon}
-    return plain
 
 
 _IN_WORDS = {

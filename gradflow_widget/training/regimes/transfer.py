@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,19 +12,6 @@ from torch import nn
 # Where checkpoints that hold more than the weights keep them.
 _NESTED = ("state_dict", "model_state_dict", "model")
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a saved state gave to a model.
-
-    Attributes:
-        taken: names of parameters and buffers that it gave.
-        left: names in the model that it did not fit, which are as they were.
-    """
-
-    taken: tuple[str, ...]
-    left: tuple[str, ...]
 
 
 def saved_state(source: str | Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -61,7 +47,7 @@ def saved_state(source: str | Mapping[str, Any]) -> dict[str, torch.Tensor]:
     )
 
 
-def load_saved(model: nn.Module, source: str | Mapping[str, Any], *, strict: bool = True) -> Loaded:
+def load_saved(model: nn.Module, source: str | Mapping[str, Any], *, strict: bool = True) -> None:
     """Write a saved state into the parameters and buffers of ``model``.
 
     Args:
@@ -98,7 +84,6 @@ def load_saved(model: nn.Module, source: str | Mapping[str, Any], *, strict: boo
         )
         raise ValueError(f"state does not fit the model ({'; '.join(wrong)}): {remedy}.")
     model.load_state_dict({name: saved[name] for name in fitting}, strict=False)
-    return Loaded(tuple(fitting), tuple(name for name in own if name not in fitting))
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -36,10 +36,8 @@ def test_a_saved_state_is_taken_whole(form: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"model": saved.state_dict()} if form == "checkpoint" else saved.state_dict(), path)
     source = saved.state_dict() if form == "mapping" else str(path)
-    loaded = load_saved(model, source)
+    load_saved(model, source)
     assert all_equal(list(model.state_dict().values()), list(saved.state_dict().values()))
-    assert loaded.left == ()
-    assert set(loaded.taken) == set(model.state_dict())
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -68,10 +66,11 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match=r"it lacks 4\.bias; the model lacks 9\.bias; .*7×6, here"):
         load_saved(model, state)
     assert all_equal(state_of(model), before)
-    loaded = load_saved(model, state, strict=False)
-    assert loaded.left == ("0.weight", "4.bias")
-    assert torch.equal(model.state_dict()["2.weight"], state["2.weight"])
-    assert torch.equal(model.state_dict()["0.weight"], plain(seed=1).state_dict()["0.weight"])
+    load_saved(model, state, strict=False)
+    before = plain(seed=1).state_dict()
+    for name, tensor in model.state_dict().items():
+        left = name in ("0.weight", "4.bias")
+        assert torch.equal(tensor, before[name] if left else state[name]), name
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -154,7 +153,7 @@ def test_layers_are_counted_in_forward_order_whatever_their_place() -> None:
             return out
 
     model = Backward()
-    assert freeze(model, 1, order_of(model)) == ("first",)
+    freeze(model, 1, order_of(model))
     assert [p.requires_grad for p in model.last.parameters()] == [True, True]
     assert [p.requires_grad for p in model.first.parameters()] == [False, False]
 
