@@ -108,7 +108,7 @@ def test_the_keys_of_a_layer_are_the_fields_that_the_page_knows() -> None:
 # -- messages ----------------------------------------------------------------------------
 
 # Told to whoever looks at the page, such as the benchmark of what is drawn.
-NOT_READ_BY_THE_KERNEL = {"applies", "applied_at", "painted"}
+NOT_READ_BY_THE_KERNEL = {"applied_at", "painted"}
 
 
 def has_type(value: Any, written: str) -> bool:

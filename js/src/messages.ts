@@ -27,8 +27,6 @@ export interface ViewMessage {
   type: "view";
   page: string;
   visible: boolean;
-  /** Whether all that frames set was found. */
-  applies: boolean;
   /** Whether a whole frame is wanted though nothing has changed. */
   asks: boolean;
 }

@@ -77,13 +77,10 @@ export default () => {
     let visible = false;
     // Several pages may show one kernel's widgets: each speaks for itself.
     const page = Math.random().toString(36).slice(2);
-    const view = (asks: boolean) => tell(model, { type: "view", page, visible, applies: !targets.failing, asks });
+    const view = (asks: boolean) => tell(model, { type: "view", page, visible, asks });
     const announce = () => view(false);
     const asking = new Asking(() => view(true));
-    const targets = new Targets(
-      async (id) => (await model.widget_manager.get_model(id)) as unknown as Target,
-      announce,
-    );
+    const targets = new Targets(async (id) => (await model.widget_manager.get_model(id)) as unknown as Target);
     const stage = browserStage();
     const drawing = {
       settled: (updates: Update[]) => targets.settled(updates),

@@ -19,17 +19,13 @@ export class Targets {
   #resolutions = new Map<string, Resolution>();
   #unknown = new Set<string>();
   #resolve: (modelId: string) => Promise<Target>;
-  #onFailure: () => void;
 
-  /** `onFailure` is called whenever `failing` may have changed. */
-  constructor(resolve: (modelId: string) => Promise<Target>, onFailure: () => void) {
+  constructor(resolve: (modelId: string) => Promise<Target>) {
     this.#resolve = resolve;
-    this.#onFailure = onFailure;
   }
 
   /** Takes names and model ids; ids that resolved before keep their model, failed ones are tried again. */
   assign(names: Readonly<Record<string, string>>): void {
-    const wasFailing = this.failing;
     this.#names = names;
     this.#unknown.clear();
     const kept = new Map<string, Resolution>();
@@ -38,12 +34,6 @@ export class Targets {
       kept.set(id, known && !known.failed ? known : (kept.get(id) ?? this.#start(id)));
     }
     this.#resolutions = kept;
-    if (wasFailing) this.#onFailure();
-  }
-
-  /** Whether some target can't be drawn: its model was not found, or a frame named no known one. */
-  get failing(): boolean {
-    return this.#unknown.size > 0 || [...this.#resolutions.values()].some(({ failed }) => failed);
   }
 
   /** Whether every target of these updates has been found or given up. */
@@ -96,7 +86,6 @@ export class Targets {
     } catch (error) {
       resolution.failed = true;
       console.error(`[gradflow] no model ${modelId} in this page`, error);
-      this.#onFailure();
     }
   }
 
@@ -104,6 +93,5 @@ export class Targets {
     if (this.#unknown.has(name)) return;
     this.#unknown.add(name);
     console.error(`[gradflow] a frame sets "${name}", which frame_targets does not name`);
-    this.#onFailure();
   }
 }
