@@ -409,7 +409,7 @@ class History:
 
         ``frame["loss"]`` is a Series, ``frame["weight_grad_norm"]`` a frame with a column
         for each layer; one without a name, the model itself, is called "(model)". The learning
-        rates of further parameter groups stand behind the first one's. Needs pandas.
+        rates of further parameter groups stand behind the first one's.
         """
         import pandas as pd
 

@@ -358,7 +358,7 @@ class ValidationCurve:
         return dict(zip(_COLUMNS, values.T.copy(), strict=True))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a pandas DataFrame with a row for each validation. Needs pandas."""
+        """Return a pandas DataFrame with a row for each validation."""
         import pandas as pd
 
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -259,14 +258,6 @@ def test_a_file_that_is_no_csv_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name}\.csv can't be read as CSV"):
             from_csv(path, "y")
-
-
-def test_without_pandas_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "gradflow_widget\[dataframe\]"'):
-        from_csv(tmp_path / "any.csv", "y")
 
 
 # -- datasets of images --------------------------------------------------------------

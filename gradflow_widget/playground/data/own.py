@@ -37,18 +37,11 @@ def from_csv(
     other dialects (another separator, say) read it with ``pandas.read_csv`` and use that.
 
     Raises:
-        ModuleNotFoundError: pandas is not installed.
         FileNotFoundError: there is no such file.
         ValueError: it can't be read as CSV, or ``from_dataframe`` won't have it.
     """
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "reading CSV files needs pandas, which is not installed: "
-            'run pip install "gradflow_widget[dataframe]".',
-            name="pandas",
-        ) from error
+    import pandas as pd
+
     try:
         frame = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
