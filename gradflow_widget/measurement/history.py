@@ -103,7 +103,7 @@ class History:
         self.clear()
 
     def clear(self) -> None:
-        """Forget every reading."""
+        """Forget every reading; a probe that goes on recording goes on numbering its steps."""
         self.catch_up()
         with self._lock:
             # How many steps were recorded, and the newest reading: a step is in by one assignment,
@@ -162,7 +162,7 @@ class History:
 
     @property
     def steps_recorded(self) -> int:
-        """How many steps were recorded, those in blocks counted one by one."""
+        """How many steps it holds, those in blocks counted one by one."""
         self.catch_up()
         return self._recorded[0]
 

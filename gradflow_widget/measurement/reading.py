@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,14 @@ class Reading:
 
     def __post_init__(self) -> None:
         """Make the arrays as immutable as the rest."""
+        self._seal()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up what another holds: arrays that were copied or pickled may be written into."""
+        self.__dict__.update(state)
+        self._seal()
+
+    def _seal(self) -> None:
         for value in vars(self).values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -193,6 +195,22 @@ def test_a_reading_can_not_be_written_into():
                 with pytest.raises(ValueError, match="read-only"):
                     value[0] = 1
                 assert not value.flags.writeable, name
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda reading: pickle.loads(pickle.dumps(reading))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_neither_can_a_copy_of_it(copied):
+    model = nn.GRU(3, 3, num_layers=2)
+    reading = take_reading(model, lambda output, _: output[0].sum(), torch.randn(5, 2, 3), None)
+    another = copied(reading)
+    assert another.decades == reading.decades
+    arrays = [value for value in vars(another).values() if isinstance(value, np.ndarray)]
+    arrays += another.signal_grad_through_time.values()
+    assert len(arrays) > 10
+    assert not any(array.flags.writeable for array in arrays)
 
 
 def test_a_history_that_is_none_is_refused():

@@ -102,6 +102,19 @@ def test_a_history_holds_one_network():
     assert history.steps_recorded == 1
 
 
+def test_a_probe_goes_on_numbering_in_a_history_that_was_cleared():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientProbe(model, optimizer) as probe:
+        for step in range(5):
+            if step == 3:
+                probe.history.clear()
+            model(torch.ones(3, 2)).sum().backward()
+            optimizer.step()
+        assert probe.history.step.tolist() == [4, 5]
+        assert (probe.history.steps_recorded, probe.steps) == (2, 5)
+
+
 def test_columns_are_copies():
     history = History()
     history.append(reading(1, layers(2)))
