@@ -80,7 +80,6 @@ def test_it_says_what_it_needs(metadata: Message) -> None:
         "bqplot>=0.13",
         "ipywidgets>=8.1",
         "numpy",
-        "pandas",
         "scikit-learn",
         "torch>=2.6",
         "traitlets",
