@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets.widgets.widget as ipywidgets_registry
 import pytest
 import torch
+from hypothesis import settings
 
 from gradflow_widget import GradientFlow, jupyter
 from gradflow_widget.training.pace import Pace
@@ -17,6 +18,10 @@ from tests.fake_shell import FakeShell
 
 # Tensors of a few numbers gain nothing from threads, and lose a lot on a busy machine.
 torch.set_num_threads(1)
+
+# A busy machine is no defect.
+settings.register_profile("any time", deadline=None)
+settings.load_profile("any time")
 
 
 # In s. Longer than any test trains in one go.

@@ -92,8 +92,10 @@ class UserLoops:
         loop = self._loop
         if loop is None or not loop.begin():
             return
-        probe = self._bench.run.probe
-        probe.full = self._audience.next_is_drawn(probe.coming_step, may_wait=False)
+        probe, pace = self._bench.run.probe, self._pace
+        probe.full = self._audience.next_is_drawn(
+            probe.coming_step, may_wait=True, must=pace.next_is_last
+        )
         failure = loop.run()
         if not loop.has_ended:
             return

@@ -216,7 +216,7 @@ def test_what_explodes_from_the_beginning_does_not_turn_healthy_at_the_first_ste
     assert judge([decades_of(3.0, step=1), decades_of(0.1, step=2)]).problem == "healthy"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     signal=st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=30),
     scale=st.floats(1e-9, 1e9),

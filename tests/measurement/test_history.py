@@ -135,7 +135,7 @@ numbers = st.one_of(
     period=st.integers(1, 9),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_thinning_keeps_minimum_mean_and_maximum_exact(losses, period, seed):
     """Against the same steps cut into rows by hand, with a budget that keeps few."""
     described = layers(2)

@@ -485,7 +485,7 @@ def build(words: list[str], seed: int) -> nn.Sequential:
 
 
 @given(words=networks, seed=st.integers(0, 1000), full=st.booleans(), clip=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_probe_leaves_every_bit_of_state_as_it_was(words, seed, full, clip):
     inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
     states = []
@@ -516,7 +516,7 @@ def test_the_probe_leaves_every_bit_of_state_as_it_was(words, seed, full, clip):
 
 
 @given(words=networks, seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_take_reading_leaves_every_bit_of_state_as_it_was(words, seed):
     model = build(words, seed)
     inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
@@ -541,7 +541,7 @@ def scaled_readings(words: list[str], seed: int, factor: float) -> tuple[Reading
 @given(words=networks, seed=st.integers(0, 1000), power=st.integers(-20, 16))
 # All that comes to the first layers is the rounding of a cancellation.
 @example(words=["relu_"] * 3 + ["norm"] * 4, seed=110, power=-20)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_scaling_the_loss_scales_every_gradient_and_changes_no_shape(words, seed, power):
     # By a power of two nothing is rounded otherwise.
     one, scaled = scaled_readings(words, seed, 2.0**power)
@@ -554,7 +554,7 @@ def test_scaling_the_loss_scales_every_gradient_and_changes_no_shape(words, seed
 
 @given(words=networks, seed=st.integers(0, 1000), factor=st.floats(1e-6, 65536.0))
 @example(words=["relu_"] * 3 + ["norm"] * 4, seed=110, factor=1e-6)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_scaling_the_loss_by_any_factor_scales_every_gradient(words, seed, factor):
     one, scaled = scaled_readings(words, seed, factor)
     for name in ("weight_grad_norm", "weight_grad_max", "signal_grad_norm"):

@@ -133,7 +133,7 @@ def test_the_menu_switches_from_one_clipping_to_the_other(make_flow: Any) -> Non
 # -- learning rate, batch size -----------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rates=st.lists(st.floats(1e-5, 10.0), min_size=2, max_size=4),
     turns=st.lists(st.floats(1e-5, 10.0), min_size=1, max_size=3),

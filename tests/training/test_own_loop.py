@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gradflow_widget import GradientFlow
+from gradflow_widget.display import publisher
 from gradflow_widget.measurement.gradients import Gradients
 from gradflow_widget.training.own_loop import OwnLoop
 from tests.fake_shell import FakeShell
@@ -1107,7 +1108,10 @@ def test_a_plain_loop_beside_another_is_refused_before_its_gradients_are_read(
 class Pair:
     """A loop that steps two watched optimizers, each before a page of its own."""
 
-    def __init__(self, steps: int, *, second_confirms: bool = True) -> None:
+    def __init__(
+        self, steps: int, *, second_confirms: bool = True, page_takes: float = 0.0
+    ) -> None:
+        self.page_takes = page_takes  # seconds for each frame
         self.models = [nn.Linear(2, 1), nn.Linear(2, 1)]
         self.optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in self.models]
         self.flows = [
@@ -1123,7 +1127,10 @@ class Pair:
         def send(message: dict[str, Any], _: object) -> None:
             if confirms and message["type"] == "frame":
                 answer = {"type": "confirm", "page": "page", "frame": message["number"]}
-                publisher.receive(answer)
+                if self.page_takes:
+                    threading.Timer(self.page_takes, publisher.receive, [answer]).start()
+                else:
+                    publisher.receive(answer)
 
         publisher._send = send
         publisher.receive({"type": "view", "page": "page", "visible": True})
@@ -1140,13 +1147,17 @@ class Pair:
             flow.close()
 
 
-def test_each_step_of_two_watched_optimizers_is_drawn(nothing_is_left: None) -> None:
-    with closing(Pair(20)) as pair:
+@pytest.mark.parametrize("page_takes", [0.0, 0.05])
+def test_each_step_of_two_watched_optimizers_is_drawn(
+    nothing_is_left: None, monkeypatch: pytest.MonkeyPatch, page_takes: float
+) -> None:
+    monkeypatch.setattr(publisher, "PATIENCE", PATIENCE)
+    with closing(Pair(10, page_takes=page_takes)) as pair:
         first, second = pair.flows
         first.run(pair)
         first.wait()
         for flow in (first, second):
-            wait_for(lambda drawn=flow._stage.publisher: drawn.steps_drawn == 20)
+            wait_for(lambda drawn=flow._stage.publisher: drawn.steps_drawn == 10)
 
 
 @pytest.mark.parametrize("ends", ["pause", "reset", "close", "close the second", "hide"])

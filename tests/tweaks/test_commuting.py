@@ -89,7 +89,7 @@ def two_tweaks(draw: st.DrawFn) -> tuple[Tweak, Tweak]:
 
 @pytest.mark.parametrize("build", [flat, nested, spread])
 @given(tweaks=two_tweaks())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_two_knobs_commute(build: Callable[[], nn.Module], tweaks: tuple[Tweak, Tweak]) -> None:
     model, x = build(), torch.linspace(-2, 2, 42).reshape(7, 6)
     one, other = tweaks
@@ -103,7 +103,7 @@ def test_two_knobs_commute(build: Callable[[], nn.Module], tweaks: tuple[Tweak, 
     ),
     data=st.data(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_tweaks_undone_leave_the_model_as_it_was(
     build: Callable[[], nn.Module], knobs: list[str], data: st.DataObject
 ) -> None:

@@ -66,7 +66,7 @@ def test_the_model_given_and_the_random_state_are_untouched(name: str) -> None:
 
 
 @given(name=st.sampled_from(CHEAP), way=st.lists(st.integers(1, 6), max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_way_there_and_back_is_the_identity(name: str, way: list[int]) -> None:
     model, inputs = made(name)
     changed = model
@@ -76,7 +76,7 @@ def test_any_way_there_and_back_is_the_identity(name: str, way: list[int]) -> No
 
 
 @given(first=st.integers(1, 9), second=st.integers(1, 9), seed=st.integers(0, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_way_to_a_depth_does_not_matter(first: int, second: int, seed: int) -> None:
     model, inputs = made("residual")
     direct = with_depth(model, second, seed=seed)

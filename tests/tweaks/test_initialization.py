@@ -438,7 +438,7 @@ class TestFollowing:
 
 
 class TestLaws:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(scheme=st.sampled_from(SCHEMES), seed=st.integers(0, 2**40))
     def test_the_same_seed_gives_the_same_weights(self, scheme, seed):
         batch = torch.ones(4, 6).cumsum(0)
@@ -448,7 +448,7 @@ class TestLaws:
         )
         assert all(map(torch.equal, one.parameters(), two.parameters()))
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(scheme=st.sampled_from(SCHEMES), training=st.booleans())
     def test_the_given_model_is_untouched(self, scheme, training):
         model = nn.Sequential(
@@ -459,7 +459,7 @@ class TestLaws:
         assert fingerprint(model) == before
         assert [module.training for module in changed] == [training] * 5
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(
         scheme=st.sampled_from(["xavier", "he", "lecun", "orthogonal"]),
         factor=st.floats(0.1, 10),

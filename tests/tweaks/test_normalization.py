@@ -301,7 +301,7 @@ class TestOwnNorms:
 
 
 class TestLaws:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         kind=st.sampled_from(KINDS),
         depth=st.integers(2, 5),
@@ -326,7 +326,7 @@ class TestLaws:
         ]
         assert tweaks_of(back) == ()
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         kind=st.sampled_from([*KINDS, None]),
         scheme=st.sampled_from(

@@ -170,7 +170,7 @@ class TestHard:
 
 
 class TestLaws:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(
         strengths=st.lists(st.sampled_from([0.1, 2.0, "hard"]), min_size=1, max_size=3),
         training=st.booleans(),
@@ -189,7 +189,7 @@ class TestLaws:
         assert list(back.state_dict()) == list(model.state_dict())
         assert tweaks_of(back) == ()
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(
         strength=st.sampled_from([0.1, "hard", None]),
         scheme=st.sampled_from(["default", "normal", "he", "orthogonal", "critical"]),

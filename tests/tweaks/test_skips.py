@@ -250,7 +250,7 @@ class TestWrapping:
 
 
 class TestLaws:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(
         scales=st.lists(st.sampled_from(SCALES), min_size=1, max_size=3),
         depth=st.integers(3, 7),
@@ -269,7 +269,7 @@ class TestLaws:
         assert list(back.state_dict()) == list(model.state_dict())
         assert tweaks_of(back) == ()
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         scale=st.sampled_from(SCALES),
         other=st.sampled_from(
