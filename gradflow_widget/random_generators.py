@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import numpy as np
 
 # Held from when their state is read or exchanged until it is put back: of two runs that train at
 # once each steps alone.
@@ -25,3 +28,14 @@ def between_steps() -> Iterator[None]:
     finally:
         if is_held:
             exchanging.release()
+
+
+@contextmanager
+def python_and_numpy_kept() -> Iterator[None]:
+    """Put the state of Python's and NumPy's generators back on leaving."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)

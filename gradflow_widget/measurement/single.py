@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils.hooks import RemovableHandle
 
-from ..random_generators import between_steps
+from ..random_generators import between_steps, python_and_numpy_kept
 from .attributes import Contents, Known, have_room
 from .capture import Capture
 from .eager import uncompiled
@@ -56,20 +55,18 @@ def everything_kept(model: nn.Module, *others: nn.Module) -> Iterator[None]:
         ExitStack() as versions,
         between_steps(),
         torch.random.fork_rng(devices=[d.index for d in devices]),
+        python_and_numpy_kept(),
     ):
         # A graph that has saved a tensor, as BatchNorm's has its running mean, would refuse one
         # of another version, though every value is the same again.
         for one in known.tensors:
             if not one.is_inference():  # those have none
                 versions.enter_context(_unsafe_preserve_version_counter(one))
-        python_random, numpy_random = random.getstate(), np.random.get_state()
         try:
             for parameter, _ in gradients:
                 parameter.grad = None
             yield
         finally:
-            random.setstate(python_random)
-            np.random.set_state(numpy_random)
             contents.put_back()
             for parameter, gradient in gradients:
                 parameter.grad = gradient

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..random_generators import between_steps
+from ..random_generators import between_steps, python_and_numpy_kept
 from .definitions import Definitions
 
 
@@ -86,15 +84,13 @@ def as_in_a_fresh_interpreter() -> Iterator[None]:
     with (
         between_steps(),
         torch.random.fork_rng(devices=devices),
+        python_and_numpy_kept(),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
-        states = random.getstate(), np.random.get_state()
         dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
-            random.setstate(states[0])
-            np.random.set_state(states[1])

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .random_state import random_state_kept
+
 FUNCTIONS = frozenset(
     {
         "celu",
@@ -115,7 +117,7 @@ def _acts_on_each_entry(function: Callable[[Tensor], Any]) -> bool:
     """Whether the halves of a tensor come out as in the whole, and not all as they went in."""
     z = torch.linspace(-3.0, 3.0, 14, dtype=torch.float64, device="cpu")
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with random_state_kept(()), torch.inference_mode(False), torch.no_grad():
             whole = function(z.clone())
             halves = [function(half.clone()) for half in (z[:7], z[7:])]
             return (

@@ -8,14 +8,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..random_generators import between_steps
+from ..random_generators import between_steps, python_and_numpy_kept
 
 
 @contextmanager
 def random_state_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Put the random state back on leaving: the CPU's, and that of the GPUs with ``tensors``."""
+    """Put the random state back on leaving.
+
+    It is that of torch on the CPU and on the GPUs with ``tensors``, of Python and of NumPy, from
+    each of which a model's own code may draw.
+    """
     gpus = {tensor.device.index for tensor in tensors if tensor.is_cuda}
-    with between_steps(), torch.random.fork_rng(devices=list(gpus)):
+    with (
+        between_steps(),
+        torch.random.fork_rng(devices=list(gpus)),
+        python_and_numpy_kept(),
+    ):
         yield
 
 

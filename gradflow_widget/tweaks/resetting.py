@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -74,10 +76,15 @@ def drawn_on_the_cpu(tensors: Iterable[Tensor | None], seed: int) -> Iterator[No
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw the CPU's random numbers from ``seed`` within; afterwards all is as before."""
+    """Draw the CPU's random numbers, Python's and NumPy's from ``seed`` within.
+
+    Afterwards all is as before.
+    """
     with random_state_kept(()):
         # torch.manual_seed would seed the accelerators too.
         torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         yield
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .random_state import random_state_kept
+
 _RESIZING = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
@@ -51,7 +53,7 @@ def _resizing_part(block: list[nn.Module]) -> str:
 
 def _run(modules: list[nn.Module], value: Any) -> tuple[int, ...] | None:
     try:
-        with torch.no_grad():
+        with random_state_kept(()), torch.no_grad():
             for module in modules:
                 value = module(value)
                 if isinstance(value, tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
 from contextlib import closing
@@ -10,6 +11,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,56 @@ def bare_losses(epochs: int, seed: int = 0) -> list[float]:
     torch.manual_seed(seed)
     loop()
     return loop.losses
+
+
+class DynamicNet(nn.Module):
+    """Of PyTorch's "Learning PyTorch with Examples": its depth is drawn in each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.middle, self.output = nn.Linear(6, 20), nn.Linear(20, 20), nn.Linear(20, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        inputs = self.input(inputs).relu()
+        for _ in range(random.randint(0, 3)):
+            inputs = self.middle(inputs).relu()
+        return self.output(inputs) * (0.9 + 0.1 * np.random.rand())
+
+
+@pytest.mark.parametrize("watched", ["plainly", "by run", "with data"])
+def test_a_model_that_draws_from_python_and_numpy_trains_as_it_does_bare(
+    make_flow: Any, watched: str
+) -> None:
+    def seed() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        model = DynamicNet()
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(6):
+            loss = CROSS_ENTROPY(model(INPUTS), TARGETS)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+
+    losses: list[float] = []
+    train(*seed())
+    bare, losses = losses, []
+    model, optimizer = seed()
+    if watched == "with data":
+        flow = make_flow(model, optimizer, CROSS_ENTROPY, [(INPUTS, TARGETS)], seed=0)
+        losses = [reading.loss for reading in flow.steps(6)]
+    else:
+        flow = make_flow(model, optimizer)
+        if watched == "by run":
+            flow.run(lambda: train(model, optimizer))
+            flow.wait()
+        else:
+            train(model, optimizer)
+    assert same_bits(losses, bare)
 
 
 # -- plain, in a cell ------------------------------------------------------------------
@@ -1395,8 +1447,6 @@ def test_with_data_the_widget_trains_again_when_the_loop_has_ended(running: Any)
 
 
 def test_control_of_a_loop_from_many_threads(running: Any) -> None:
-    import random
-
     flow = running(Loop())
     until = time.monotonic() + 1.5
     failures: list[BaseException] = []
