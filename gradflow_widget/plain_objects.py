@@ -51,7 +51,7 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
     than its attributes, or is copied in a way of its own.
     """
     kind = type(value)
-    if not (kind in NOTHING_BUT_ATTRIBUTES or _has_no_ways_of_its_own(value)):
+    if not (kind in NOTHING_BUT_ATTRIBUTES or has_no_ways_of_its_own(value)):
         return False
     attributes = attributes_of(value)
     return len(attributes) <= _MOST_ATTRIBUTES and all(
@@ -64,7 +64,8 @@ def is_plain_object(value: object, _depth: int = 0) -> bool:
     )
 
 
-def _has_no_ways_of_its_own(value: object) -> bool:
+def has_no_ways_of_its_own(value: object) -> bool:
+    """Whether an object of a user's class is copied and written to as any object is."""
     kind = type(value)
     options = getattr(kind, "__dataclass_params__", None)
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import math
@@ -16,6 +15,7 @@ from torch import nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils.hooks import RemovableHandle
 
+from ..deep_copies import deep_copy
 from ..random_generators import between_steps, python_and_numpy_kept
 from .attributes import Contents, Known, have_room
 from .capture import Capture
@@ -186,7 +186,7 @@ def read_objective(
             raise
     # Reentrant checkpoints can be gone back through by backward() alone, which leaves its
     # gradients on the model: on a copy they are in nobody's way.
-    return _read(copy.deepcopy(model), objective, batch, origin, _gone_back_through)
+    return _read(deep_copy(model, {}), objective, batch, origin, _gone_back_through)
 
 
 def _differentiated(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..deep_copies import deep_copy
 from .errors import CannotTweak
 from .lineage import mark_lineage
 from .record import carry_record
@@ -119,7 +120,7 @@ def copied(model: nn.Module) -> nn.Module:
     leave_gradients_out(model.parameters(), memo)
     try:
         with refusing_without_room():
-            twin = copy.deepcopy(model, memo)
+            twin = deep_copy(model, memo)
     except (RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[0].rstrip(".:")
         raise CannotTweak(

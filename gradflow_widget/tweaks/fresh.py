@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..deep_copies import deep_copy
 from .computed import hooked
 from .copying import leave_gradients_out
 from .errors import CannotTweak
@@ -41,7 +41,7 @@ def fresh_copy(
     }
     for module in block:
         leave_gradients_out(module.parameters(), memo)
-    fresh = copy.deepcopy(block, memo)
+    fresh = deep_copy(block, memo)
     pairs = [
         (old, new)
         for old_root, new_root in zip(block, fresh, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..deep_copies import deep_copy
 from .random_state import random_state_kept
 
 FUNCTIONS = frozenset(
@@ -100,7 +100,7 @@ def as_nonlinearity(module: object, *args: Any, **options: Any) -> Nonlinearity 
         if isinstance(module, _NEVER) or next(module.children(), None) is not None:
             return None
         try:
-            twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
+            twin = deep_copy(module, {}).to("cpu", torch.float64).eval()
         except (RuntimeError, TypeError, NotImplementedError):
             return None
         found = Nonlinearity(repr(module).removesuffix("()"), twin)

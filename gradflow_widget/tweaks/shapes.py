@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..deep_copies import deep_copy
 from .random_state import random_state_kept
 
 _RESIZING = (
@@ -80,7 +80,7 @@ def _on_meta(block: list[nn.Module]) -> list[nn.Module] | None:
             if "hooks" in name:
                 memo[id(hooks)] = type(hooks)()
     try:
-        twin = copy.deepcopy(block, memo)
+        twin = deep_copy(block, memo)
     except Exception:
         return None
     for module in twin:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..deep_copies import refer_to_twins
 from ..iterators import at_the_same_place, is_iterator
 from ..plain_objects import (
     ARRAYS,
@@ -92,9 +93,11 @@ def _traced(
     model: nn.Module, is_leaf: Callable[[nn.Module], bool], tracer: _SiteTracer
 ) -> tuple[fx.Graph | None, str]:
     graph: fx.Graph = tracer.graph
-    registered = {id(module): module for module in model.modules()}
-    root = _shadow(model, "", tracer, is_leaf, {}, {}, registered)
+    made: dict[int, nn.Module] = {}
+    known: dict[int, Any] = {id(module): module for module in model.modules()}
+    root = _shadow(model, "", tracer, is_leaf, made, {}, known)
     try:
+        refer_to_twins({**known, **made})
         arguments, keywords = _placeholders(type(model).forward, tracer)
         # forward may draw random numbers that no proxy has a part in.
         with random_state_kept(model.parameters()), torch.no_grad(), WriteGuard():

@@ -1,0 +1,210 @@
+"""Deep copies in which functions refer to what was copied too.
+
+``copy.deepcopy`` leaves functions as they are. In a copy of a block that says
+``self.mlpf = lambda x: mlp(x)``, as minGPT's does, the lambda would go on calling the layers of the
+block that was copied.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+from collections import deque
+from collections.abc import Iterable
+from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+
+from .plain_objects import (
+    MAPPINGS,
+    NOTHING_BUT_ATTRIBUTES,
+    attributes_of,
+    has_no_ways_of_its_own,
+)
+
+T = TypeVar("T")
+
+_HAVE_NO_PARTS = (
+    type(None),
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type,
+    ModuleType,
+    torch.Tensor,
+    # What a model that is being traced holds leads to all that has been traced.
+    fx.Proxy,
+    fx.proxy.TracerBase,
+)
+_CACHED = functools._lru_cache_wrapper
+_EMPTY = CellType()
+# What refers to a model does so within a few steps; more are those of somebody else's data.
+_MOST_STEPS = 10_000
+
+
+def deep_copy(value: T, memo: dict[int, Any]) -> T:
+    """Return a deep copy, as ``copy.deepcopy(value, memo)`` does, whose functions are its own.
+
+    A function that leads to nothing copied, in its closure, its defaults or its attributes, stays
+    the same object. One that names the copied by a global variable does too.
+
+    Raises:
+        TypeError: something callable leads to the copied that can't be made anew.
+    """
+    twin = copy.deepcopy(value, memo)
+    refer_to_twins(memo)
+    return twin
+
+
+def refer_to_twins(memo: dict[int, Any]) -> None:
+    """Let what functions refer to in the twins be the twins too.
+
+    Args:
+        memo: the twins by the ``id`` of what they were made from, as in a deepcopy's memo; the
+            functions made anew are added.
+
+    Raises:
+        TypeError: something callable leads to what has a twin, and can't be made anew.
+    """
+    _Twins(memo).refer_to_each_other()
+
+
+class _Twins:
+    def __init__(self, memo: dict[int, Any]) -> None:
+        self._memo = memo
+        # A deepcopy keeps what it has copied alive by a list in its own memo.
+        self._twins = [twin for key, twin in memo.items() if id(twin) != key and key != id(memo)]
+        self._done = {id(twin) for twin in self._twins if _holds_by_key(twin)}
+
+    def refer_to_each_other(self) -> None:
+        for twin in self._twins:
+            if id(twin) in self._done:
+                self._fill(twin, twin)
+
+    def of(self, value: Any) -> Any:
+        """Return the twin of ``value``, ``value`` itself where it leads to nothing that has one."""
+        if id(value) in self._done:
+            return value
+        if self._has_twin(value):
+            return self._memo[id(value)]
+        return self._made(value) if self._leads_to_twins(value) else value
+
+    def _has_twin(self, value: Any) -> bool:
+        return self._memo.get(id(value), value) is not value
+
+    def _leads_to_twins(self, value: Any) -> bool:
+        met: dict[int, Any] = {}
+        waiting = [value]
+        while waiting and len(met) < _MOST_STEPS:
+            one = waiting.pop()
+            if isinstance(one, _HAVE_NO_PARTS) or id(one) in met or id(one) in self._done:
+                continue
+            if self._has_twin(one):
+                return True
+            met[id(one)] = one
+            waiting.extend(_parts_of(one))
+        return False
+
+    def _made(self, value: Any) -> Any:
+        """Return a new twin of what leads to twins."""
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, MethodType):
+            twin: Any = MethodType(self.of(value.__func__), self.of(value.__self__))
+        elif isinstance(value, BuiltinMethodType):
+            twin = getattr(self.of(value.__self__), value.__name__)
+        elif isinstance(value, functools.partial):
+            arguments = map(self.of, value.args)
+            twin = type(value)(self.of(value.func), *arguments, **self.of(value.keywords))
+        elif isinstance(value, _CACHED):
+            twin = functools.lru_cache(**value.cache_parameters())(self.of(value.__wrapped__))
+        elif type(value) in (tuple, set, frozenset):
+            twin = type(value)(map(self.of, value))
+        elif _holds_by_key(value):
+            twin = self._memo[id(value)] = copy.copy(value)
+            self._fill(twin, value)
+        else:
+            raise TypeError(
+                f"a {type(value).__name__} in it refers to its parts, and can't be made to refer "
+                "to those of a copy"
+            )
+        self._memo[id(value)] = twin
+        return twin
+
+    def _fill(self, twin: Any, value: Any) -> None:
+        """Let ``twin`` hold the twins of what ``value`` holds."""
+        if isinstance(value, MAPPINGS):
+            items: Iterable[tuple[Any, Any]] = list(value.items())
+        elif isinstance(value, list | deque):
+            items = enumerate(value)
+        else:
+            items = list(attributes_of(value).items())
+        for key, one in items:
+            if isinstance(one, _HAVE_NO_PARTS) or (new := self.of(one)) is one:
+                continue
+            if isinstance(value, (*MAPPINGS, list, deque)):
+                twin[key] = new
+            else:
+                object.__setattr__(twin, key, new)  # frozen ones too
+
+    def _function(self, old: FunctionType) -> FunctionType:
+        cells = [
+            self._memo.setdefault(id(cell), CellType()) if self._leads_to_twins(cell) else cell
+            for cell in old.__closure__ or ()
+        ]
+        new = FunctionType(old.__code__, old.__globals__, old.__name__, closure=tuple(cells))
+        self._memo[id(old)] = new  # it may be in its own closure
+        for cell, before in zip(cells, old.__closure__ or (), strict=True):
+            if cell is not before:
+                cell.cell_contents = self.of(before.cell_contents)
+        new.__defaults__, new.__kwdefaults__ = (
+            self.of(old.__defaults__),
+            self.of(old.__kwdefaults__),
+        )
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            setattr(new, name, getattr(old, name))
+        new.__dict__.update({name: self.of(value) for name, value in old.__dict__.items()})
+        return new
+
+
+def _holds_by_key(value: Any) -> bool:
+    """Whether what it holds can be exchanged one by one: by key, by place or as an attribute."""
+    kind = type(value)
+    if isinstance(value, _HAVE_NO_PARTS) or kind in (functools.partial, _CACHED):
+        return False
+    if kind in (list, deque, *MAPPINGS, *NOTHING_BUT_ATTRIBUTES) or has_no_ways_of_its_own(value):
+        return True
+    return (
+        callable(value)
+        and hasattr(value, "__dict__")
+        and not isinstance(value, FunctionType | MethodType | BuiltinMethodType)
+    )
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """Return what a value holds by which it may compute."""
+    if isinstance(value, FunctionType):
+        attributes = value.__dict__.values()
+        return [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__, *attributes]
+    if isinstance(value, CellType):
+        return [value.cell_contents] if value != _EMPTY else []
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, BuiltinMethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, value.keywords]
+    if isinstance(value, _CACHED):
+        return [value.__wrapped__]
+    if isinstance(value, MAPPINGS):
+        return list(value.values())
+    if isinstance(value, list | deque | tuple | set | frozenset):
+        return list(value)
+    if _holds_by_key(value):
+        return list(attributes_of(value).values())
+    return gc.get_referents(value) if callable(value) else []
