@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from .nonlinearities import Nonlinearity
+from .random_state import random_state_kept
+from .silence import nothing_printed
 
 _REACH, _PANELS, _NODES = 12.0, 960, 8
 
@@ -36,7 +38,12 @@ def _quadrature() -> tuple[Tensor, Tensor]:
 def moments(nonlinearity: Nonlinearity, q: float = 1.0) -> tuple[float, float, float]:
     """Return E[φ²], E[φ'²] and dE[φ²]/dq of φ(√q z) over z ~ N(0, 1)."""
     nodes, weights = _quadrature()
-    with torch.inference_mode(False), torch.enable_grad():
+    with (
+        random_state_kept(()),
+        nothing_printed(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         z = (nodes.clone() * math.sqrt(q)).requires_grad_()
         # Some work in place, which a leaf does not allow.
         value = nonlinearity.function(z * 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..deep_copies import deep_copy
 from .random_state import random_state_kept
+from .silence import nothing_printed
 
 FUNCTIONS = frozenset(
     {
@@ -117,7 +118,12 @@ def _acts_on_each_entry(function: Callable[[Tensor], Any]) -> bool:
     """Whether the halves of a tensor come out as in the whole, and not all as they went in."""
     z = torch.linspace(-3.0, 3.0, 14, dtype=torch.float64, device="cpu")
     try:
-        with random_state_kept(()), torch.inference_mode(False), torch.no_grad():
+        with (
+            random_state_kept(()),
+            nothing_printed(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             whole = function(z.clone())
             halves = [function(half.clone()) for half in (z[:7], z[7:])]
             return (

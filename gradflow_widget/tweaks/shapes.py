@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from ..deep_copies import deep_copy
 from .random_state import random_state_kept
+from .silence import nothing_printed
 
 _RESIZING = (
     nn.modules.pooling._MaxPoolNd,
@@ -53,7 +54,7 @@ def _resizing_part(block: list[nn.Module]) -> str:
 
 def _run(modules: list[nn.Module], value: Any) -> tuple[int, ...] | None:
     try:
-        with random_state_kept(()), torch.no_grad():
+        with random_state_kept(()), nothing_printed(), torch.no_grad():
             for module in modules:
                 value = module(value)
                 if isinstance(value, tuple):

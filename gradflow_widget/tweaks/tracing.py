@@ -34,6 +34,7 @@ from ..plain_objects import (
     is_plain_object,
 )
 from .random_state import random_state_kept
+from .silence import nothing_printed
 from .write_guard import WriteGuard
 
 _TORCH = torch.__path__[0]
@@ -99,8 +100,13 @@ def _traced(
     try:
         refer_to_twins({**known, **made})
         arguments, keywords = _placeholders(type(model).forward, tracer)
-        # forward may draw random numbers that no proxy has a part in.
-        with random_state_kept(model.parameters()), torch.no_grad(), WriteGuard():
+        # forward may draw random numbers that no proxy has a part in, and print what is one.
+        with (
+            random_state_kept(model.parameters()),
+            nothing_printed(),
+            torch.no_grad(),
+            WriteGuard(),
+        ):
             result = root.forward(*arguments, **keywords)
         graph.output(tracer.create_arg(result))
     except Exception as error:

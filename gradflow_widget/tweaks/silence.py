@@ -1,0 +1,60 @@
+"""Keeps from the page what a model prints while it is only looked into.
+
+What other threads print meanwhile comes through, which ``contextlib.redirect_stdout`` would lose.
+Standard error is left alone: a warning is shown once, and would be lost for good.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_lock = threading.Lock()
+# How many times over each thread is silent.
+_silent: Counter[int] = Counter()
+
+
+@contextmanager
+def nothing_printed() -> Iterator[None]:
+    """Drop within what this thread writes to ``sys.stdout``."""
+    thread = threading.get_ident()
+    with _lock:
+        # Without a console, as under pythonw, there is none.
+        if sys.stdout is not None and not isinstance(sys.stdout, _SilentForSome):
+            sys.stdout = _SilentForSome(sys.stdout)
+        _silent[thread] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _silent[thread] -= 1
+            if not _silent[thread]:
+                del _silent[thread]
+            # Somebody else may have put another in its place.
+            if not _silent and isinstance(sys.stdout, _SilentForSome):
+                sys.stdout = sys.stdout.stream
+
+
+class _SilentForSome:
+    """Stands for a stream, and passes on all but what silent threads write."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or seem to."""
+        if threading.get_ident() in _silent:
+            return len(text)
+        return self.stream.write(text)  # type: ignore[no-any-return]
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of ``lines``, or seem to."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
