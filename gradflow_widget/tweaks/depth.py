@@ -26,7 +26,7 @@ from .blocks import (
 )
 from .copying import copied, refuse_lazy, refusing_without_room
 from .errors import CannotTweak
-from .fresh import fresh_copy
+from .fresh import fresh_copy, why_none_is_drawn
 from .lineage import lineage_of
 from .numbering import find_counters, renumber, set_counters
 from .record import forget, record
@@ -127,6 +127,7 @@ class _Candidate:
     count: int
     original: int
     misfit: str = ""
+    no_more: str = ""
 
     @property
     def place(self) -> str:
@@ -140,10 +141,12 @@ class _Candidate:
     def sentence(self) -> str:
         if isinstance(self.target, Run):
             block = ", ".join(type(module).__name__ for module in self.target.blocks[0])
-            return (
-                f"Repeats or removes the last of the {self.count} blocks ({block}) of "
+            verb = "Removes" if self.no_more else "Repeats or removes"
+            sentence = (
+                f"{verb} the last of the {self.count} blocks ({block}) of "
                 f"{shown_path(self.at) or 'the model'}."
             )
+            return f"{sentence} {self.no_more}".rstrip()
         return (
             f"Sets the number of layers of {shown_path(self.at) or 'the model'}, {self.count} now."
         )
@@ -161,7 +164,10 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
         # A container's greatest run goes by the container's name, the others by their first module.
         at = run.at if run.at not in named else f"{run.at}.{names[run.start]}".lstrip(".")
         misfit = change_of_shape(run.blocks[0]) if kept is None else ""
-        found.append(_Candidate(at, run, run.count, original, misfit))
+        # A block that was taken off comes back as it was.
+        draws = kept is None or not kept.aside
+        no_more = why_none_is_drawn(run.blocks[-1], _ancestors(model, run.at)) if draws else ""
+        found.append(_Candidate(at, run, run.count, original, misfit, no_more))
     for name, module in model.named_modules():
         if not isinstance(module, nn.RNNBase):
             continue

@@ -16,7 +16,7 @@ from .computed import hooked
 from .copying import leave_gradients_out
 from .errors import CannotTweak
 from .lineage import descend
-from .resetting import drawn_as_plain, drawn_on_the_cpu, initializer_of, reset
+from .resetting import drawn_as_plain, drawn_on_the_cpu, initializer_of, reset, resets
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), tuple, type)
 
@@ -64,6 +64,25 @@ def fresh_copy(
     return fresh
 
 
+def why_none_is_drawn(block: list[nn.Module], ancestors: list[nn.Module]) -> str:
+    """Return why :func:`fresh_copy` will refuse ``block``, "" where it is not known beforehand.
+
+    It is where a parameter is in no layer that has a method to initialise it, and within none.
+    """
+    if any(isinstance(one, nn.Transformer) or initializer_of(one) for one in ancestors):
+        return ""
+    waiting = list(block)
+    while waiting:
+        module = waiting.pop()
+        if resets(module) or isinstance(module, parametrize.ParametrizationList):
+            continue
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_floating_point():
+                return _no_initializer(module, name)
+        waiting.extend(module.children())
+    return ""
+
+
 def seed_of(seed: int, place: str) -> int:
     """Return a seed of its own for what is drawn at ``place``, in the 32 bits a seed has."""
     return crc32(f"{seed} {place}".encode())
@@ -107,7 +126,11 @@ def _refuse(layer: nn.Module, name: str) -> NoReturn:
             f"A new block needs fresh weights, but those of a {type(layer).__name__} are computed "
             f"already, by {by}: take that off before."
         )
-    raise CannotTweak(
+    raise CannotTweak(_no_initializer(layer, name))
+
+
+def _no_initializer(layer: nn.Module, name: str) -> str:
+    return (
         f"A new block needs fresh weights, but {type(layer).__name__} does not say how to "
         f"initialise its {name}: give the class a method reset_parameters()."
     )

@@ -28,13 +28,22 @@ def reset(layer: nn.Module) -> None:
     What no class says how to draw stays as it is. A parametrized layer is to be reset within
     :func:`drawn_as_plain`.
     """
-    method = next((m for name in _METHODS if callable(m := getattr(layer, name, None))), None)
+    method = _method_of(layer)
     if method is not None:
         method()
     elif is_norm(layer):
         with torch.no_grad():
             for name, parameter in layer.named_parameters(recurse=False):
                 parameter.fill_(1.0 if name == "weight" else 0.0)
+
+
+def resets(layer: nn.Module) -> bool:
+    """Whether :func:`reset` does something to ``layer``, and maybe to what is in it."""
+    return _method_of(layer) is not None or is_norm(layer)
+
+
+def _method_of(layer: nn.Module) -> Callable[[], Any] | None:
+    return next((m for name in _METHODS if callable(m := getattr(layer, name, None))), None)
 
 
 def initializer_of(module: nn.Module) -> Callable[[nn.Module], Any] | None:

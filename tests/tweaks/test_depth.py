@@ -318,6 +318,36 @@ def test_a_layer_that_nobody_can_initialise_is_named() -> None:
         with_depth(model, 3)
 
 
+class LoRALinear(nn.Module):
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(2, linear.in_features))
+        self.B = nn.Parameter(torch.zeros(linear.out_features, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + x @ self.A.t() @ self.B.t()
+
+
+def test_that_no_block_can_be_added_is_said_beforehand() -> None:
+    model = nn.Sequential(*(LoRALinear(nn.Linear(4, 4)) for _ in range(3)), nn.ReLU())
+    assert depth_of(model).what == (
+        "Removes the last of the 3 blocks (LoRALinear) of the model. A new block needs fresh "
+        "weights, but LoRALinear does not say how to initialise its A: give the class a method "
+        "reset_parameters()."
+    )
+    fewer = with_depth(model, 2)
+    assert depth_of(fewer).what.startswith("Repeats or removes the last of the 2 blocks")
+    assert depth_of(with_depth(fewer, 3)).what == depth_of(model).what
+
+
+@pytest.mark.parametrize("name", REPEATING)
+def test_where_blocks_can_be_added_nothing_else_is_said(name: str) -> None:
+    what = depth_of(made(name)[0]).what
+    assert what.startswith(("Repeats or removes", "Sets the number of layers"))
+    assert "fresh weights" not in what
+
+
 def test_lists_that_go_together_and_can_not_grow_together_are_refused() -> None:
     model = SideBySideLists()
     model.norms[1] = nn.Identity()
