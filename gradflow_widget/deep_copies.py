@@ -11,12 +11,12 @@ import copy
 import functools
 import gc
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
-from torch import fx
+from torch import nn
 
 from .plain_objects import (
     MAPPINGS,
@@ -37,10 +37,9 @@ _HAVE_NO_PARTS = (
     type,
     ModuleType,
     torch.Tensor,
-    # What a model that is being traced holds leads to all that has been traced.
-    fx.Proxy,
-    fx.proxy.TracerBase,
 )
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
+_OURS = "_gradflow_"
 _CACHED = functools._lru_cache_wrapper
 _EMPTY = CellType()
 # What refers to a model does so within a few steps; more are those of somebody else's data.
@@ -71,27 +70,49 @@ def refer_to_twins(memo: dict[int, Any]) -> None:
     Raises:
         TypeError: something callable leads to what has a twin, and can't be made anew.
     """
-    _Twins(memo).refer_to_each_other()
+    # A deepcopy keeps what it has copied alive by a list in its own memo.
+    twins = [twin for key, twin in memo.items() if id(twin) != key and key != id(memo)]
+    _Twins(twins, memo).fill_holders()
+
+
+def refer_to_new(model: nn.Module, replaced: Iterable[tuple[nn.Module, nn.Module]]) -> None:
+    """Let what a model's modules hold in attributes be the new modules, in functions and lists too.
+
+    What is registered, and what tweaks keep to be undone, stays, and so does what the old modules
+    hold themselves: the new may have them within.
+
+    Args:
+        model: it has the new modules already in the place of the old.
+        replaced: pairs of an old module and a new one.
+
+    Raises:
+        TypeError: something callable leads to an old one, and can't be made anew.
+    """
+    pairs = list(replaced)
+    if pairs:
+        twins = _Twins(model.modules(), {id(old): new for old, new in pairs})
+        twins.fill_holders(but={id(part) for old, _ in pairs for part in old.modules()})
 
 
 class _Twins:
-    def __init__(self, memo: dict[int, Any]) -> None:
+    def __init__(self, holders: Iterable[Any], memo: dict[int, Any]) -> None:
         self._memo = memo
-        # A deepcopy keeps what it has copied alive by a list in its own memo.
-        self._twins = [twin for key, twin in memo.items() if id(twin) != key and key != id(memo)]
-        self._done = {id(twin) for twin in self._twins if _holds_by_key(twin)}
+        self._holders = [holder for holder in holders if _holds_by_key(holder)]
+        self._done = {id(holder) for holder in self._holders}
+        # What is let go of would give its id away.
+        self._kept: list[Any] = []
 
-    def refer_to_each_other(self) -> None:
-        for twin in self._twins:
-            if id(twin) in self._done:
-                self._fill(twin, twin)
+    def fill_holders(self, but: Container[int] = ()) -> None:
+        for holder in self._holders:
+            if id(holder) not in but:
+                self._fill(holder, _items_of(holder, registered=False))
 
     def of(self, value: Any) -> Any:
         """Return the twin of ``value``, ``value`` itself where it leads to nothing that has one."""
-        if id(value) in self._done:
-            return value
         if self._has_twin(value):
             return self._memo[id(value)]
+        if isinstance(value, _HAVE_NO_PARTS) or id(value) in self._done:
+            return value
         return self._made(value) if self._leads_to_twins(value) else value
 
     def _has_twin(self, value: Any) -> bool:
@@ -100,18 +121,21 @@ class _Twins:
     def _leads_to_twins(self, value: Any) -> bool:
         met: dict[int, Any] = {}
         waiting = [value]
-        while waiting and len(met) < _MOST_STEPS:
+        for _ in range(_MOST_STEPS):
+            if not waiting:
+                break
             one = waiting.pop()
-            if isinstance(one, _HAVE_NO_PARTS) or id(one) in met or id(one) in self._done:
-                continue
             if self._has_twin(one):
                 return True
+            if isinstance(one, _HAVE_NO_PARTS) or id(one) in met or id(one) in self._done:
+                continue
             met[id(one)] = one
             waiting.extend(_parts_of(one))
         return False
 
     def _made(self, value: Any) -> Any:
         """Return a new twin of what leads to twins."""
+        self._kept.append(value)
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, MethodType):
@@ -127,7 +151,7 @@ class _Twins:
             twin = type(value)(map(self.of, value))
         elif _holds_by_key(value):
             twin = self._memo[id(value)] = copy.copy(value)
-            self._fill(twin, value)
+            self._fill(twin, _items_of(value))
         else:
             raise TypeError(
                 f"a {type(value).__name__} in it refers to its parts, and can't be made to refer "
@@ -136,21 +160,16 @@ class _Twins:
         self._memo[id(value)] = twin
         return twin
 
-    def _fill(self, twin: Any, value: Any) -> None:
-        """Let ``twin`` hold the twins of what ``value`` holds."""
-        if isinstance(value, MAPPINGS):
-            items: Iterable[tuple[Any, Any]] = list(value.items())
-        elif isinstance(value, list | deque):
-            items = enumerate(value)
-        else:
-            items = list(attributes_of(value).items())
+    def _fill(self, holder: Any, items: Iterable[tuple[Any, Any]]) -> None:
+        """Let ``holder`` hold the twins of what is among ``items``."""
         for key, one in items:
-            if isinstance(one, _HAVE_NO_PARTS) or (new := self.of(one)) is one:
+            new = self.of(one)
+            if new is one:
                 continue
-            if isinstance(value, (*MAPPINGS, list, deque)):
-                twin[key] = new
+            if isinstance(holder, (*MAPPINGS, list, deque)):
+                holder[key] = new
             else:
-                object.__setattr__(twin, key, new)  # frozen ones too
+                object.__setattr__(holder, key, new)  # frozen ones too
 
     def _function(self, old: FunctionType) -> FunctionType:
         cells = [
@@ -162,14 +181,28 @@ class _Twins:
         for cell, before in zip(cells, old.__closure__ or (), strict=True):
             if cell is not before:
                 cell.cell_contents = self.of(before.cell_contents)
-        new.__defaults__, new.__kwdefaults__ = (
-            self.of(old.__defaults__),
-            self.of(old.__kwdefaults__),
-        )
+        new.__defaults__ = self.of(old.__defaults__)
+        new.__kwdefaults__ = self.of(old.__kwdefaults__)
         for name in functools.WRAPPER_ASSIGNMENTS:
             setattr(new, name, getattr(old, name))
         new.__dict__.update({name: self.of(value) for name, value in old.__dict__.items()})
         return new
+
+
+def _items_of(value: Any, *, registered: bool = True) -> list[tuple[Any, Any]]:
+    """Return what a container or an object holds, by key, place or name."""
+    if isinstance(value, (*MAPPINGS, list, deque)):
+        if len(value) > _MOST_STEPS:
+            return []
+        return list(value.items() if isinstance(value, MAPPINGS) else enumerate(value))
+    attributes = attributes_of(value)
+    if registered or not isinstance(value, nn.Module):
+        return list(attributes.items())
+    return [
+        (name, one)
+        for name, one in attributes.items()
+        if name not in _OF_MODULES and not name.startswith(_OURS)
+    ]
 
 
 def _holds_by_key(value: Any) -> bool:
@@ -201,10 +234,8 @@ def _parts_of(value: Any) -> Iterable[Any]:
         return [value.func, *value.args, value.keywords]
     if isinstance(value, _CACHED):
         return [value.__wrapped__]
-    if isinstance(value, MAPPINGS):
-        return list(value.values())
-    if isinstance(value, list | deque | tuple | set | frozenset):
-        return list(value)
-    if _holds_by_key(value):
-        return list(attributes_of(value).values())
+    if isinstance(value, tuple | set | frozenset):
+        return value
+    if _holds_by_key(value) or isinstance(value, (*MAPPINGS, list, deque)):
+        return [one for _, one in _items_of(value)]
     return gc.get_referents(value) if callable(value) else []

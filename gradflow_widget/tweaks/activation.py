@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..deep_copies import refer_to_new
 from ..quoting import quoted
 from .copying import HOOKS, copied
 from .errors import CannotTweak
@@ -199,6 +200,7 @@ def _swap(model: nn.Module, hidden: Hidden, target: str) -> int:
 
 
 def _replace(model: nn.Module, by_identity: dict[int, nn.Module]) -> None:
+    pairs: list[tuple[nn.Module, nn.Module]] = []
     for modules in [module._modules for module in model.modules()]:
         for name, module in modules.items():
             if module is not None and id(module) in by_identity:
@@ -208,6 +210,8 @@ def _replace(model: nn.Module, by_identity: dict[int, nn.Module]) -> None:
                     new.__dict__[hooks] = module.__dict__[hooks]
                 carry_lineage(module, new)
                 modules[name] = new
+                pairs.append((module, new))
+    refer_to_new(model, pairs)
 
 
 def _set_flags(model: nn.Module, target: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..deep_copies import refer_to_new
 from ..quoting import counted, quoted
 from .computed import computed_as, divided_by_zero, register_norm, uncompute
 from .copying import copied, is_in_hand, refuse_lazy
@@ -198,11 +199,14 @@ def _own_norms(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 def _take_out(model: nn.Module, kind: str | None) -> list[bool]:
     """Undo what is not ``kind``: put-in norms, computed weights; tell which were the model's."""
     taken: list[bool] = []
+    pairs: list[tuple[nn.Module, nn.Module]] = []
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, Normalized) and kind_of(child.norm) != kind:
                 parent._modules[name] = child.layer
+                pairs.append((child, child.layer))
                 taken.append(False)
+    refer_to_new(model, pairs)
     for module in list(model.modules()):
         found = computed_as(module)
         if found in OF_WEIGHTS and found != kind:
@@ -217,6 +221,7 @@ def _exchange(model: nn.Module, kind: str | None) -> int:
         if norm not in made:
             made[norm] = _exchanged(norm, kind)
         parent._modules[name] = made[norm]
+    refer_to_new(model, made.items())
     return sum(_ORIGINAL in norm.__dict__ for norm in made.values())
 
 
@@ -295,6 +300,7 @@ def _put_in(model: nn.Module, layers: list[nn.Module], kind: str) -> int:
                 if child not in wrapped:
                     wrapped[child] = _normalized(child, kind)
                 parent._modules[name] = wrapped[child]
+    refer_to_new(model, wrapped.items())
     return sum(isinstance(module, Normalized) for module in model.modules())
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from ..checked import as_float
+from ..deep_copies import refer_to_new
 from ..quoting import quoted
 from .blocks import Run, find_runs, shown_path
 from .copying import copied, refuse_lazy
@@ -143,6 +144,7 @@ def with_skips(model: nn.Module, scale: float | str | None) -> nn.Module:
     # From the end: a wrapped block of several modules moves all that stand behind it.
     for run in sorted(wrappable_runs(twin), key=lambda run: run.start, reverse=True):
         _wrap(run)
+    refer_to_new(twin, [(skip.body, skip) for skip in _skips_of(twin)])
     return _scaled(twin, scale)
 
 
@@ -153,8 +155,12 @@ def rescale_skips(model: nn.Module) -> None:
         _scaled(model, scale)
 
 
+def _skips_of(model: nn.Module) -> list[Residual]:
+    return [module for module in model.modules() if isinstance(module, Residual)]
+
+
 def _scaled(model: nn.Module, scale: Any) -> nn.Module:
-    blocks = [module for module in model.modules() if isinstance(module, Residual)]
+    blocks = _skips_of(model)
     for block in blocks:
         block.set_scale(_number(scale, len(blocks)))
     shown = {LEARNED: "α", DEPTH_SCALE: f"1/√(2·{len(blocks)})"}.get(str(scale), f"{scale}")
@@ -293,6 +299,7 @@ def _wrap(run: Run) -> None:
 
 
 def _unwrap(model: nn.Module) -> None:
+    pairs = [(skip, skip.body) for skip in _skips_of(model)]
     for container in list(model.modules()):
         items = list(container._modules.items())
         if not any(isinstance(module, Residual) for _, module in items):
@@ -306,6 +313,7 @@ def _unwrap(model: nn.Module) -> None:
             elif not isinstance(module, TakenPlace):
                 plain.append((name, module))
         _set_modules(container, plain)
+    refer_to_new(model, pairs)
 
 
 def _set_modules(container: nn.Module, items: list[tuple[str, nn.Module | None]]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...checked import checked_share
+from ...deep_copies import refer_to_new
 from ...quoting import counted
 from ...tweaks.copying import copied
 from ...tweaks.errors import CannotTweak
@@ -86,10 +87,13 @@ def _take_off(model: nn.Module) -> None:
     for module in model.modules():
         if _ORIGINAL in module.__dict__:
             setattr(module, _key(module), module.__dict__.pop(_ORIGINAL))
+    pairs: list[tuple[nn.Module, nn.Module]] = []
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, Dropped):
                 parent._modules[name] = child.activation
+                pairs.append((child, child.activation))
+    refer_to_new(model, pairs)
 
 
 def _put_in(model: nn.Module, rate: float) -> tuple[int, int]:
@@ -102,7 +106,7 @@ def _put_in(model: nn.Module, rate: float) -> tuple[int, int]:
             f"The model {reason}, so there is no place for dropout: make them modules, such as "
             "self.act = nn.ReLU(), or give the model nn.Dropout layers."
         )
-    wrapped: dict[int, nn.Module] = {}
+    wrapped: dict[int, Dropped] = {}
     places = 0
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -112,4 +116,5 @@ def _put_in(model: nn.Module, rate: float) -> tuple[int, int]:
                     descend(wrapper, child, "dropout")
                 parent._modules[name] = wrapped[id(child)]
                 places += 1
+    refer_to_new(model, [(wrapper.activation, wrapper) for wrapper in wrapped.values()])
     return places, unreachable
