@@ -1,31 +1,34 @@
-"""Keeps from the page what a model prints while it is only looked into.
+"""Keeps from the page what a model prints, or warns of, while it is only looked into.
 
 What other threads print meanwhile comes through, which ``contextlib.redirect_stdout`` would lose.
-Standard error is left alone: a warning is shown once, and would be lost for good.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _lock = threading.Lock()
+_STREAMS = ("stdout", "stderr")
 # How many times over each thread is silent.
 _silent: Counter[int] = Counter()
 
 
 @contextmanager
 def nothing_printed() -> Iterator[None]:
-    """Drop within what this thread writes to ``sys.stdout``."""
+    """Drop within what this thread writes to ``sys.stdout`` and ``sys.stderr``."""
     thread = threading.get_ident()
     with _lock:
-        # Without a console, as under pythonw, there is none.
-        if sys.stdout is not None and not isinstance(sys.stdout, _SilentForSome):
-            sys.stdout = _SilentForSome(sys.stdout)
+        for name in _STREAMS:
+            stream = getattr(sys, name)
+            # Without a console, as under pythonw, there is none.
+            if stream is not None and not isinstance(stream, _SilentForSome):
+                setattr(sys, name, _SilentForSome(stream))
         _silent[thread] += 1
     try:
         yield
@@ -34,9 +37,14 @@ def nothing_printed() -> Iterator[None]:
             _silent[thread] -= 1
             if not _silent[thread]:
                 del _silent[thread]
-            # Somebody else may have put another in its place.
-            if not _silent and isinstance(sys.stdout, _SilentForSome):
-                sys.stdout = sys.stdout.stream
+            for name in _STREAMS:
+                stream = getattr(sys, name)
+                # Somebody else may have put another in its place.
+                if not _silent and isinstance(stream, _SilentForSome):
+                    setattr(sys, name, stream.stream)
+        # Python shows a warning once; after this, what was dropped would be shown again.
+        with warnings.catch_warnings():
+            pass
 
 
 class _SilentForSome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,26 @@ from gradflow_widget import (
     with_skips,
 )
 from gradflow_widget.tweaks.silence import nothing_printed
+
+WARNS = """
+import warnings
+import torch
+from torch import nn
+from gradflow_widget import GradientFlow, with_initialization
+
+class Warns(nn.Linear):
+    def forward(self, x):
+        warnings.warn("an odd thing")
+        return super().forward(x)
+
+model = nn.Sequential(Warns(5, 5), nn.ReLU(), nn.Linear(5, 2))
+with_initialization(model, "he", seed=0)
+print("looked")
+data = torch.ones(4, 5), torch.zeros(4, dtype=torch.long)
+flow = GradientFlow(model, torch.optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(), data)
+print("made")
+flow.close()
+"""
 
 LOOKS: dict[str, Callable[[nn.Module], Any]] = {
     "activation": lambda model: with_activation(model, "tanh"),
@@ -91,6 +112,15 @@ def test_making_a_widget_shows_at_most_what_its_first_look_prints(
     out = capsys.readouterr().out
     assert out.count("In Model") == 1
     assert "Proxy" not in out
+
+
+def test_a_warning_is_shown_by_the_first_look_and_not_by_those_into_the_model() -> None:
+    # Outside pytest, which shows warnings in its own way.
+    done = subprocess.run(
+        [sys.executable, "-c", WARNS], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stderr.count("UserWarning: an odd thing") == 1
+    assert done.stdout.split() == ["looked", "made"]
 
 
 def test_other_threads_go_on_printing(capsys: pytest.CaptureFixture[str]) -> None:
