@@ -79,7 +79,8 @@ it("the root can be focused, has a name, and keeps JupyterLab's shortcuts out", 
   expect(root.tabIndex).toBe(0);
   expect(root.getAttribute("role")).toBe("region");
   expect(root.getAttribute("aria-label")).toBe("Gradient flow");
-  expect(root.getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+  press("x");
+  expect(root.hasAttribute("data-lm-suppress-shortcuts")).toBe(true);
 });
 
 it("a second widget in the page has a name of its own, until the first has gone", () => {
@@ -104,14 +105,40 @@ it("released, the root is as it was", () => {
   expect(root.getAttributeNames()).toEqual([]);
 });
 
-it.each(["button", "summary", "select", "input", "[role=slider]"])(
-  "JupyterLab is told to leave the keys pressed on %s alone, as long as the widget is there",
-  (element) => {
-    const focused = root.querySelector<HTMLElement>(element);
-    focused?.focus();
-    focused?.dispatchEvent(new FocusEvent("focusin", { bubbles: true }));
-    expect(focused?.getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+/** Whether JupyterLab, which listens on the document before anything below does, may have a key. */
+function isLeftToJupyterLab(key: string, on: string, options: KeyboardEventInit = {}): boolean {
+  const target = root.querySelector(on);
+  let left = false;
+  const look = () => {
+    left = ![root, target].some((element) => element?.hasAttribute("data-lm-suppress-shortcuts"));
+  };
+  document.addEventListener("keydown", look, true);
+  press(key, on, options);
+  document.removeEventListener("keydown", look, true);
+  return left;
+}
+
+describe.each(["button", "summary", "select", "input", "[role=slider]"])("on %s", (element) => {
+  it("JupyterLab leaves plain keys alone, as long as the widget is there", () => {
+    expect(isLeftToJupyterLab("x", element)).toBe(false);
+    expect(isLeftToJupyterLab("ArrowDown", element, { shiftKey: true })).toBe(false);
     release();
-    expect(focused?.hasAttribute("data-lm-suppress-shortcuts")).toBe(false);
-  },
-);
+    expect(isLeftToJupyterLab("x", element)).toBe(true);
+  });
+
+  it("JupyterLab has its shortcuts, such as the one that saves", () => {
+    expect(isLeftToJupyterLab("x", element)).toBe(false);
+    expect(isLeftToJupyterLab("s", element, { ctrlKey: true })).toBe(true);
+    expect(isLeftToJupyterLab("s", element, { metaKey: true })).toBe(true);
+    expect(isLeftToJupyterLab("Enter", element, { shiftKey: true })).toBe(true);
+    expect(isLeftToJupyterLab("x", element)).toBe(false);
+  });
+});
+
+it("a key pressed elsewhere in the page is not looked at", () => {
+  const elsewhere = document.createElement("button");
+  document.body.append(elsewhere);
+  elsewhere.dispatchEvent(new KeyboardEvent("keydown", { key: "x", bubbles: true }));
+  expect(elsewhere.getAttributeNames()).toEqual([]);
+  elsewhere.remove();
+});

@@ -22,8 +22,9 @@ const REGION = { tabindex: "0", role: "region" };
 // focus is, and stops at the first match: JupyterLab's `:focus` is one, so it has to be there.
 const SUPPRESSES = "data-lm-suppress-shortcuts";
 
-function keepKeys(event: FocusEvent): void {
-  if (event.target instanceof Element) event.target.setAttribute(SUPPRESSES, "true");
+/** Whether JupyterLab may have a key that is pressed inside the widget, such as Ctrl+S to save. */
+function isForNotebook(event: KeyboardEvent): boolean {
+  return event.ctrlKey || event.metaKey || event.altKey || (event.shiftKey && event.key === "Enter");
 }
 
 /** A name that no other widget in the page has: a screen reader lists regions by their names. */
@@ -45,14 +46,20 @@ export function takeKeys(root: HTMLElement, act: (action: Action) => void): () =
     act(action);
   }
 
+  // On the window, which is before the document, where JupyterLab listens.
+  function keepKeys(event: KeyboardEvent): void {
+    const { target } = event;
+    if (!(target instanceof Element) || !root.contains(target)) return;
+    for (const element of [root, target]) element.toggleAttribute(SUPPRESSES, !isForNotebook(event));
+  }
+
   const attributes: Readonly<Record<string, string>> = { ...REGION, "aria-label": freeName() };
   for (const [name, value] of Object.entries(attributes)) root.setAttribute(name, value);
-  root.setAttribute(SUPPRESSES, "true");
   root.addEventListener("keydown", onKeyDown);
-  root.addEventListener("focusin", keepKeys);
+  window.addEventListener("keydown", keepKeys, true);
   return () => {
     root.removeEventListener("keydown", onKeyDown);
-    root.removeEventListener("focusin", keepKeys);
+    window.removeEventListener("keydown", keepKeys, true);
     for (const name of Object.keys(attributes)) root.removeAttribute(name);
     for (const element of [root, ...root.querySelectorAll(`[${SUPPRESSES}]`)]) {
       element.removeAttribute(SUPPRESSES);

@@ -112,6 +112,21 @@ def test_keys_play_pause_step_and_reset_and_never_reach_jupyterlab(cell: FlowCel
     expect(page.root).to_be_visible()
 
 
+def test_a_notebook_is_saved_by_its_shortcut_with_the_focus_in_the_widget(cell: FlowCell) -> None:
+    page = cell.playground()
+    notebook = cell.notebook
+    dirty = "window.jupyterapp.shell.currentWidget.context.model.dirty"
+    page.button("Step").click()
+    page.wait_for(lambda drawn: drawn.step == 1)
+    notebook.page.wait_for_function(f"() => {dirty}")
+
+    notebook.page.keyboard.press("Control+s")
+    notebook.page.wait_for_function(f"() => !{dirty}")
+
+    notebook.page.keyboard.press("s")
+    page.wait_for(lambda drawn: drawn.step == 2)
+
+
 # As when the page has had its last word on the widget before this one, whose subshell then ended.
 ANSWERED_LAST = """
 import threading, time
