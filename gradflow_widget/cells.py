@@ -75,14 +75,15 @@ class CellRegistry:
             cell, run = place
             self._defined.setdefault(cell, []).append((run, weakref.ref(thing)))
 
-    def begins_again(self, thing: Closable, info: object) -> bool:
-        """Say whether the cell that is about to run has defined ``thing`` before.
-
-        ``info``: what IPython tells of it.
-        """
-        source = getattr(info, "raw_cell", None)
-        cell = _cell_of("" if source is None else jupyter.shell().transform_cell(source))
+    def has_defined(self, cell: str, thing: Closable) -> bool:
+        """Say whether an earlier run of a cell has defined ``thing``."""
         return any(reference() is thing for _, reference in self._defined.get(cell, []))
+
+
+def cell_that_begins(info: object) -> str:
+    """Return the identity of a cell that is about to run; ``info``: what IPython tells of it."""
+    source = getattr(info, "raw_cell", None)
+    return _cell_of("" if source is None else jupyter.shell().transform_cell(source))
 
 
 def around_each_cell(

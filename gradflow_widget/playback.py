@@ -88,6 +88,7 @@ class Playback(traitlets.HasTraits):
                 seconds, one runs in a cell, the regime needs steps of the widget's own, or the
                 widget is closed.
         """
+        self._backstage.loop_handed_over()
         self._training.run(loop)
 
     def wait(self, steps: int | None = None, timeout: float | None = None) -> bool:
@@ -112,9 +113,9 @@ class Playback(traitlets.HasTraits):
         With another seed a model from a factory gets new weights; one given ready made
         keeps its own and sees other batches. An optimizer from a factory is made anew, unless a
         loop of yours holds it. Of what such a loop uses, model and optimizer go back, and the
-        random numbers, to where it began, or the cell of a plain one: a scheduler, an average of
-        the weights or a second network should be made within the function given to :meth:`run`, so
-        that they begin anew too. Where another seed
+        random numbers; a plain loop's come back when its cell is run again. A scheduler, an average
+        of the weights or a second network should be made within the function given to :meth:`run`,
+        so that they begin anew too. Where another seed
         makes another model, from a factory or for knobs that are turned, such a loop ends, as by a
         cold knob.
 

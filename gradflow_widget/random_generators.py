@@ -14,6 +14,7 @@ import numpy as np
 exchanging = threading.RLock()
 # In s, for a step that waits for data: they may come from whoever waits for its end here.
 PATIENCE = 10.0
+_MOMENT = 0.01  # s: most steps are shorter
 
 
 @contextmanager
@@ -25,6 +26,17 @@ def between_steps() -> Iterator[None]:
     is_held = exchanging.acquire(timeout=PATIENCE)
     try:
         yield
+    finally:
+        if is_held:
+            exchanging.release()
+
+
+@contextmanager
+def without_waiting() -> Iterator[bool]:
+    """Keep steps of sessions out, unless one is under way: then False is given."""
+    is_held = exchanging.acquire(timeout=_MOMENT)
+    try:
+        yield is_held
     finally:
         if is_held:
             exchanging.release()

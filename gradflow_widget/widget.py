@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .backstage import Backstage
-from .cells import CellRegistry, around_each_cell, cell_runs
+from .cells import CellRegistry, around_each_cell, cell_that_begins
 from .display.controls import Controls
 from .display.stage import Stage
 from .fresh_traits import FreshTraits
@@ -106,8 +106,7 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self.add_class("gradflow")
             self._stop_listening = around_each_cell(self._cell_begins, self._cell_ended)
             self._ready = True
-            if cell_runs():
-                self._backstage.cell_begins()
+            self._backstage.made()
             self._backstage.say()
             _cells.define(self)
         except BaseException:
@@ -133,8 +132,8 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
         if not name.startswith("_") and type(self) is GradientFlow and self.__dict__.get("_ready"):
             method = getattr(type(self), name, None)
             # Not those of traitlets, which puts a method aside while it holds notifications.
-            if inspect.isfunction(method) and method.__module__.startswith(f"{__package__}."):
-                raise AttributeError(f"{name} is a method: call it, as flow.{name}().")
+            if inspect.isroutine(method) and method.__module__.startswith(f"{__package__}."):
+                raise AttributeError(f"{name} is a method: call it, as flow.{name}(...).")
             if name not in self.__dict__ and not hasattr(type(self), name):
                 raise AttributeError(no_such_knob(name))
         super().__setattr__(name, value)
@@ -351,16 +350,18 @@ class GradientFlow(KnobTraits, Playback, FreshTraits, widgets.VBox):
             self._backstage.refresh_status()
 
     def _cell_begins(self, info: object) -> None:
-        if _cells.begins_again(self, info):
+        cell = cell_that_begins(info)
+        if _cells.has_defined(cell, self):
             # It trains by the notebook's names: once the cell has given these to another model and
             # optimizer it would train that one, past the hooks that could end it. One that comes
             # to no step in time is ended where it does.
             with suppress(RuntimeError):
                 self._training.end_loop()
-        self._training.cell_begins()
+        self._training.cell_begins(cell)
         self._backstage.cell_begins()
 
     def _cell_ended(self) -> None:
+        self._training.cell_ends()
         self._backstage.cell_ended()
         if self._training.foreign_loop and not self._training.loop_of_another:
             try:

@@ -834,12 +834,12 @@ def test_a_knob_that_is_not_there_is_refused_by_name(make_flow: Any, name: str, 
     assert not hasattr(flow, name)
 
 
-@pytest.mark.parametrize("name", ["play", "step", "steps", "reset", "load_preset"])
+@pytest.mark.parametrize("name", ["play", "step", "reset", "load_preset", "preset", "presets"])
 def test_a_method_is_not_set(make_flow: Any, name: str) -> None:
     flow = make_flow(network, sgd, LOSS, (INPUTS, TARGETS))
     with pytest.raises(AttributeError) as caught:
         setattr(flow, name, True)
-    assert str(caught.value) == f"{name} is a method: call it, as flow.{name}()."
+    assert str(caught.value) == f"{name} is a method: call it, as flow.{name}(...)."
     flow.step()
     with flow.hold_trait_notifications():  # sets a method of its own
         flow.learning_rate = 0.02

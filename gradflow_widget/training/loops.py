@@ -12,6 +12,7 @@ from .bench import Bench
 from .own_loop import LoopStopped, OwnLoop
 from .pace import Pace
 from .randomness import RandomState
+from .repeated_cells import RepeatedCells
 from .resting import Resting
 from .validating import Validating
 from .worker import TrainingThread, Worker
@@ -50,8 +51,7 @@ class UserLoops:
         # The seed under which a loop first began, and where: what no seed brings back.
         self._first: tuple[int, RandomState] | None = None
         self._foreign: threading.Thread | None = None
-        # Where a plain loop begins that makes the first step of a run: where its cell does.
-        self._cell_began_at = RandomState()
+        self._cells = RepeatedCells()
 
     # -- one that was handed over ----------------------------------------------------
 
@@ -127,9 +127,9 @@ class UserLoops:
     def unwind(self, seed: int | None = None) -> None:
         """Unwind it, to be repeated.
 
-        Of one that is over, and of a plain one, the random state comes back that it began with:
-        run again, it repeats itself. With another ``seed`` than the present one, what follows draws
-        from that.
+        Of one that is over the random state comes back that it began with: handed over again, it
+        repeats itself. So does a plain one when its cell is run again. With another ``seed`` than
+        the present one, what follows draws from that.
 
         Raises:
             RuntimeError: it is the caller itself, or does not come to a step in time.
@@ -138,8 +138,10 @@ class UserLoops:
         if loop is not None:
             loop.unwind(self._beginning(loop.begins_at, seed))
         elif self._began_at is not None:
-            self._began_at = self._cell_began_at = self._beginning(self._began_at, seed)
+            self._began_at = self._beginning(self._began_at, seed)
             self._began_at.put()
+        present = self._bench.settings.seed
+        self._cells.reset(present, present if seed is None else seed)
 
     def _beginning(self, latest: RandomState, seed: int | None) -> RandomState:
         """Return where a loop begins that began at ``latest`` under the present seed."""
@@ -182,9 +184,13 @@ class UserLoops:
 
     # -- one in a cell ---------------------------------------------------------------
 
-    def cell_begins(self) -> None:
+    def cell_begins(self, cell: str) -> None:
         """Take in that a cell begins, in which the user may train."""
-        self._cell_began_at = RandomState()
+        self._cells.begins(cell)
+
+    def cell_ends(self) -> None:
+        """Take in that it has ended."""
+        self._cells.ends()
 
     @property
     def foreign(self) -> bool:
@@ -306,8 +312,7 @@ class UserLoops:
         if known is not self._foreign and isinstance(self._foreign, TrainingThread):
             self._foreign.call_at_rest(self._other_session_rests)
         if known is None:
-            if probe.coming_step == 2:  # the run began in this loop
-                self._began_at = self._cell_began_at
+            self._cells.trains(bench.settings.seed)
             self._resting.goes_on()
             self._audience.state_changed()
         pace.count(asked=False)

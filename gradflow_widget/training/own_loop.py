@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from contextvars import copy_context
 from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -55,8 +54,7 @@ def check_loop(loop: object) -> None:
 class OwnLoop:
     """A training function and whether it runs; guarded by the pace's lock.
 
-    A repeated loop begins with the random state that it first began with. It runs in the context
-    of whoever handed it over: what it prints comes out in the cell of that.
+    A repeated loop begins with the random state that it first began with.
 
     Attributes:
         begins_at: that state.
@@ -69,7 +67,6 @@ class OwnLoop:
 
     def __init__(self, function: Callable[[], object], pace: Pace) -> None:
         self._function, self._pace = function, pace
-        self._context = copy_context()
         self.begins_at = RandomState()
         self._is_repeated = False
         self._must_end = False
@@ -96,7 +93,7 @@ class OwnLoop:
         try:
             if self._is_repeated:
                 self.begins_at.put()
-            self._context.run(self._function)
+            self._function()
         except LoopStopped:
             pass
         except BaseException as error:

@@ -180,6 +180,16 @@ class TrainingSession(PresentRun):
         return self._loops.foreign
 
     @property
+    def has_loop(self) -> bool:
+        """Whether a loop of the user's was handed over and is not over."""
+        return self._loops.under_way
+
+    @property
+    def is_on_its_thread(self) -> bool:
+        """Whether the caller is on the thread of this session."""
+        return self._worker.is_current
+
+    @property
     def steps_are_missed(self) -> bool:
         """Whether gradients have come in this run, but no step of the optimizer."""
         probe = self._bench.run.probe
@@ -433,10 +443,17 @@ class TrainingSession(PresentRun):
             self._loops.hand_over(loop)
         self.play()
 
-    def cell_begins(self) -> None:
-        """Take in that a cell begins: a reset takes a plain loop in it back to here."""
-        if self.at_rest:
-            self._loops.cell_begins()
+    def cell_begins(self, cell: str) -> None:
+        """Take in that a cell begins; run again after a reset, a plain loop in it repeats itself.
+
+        Args:
+            cell: what tells it from all other cells.
+        """
+        self._loops.cell_begins(cell)
+
+    def cell_ends(self) -> None:
+        """Take in that it has ended."""
+        self._loops.cell_ends()
 
     def end_loop(self) -> None:
         """End a loop that was handed over, where one is under way.

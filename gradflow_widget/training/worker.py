@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from contextvars import copy_context
-from functools import partial
 
 from .openmp import end_idle_threads
 from .pace import Pace
@@ -41,10 +39,6 @@ class TrainingThread(threading.Thread):
 class Worker:
     """A daemon thread that takes turn after turn, for as long as the pace gives them.
 
-    It runs in the context of whoever made it: what the user's model or loss prints comes out in
-    the cell of the widget. Without one it would belong to whatever message the kernel answers,
-    mostly one of the page's, and a notebook drops that.
-
     Args:
         pace: who says when there is a turn, and when there will be no more.
         turn: does one.
@@ -60,7 +54,6 @@ class Worker:
         ended: Callable[[], None],
     ) -> None:
         self._pace, self._turn, self._failed, self._ended = pace, turn, failed, ended
-        self._context = copy_context()
         self._thread: TrainingThread | None = None
         self._lock = threading.Lock()
 
@@ -81,8 +74,7 @@ class Worker:
         """Start the thread where there is none yet and the pace has not stopped."""
         with self._lock:
             if self._thread is None and not self._pace.stopped:
-                work = partial(self._context.run, self._work)
-                self._thread = TrainingThread(work, self._pace)
+                self._thread = TrainingThread(self._work, self._pace)
                 self._thread.start()
 
     def tell_guests(self) -> None:

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from contextlib import closing
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -306,32 +305,94 @@ def test_gradients_without_a_step_of_the_optimizer_are_told_of(
     assert "gradients have come" not in flow.status
 
 
-@pytest.mark.parametrize("loops_in_cells", [True, False])
-def test_a_plain_loop_repeats_itself_after_a_reset(
-    shell: FakeShell, make_flow: Any, loops_in_cells: bool
+def test_cells_with_plain_loops_repeat_themselves_after_a_reset(
+    shell: FakeShell, make_flow: Any
 ) -> None:
     loop = Loop(2)
-    run = partial(shell.run, "b") if loops_in_cells else lambda cell: cell()
     flow = make_flow(loop.model, loop.optimizer)
-    torch.rand(3)  # of another cell
-    losses = []
-    for _ in range(3):
+
+    def losses() -> list[float]:
+        """Run a loop in two cells, between which another draws."""
         loop.losses = []
-        run(loop)
-        losses.append(loop.losses)
-        flow.reset()
-    if not loops_in_cells:
-        del losses[0]  # nobody could know where it began
-    assert all(same_bits(one, losses[0]) for one in losses)
+        shell.run("b", loop)
+        shell.run("c", loop)
+        shell.run("b", loop)
+        return loop.losses
+
+    first = losses()
+    flow.reset()
+    shell.run("d", lambda: torch.rand(3))
+    assert same_bits(losses(), first)
     flow.reset(seed=5)
-    others = []
-    for _ in range(2):
-        loop.losses = []
-        run(loop)
-        others.append(loop.losses)
+    other = losses()
+    assert not same_bits(other[:6], first[:6])
+    flow.reset()
+    assert same_bits(losses()[:6], other[:6])
+    flow.reset(seed=0)
+    assert same_bits(losses(), first)
+
+
+def test_a_cell_that_resets_before_its_loop_repeats_itself(
+    shell: FakeShell, make_flow: Any
+) -> None:
+    loop = Loop(2)
+    flow = make_flow(loop.model, loop.optimizer)
+
+    def cell() -> list[float]:
+        torch.rand(3)
         flow.reset()
-    assert same_bits(*others)
-    assert not same_bits(others[0], losses[0])
+        loop.losses = []
+        loop()
+        return loop.losses
+
+    first = shell.run("b", cell)
+    for _ in range(3):
+        assert same_bits(shell.run("b", cell), first)
+
+
+@pytest.mark.parametrize("in_cells", [True, False])
+def test_a_reset_moves_no_generator_that_others_draw_from(
+    shell: FakeShell, make_flow: Any, in_cells: bool
+) -> None:
+    run = shell.run if in_cells else lambda _, cell: cell()
+    loop = Loop(2)
+    flow = make_flow(loop.model, loop.optimizer)
+    drawn = []
+
+    def cell() -> None:
+        drawn.append(torch.rand(3))
+        loop()
+
+    run("b", cell)
+    before = torch.get_rng_state()
+    flow.reset()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(run("c", lambda: torch.rand(3)), drawn[0])
+    run("b", cell)
+    assert torch.equal(drawn[0], drawn[1]) == in_cells
+
+
+def test_a_cell_does_not_wait_for_the_step_of_another_widget(
+    shell: FakeShell, make_flow: Any
+) -> None:
+    stepping, goes_on = threading.Event(), threading.Event()
+
+    def slow(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            stepping.set()
+            goes_on.wait(PATIENCE)
+        return CROSS_ENTROPY(outputs, targets)
+
+    (
+        make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1)),
+        make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1)),
+    )
+    other = make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1), slow, samples())
+    other.play()
+    assert stepping.wait(PATIENCE)
+    shell.run("b", goes_on.set)  # which comes to run at all only if nothing waits
+    other.pause()
+    other.wait()
 
 
 def test_a_plain_loop_clears_the_failure_of_one_before(nothing_is_left: None) -> None:
@@ -448,40 +509,6 @@ def test_run_trains_on_the_session_s_thread_and_wait_returns_at_its_end(running:
     flow.run(loop)  # and once more
     flow.wait()
     assert len(loop.losses) == 30
-
-
-def test_what_the_user_s_code_runs_in_is_the_context_of_its_cell(make_flow: Any) -> None:
-    # A notebook tells by it which cell something that is printed comes from.
-    cell = ContextVar("cell", default="none")
-    seen = []
-
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        seen.append(cell.get())
-        return CROSS_ENTROPY(outputs, targets)
-
-    def loop() -> None:
-        for _ in range(2):
-            flow.optimizer.zero_grad()
-            loss(flow.model(INPUTS), TARGETS).backward()
-            flow.optimizer.step()
-
-    cell.set("of the widget")
-    flow = make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1), loss, samples())
-    cell.set("of the step")
-    seen.clear()
-    flow.step(2)
-    assert set(seen) == {"of the widget"}
-    cell.set("of the loop")
-    seen.clear()
-    flow.run(loop)
-    cell.set("of the wait")
-    flow.wait()
-    assert seen == ["of the loop"] * 2
-    flow.reset()
-    seen.clear()
-    flow.run(loop)
-    flow.wait()
-    assert seen == ["of the wait"] * 2
 
 
 def test_play_pause_and_step_act_on_the_loop(running: Any) -> None:
