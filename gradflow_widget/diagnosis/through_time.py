@@ -57,12 +57,13 @@ def judge_through_time(readings: Sequence[Reading]) -> Verdict | None:
 def step_problems(reading: Reading, name: str) -> tuple[Problem, ...]:
     """Judge each time step of a recurrent layer by its signal against the last one's."""
     signal = (reading.signal_grad_through_time or {})[name]
-    reached = np.flatnonzero(signal > 0)
-    if not len(reached):
+    reached = signal[signal > 0]
+    last = reached[0 if _is_reverse(name) else -1] if len(reached) else math.nan
+    if not math.isfinite(last):
         unjudged: Problem = ""
         return (unjudged,) * len(signal)
     with np.errstate(divide="ignore", invalid="ignore"):
-        below = np.log10(signal) - math.log10(signal[reached[0 if _is_reverse(name) else -1]])
+        below = np.log10(signal) - math.log10(last)
     return tuple(_problem(one) for one in below.tolist())
 
 
@@ -102,9 +103,12 @@ def _grows(signal: FloatArray) -> bool:
 
 
 def _series(reading: Reading) -> Iterator[tuple[str, FloatArray]]:
-    """Yield the signals of each recurrent layer in the order in which it goes through time."""
+    """Yield the signals of each recurrent layer in the order in which it goes through time.
+
+    Those that are not finite at every step are left out: by how much they change has no number.
+    """
     for name, signal in (reading.signal_grad_through_time or {}).items():
-        if len(signal) > 2 and not np.isnan(signal).any():
+        if len(signal) > 2 and np.isfinite(signal).all():
             yield name, signal[::-1] if _is_reverse(name) else signal
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,22 @@ def test_the_number_told_is_of_what_is_judged() -> None:
     )
 
 
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+@pytest.mark.parametrize("place", [slice(-1, None), slice(0, 1), slice(2, 4), slice(None)], ids=str)
+def test_a_signal_that_is_not_finite_is_left_out(bad: float, place: slice) -> None:
+    for first in (0.0, 1e-300, 1.0):
+        signal = np.array([first, *[1.0] * 9])
+        signal[place] = bad
+        overflowed = [
+            replace(seen(0.0, step), signal_grad_through_time={"rnn": signal}) for step in range(12)
+        ]
+        for readings in (overflowed, overflowed[:1], overflowed[4:5]):
+            assert judge(readings).problem == "healthy"
+        fading = [seen(-3.0, 3), seen(-3.0, 4)]
+        assert judge([*overflowed[1:3], *fading]).problem == "vanishing"
+        assert judge([*fading, overflowed[5]]).problem == "vanishing"
+
+
 @pytest.mark.parametrize(
     ("signal", "expected"),
     [
@@ -152,6 +169,8 @@ def test_the_number_told_is_of_what_is_judged() -> None:
         ([0.0, 1.0, 1.0, 0.0], ["severed", "healthy", "healthy", "severed"]),
         ([0.0, 0.0], ["", ""]),
         ([math.nan, 1.0], ["", "healthy"]),
+        ([math.inf, 1.0], ["exploding", "healthy"]),
+        ([0.0, 1.0, math.inf], ["", "", ""]),
     ],
 )
 def test_each_step_is_judged_by_the_last(signal: Sequence[float], expected: list[str]) -> None:
