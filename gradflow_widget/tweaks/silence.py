@@ -8,39 +8,41 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..uninterrupted import uninterrupted
+
 _lock = threading.Lock()
 _STREAMS = ("stdout", "stderr")
-# How many times over each thread is silent.
-_silent: Counter[int] = Counter()
+# How many times over each thread is silent, 0 of those that were.
+_silent: defaultdict[int, int] = defaultdict(int)
 
 
 @contextmanager
 def nothing_printed() -> Iterator[None]:
     """Drop within what this thread writes to ``sys.stdout`` and ``sys.stderr``."""
     thread = threading.get_ident()
-    with _lock:
-        for name in _STREAMS:
-            stream = getattr(sys, name)
-            # Without a console, as under pythonw, there is none.
-            if stream is not None and not isinstance(stream, _SilentForSome):
-                setattr(sys, name, _SilentForSome(stream))
-        _silent[thread] += 1
+    # Python raises an interrupt where something is called: not between this and the try, nor
+    # between the finally and the giving back. Nothing is left silent, whenever one comes.
+    _silent[thread] += 1
     try:
+        with _lock:
+            for name in _STREAMS:
+                stream = getattr(sys, name)
+                # Without a console, as under pythonw, there is none.
+                if stream is not None and not isinstance(stream, _SilentForSome):
+                    setattr(sys, name, _SilentForSome(stream))
         yield
     finally:
-        with _lock:
-            _silent[thread] -= 1
-            if not _silent[thread]:
-                del _silent[thread]
+        _silent[thread] -= 1
+        with uninterrupted(), _lock:
             for name in _STREAMS:
                 stream = getattr(sys, name)
                 # Somebody else may have put another in its place.
-                if not _silent and isinstance(stream, _SilentForSome):
+                if not any(_silent.values()) and isinstance(stream, _SilentForSome):
                     setattr(sys, name, stream.stream)
         # Python shows a warning once; after this, what was dropped would be shown again.
         with warnings.catch_warnings():
@@ -55,7 +57,7 @@ class _SilentForSome:
 
     def write(self, text: str) -> int:
         """Write, or seem to."""
-        if threading.get_ident() in _silent:
+        if _silent.get(threading.get_ident(), 0) > 0:
             return len(text)
         return self.stream.write(text)  # type: ignore[no-any-return]
 

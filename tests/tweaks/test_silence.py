@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -155,3 +157,38 @@ def test_another_stream_that_was_put_meanwhile_stays() -> None:
         assert other.getvalue() == "into another\n"
     finally:
         sys.stdout = before
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts are heard, though a shell that has put us in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_at_any_call_leaves_nobody_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in itertools.count(1):
+        left = number
+
+        def at_call(*_: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                signal.raise_signal(signal.SIGINT)
+
+        tracing = sys.gettrace()
+        sys.settrace(at_call)
+        try:
+            with nothing_printed():
+                pass
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(tracing)
+        print("heard")
+        assert capsys.readouterr().out == "heard\n", number
+        if left > 0:
+            break
+    assert number > 10
