@@ -42,8 +42,9 @@ _OF_MODULES = ("_parameters", "_buffers", "_modules")
 _OURS = "_gradflow_"
 _CACHED = functools._lru_cache_wrapper
 _EMPTY = CellType()
-# What refers to a model does so within a few steps; more are those of somebody else's data.
-_MOST_STEPS = 10_000
+# What refers to a model does so within a few steps, and holds no more layers than this; what goes
+# on for longer, or is longer, is somebody else's data: a vocabulary that each block knows.
+_MOST_STEPS = 1_000
 
 
 def deep_copy(value: T, memo: dict[int, Any]) -> T:
@@ -97,10 +98,12 @@ def refer_to_new(model: nn.Module, replaced: Iterable[tuple[nn.Module, nn.Module
 class _Twins:
     def __init__(self, holders: Iterable[Any], memo: dict[int, Any]) -> None:
         self._memo = memo
-        self._holders = [holder for holder in holders if _holds_by_key(holder)]
+        # What refers to nothing is not tracked: words and numbers, of which there may be many.
+        self._holders = [one for one in holders if gc.is_tracked(one) and _holds_by_key(one)]
         self._done = {id(holder) for holder in self._holders}
         # What is let go of would give its id away.
         self._kept: list[Any] = []
+        self._leading_nowhere: dict[int, Any] = {}
 
     def fill_holders(self, but: Container[int] = ()) -> None:
         for holder in self._holders:
@@ -111,7 +114,8 @@ class _Twins:
         """Return the twin of ``value``, ``value`` itself where it leads to nothing that has one."""
         if self._has_twin(value):
             return self._memo[id(value)]
-        if isinstance(value, _HAVE_NO_PARTS) or id(value) in self._done:
+        # Most of what a module has are numbers and empty dicts of hooks.
+        if not gc.is_tracked(value) or (isinstance(value, MAPPINGS) and not value):
             return value
         return self._made(value) if self._leads_to_twins(value) else value
 
@@ -120,17 +124,26 @@ class _Twins:
 
     def _leads_to_twins(self, value: Any) -> bool:
         met: dict[int, Any] = {}
-        waiting = [value]
-        for _ in range(_MOST_STEPS):
-            if not waiting:
-                break
-            one = waiting.pop()
-            if self._has_twin(one):
-                return True
-            if isinstance(one, _HAVE_NO_PARTS) or id(one) in met or id(one) in self._done:
+        waiting = deque([value])
+        while waiting:
+            one = waiting.popleft()
+            if (
+                isinstance(one, _HAVE_NO_PARTS)
+                or id(one) in met
+                or id(one) in self._done
+                or id(one) in self._leading_nowhere
+            ):
                 continue
+            if len(met) == _MOST_STEPS:
+                # That tells nothing of the parts; the whole need not be gone through again.
+                self._leading_nowhere[id(value)] = value
+                return False
             met[id(one)] = one
-            waiting.extend(_parts_of(one))
+            parts = list(_parts_of(one))
+            if any(map(self._has_twin, parts)):
+                return True
+            waiting.extend(filter(gc.is_tracked, parts))
+        self._leading_nowhere.update(met)
         return False
 
     def _made(self, value: Any) -> Any:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from types import MethodType, SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
-from gradflow_widget.deep_copies import deep_copy
+from gradflow_widget import deep_copies
+from gradflow_widget.deep_copies import deep_copy, refer_to_new
 
 
 def holder() -> Any:
@@ -128,3 +131,49 @@ def test_what_was_copied_before_can_be_copied_again() -> None:
     twin = copied(copied(model))
     assert twin.run.__closure__[0].cell_contents is twin.fc
     assert copy.deepcopy(model).run is model.run
+
+
+def test_data_that_many_blocks_know_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(tokens=[SimpleNamespace(word=str(n)) for n in range(500)])
+    model = nn.ModuleList(holder() for _ in range(100))
+    for block in model:
+        block.config = config
+    looked_into = Counter[str]()
+    original = deep_copies._parts_of
+
+    def counted(value: Any) -> Any:
+        looked_into[type(value).__name__] += 1
+        return original(value)
+
+    monkeypatch.setattr(deep_copies, "_parts_of", counted)
+    new = [nn.Linear(2, 2) for _ in model]
+    refer_to_new(model, [(block.fc, fc) for block, fc in zip(model, new, strict=True)])
+    assert looked_into["SimpleNamespace"] == 501
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda tokens: dict(enumerate(tokens))])
+def test_a_long_vocabulary_is_not_gone_through(
+    kind: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_into: list[Any] = []
+    original = deep_copies._parts_of
+    monkeypatch.setattr(
+        deep_copies, "_parts_of", lambda value: looked_into.append(value) or original(value)
+    )
+    model = holder()
+    fc, words = model.fc, kind([object() for _ in range(9_000)])
+    model.run = lambda: (words, fc)
+    twin = copied(model)
+    assert twin.run()[1] is twin.fc
+    assert twin.run()[0] is words
+    assert len(looked_into) < 100
+
+
+def test_a_layer_is_found_behind_much_data_of_the_user_s() -> None:
+    model = holder()
+    words = [[SimpleNamespace(n=n) for n in range(20)] for _ in range(900)]
+    layers = [*(nn.Identity() for _ in range(500)), model.fc]
+    model.run = lambda: (layers, words)
+    twin = copied(model)
+    assert twin.run()[0][-1] is twin.fc
+    assert twin.run()[1] is words
