@@ -160,7 +160,12 @@ class _Twins:
             twin = type(value)(self.of(value.func), *arguments, **self.of(value.keywords))
         elif isinstance(value, _CACHED):
             twin = functools.lru_cache(**value.cache_parameters())(self.of(value.__wrapped__))
-        elif type(value) in (tuple, set, frozenset):
+        elif isinstance(value, tuple):
+            make = getattr(type(value), "_make", type(value))  # a namedtuple takes them one by one
+            twin = make(map(self.of, value))
+            for name, one in attributes_of(value).items():
+                object.__setattr__(twin, name, self.of(one))
+        elif type(value) in (set, frozenset):
             twin = type(value)(map(self.of, value))
         elif _holds_by_key(value):
             twin = self._memo[id(value)] = copy.copy(value)

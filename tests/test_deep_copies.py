@@ -7,7 +7,7 @@ import functools
 from collections import Counter, deque
 from collections.abc import Callable
 from types import MethodType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,6 +15,15 @@ from torch import nn
 
 from gradflow_widget import deep_copies
 from gradflow_widget.deep_copies import deep_copy, refer_to_new
+
+
+class Layers(NamedTuple):
+    first: nn.Module
+    rest: tuple[nn.Module, ...] = ()
+
+
+class Named(tuple[nn.Module, ...]):
+    name = "unnamed"
 
 
 def holder() -> Any:
@@ -30,13 +39,16 @@ def copied(model: Any) -> Any:
 def test_what_a_function_leads_to_is_the_copy_s_whatever_lies_between() -> None:
     model = holder()
     fc = model.fc
-    kept = SimpleNamespace(layers=deque([fc]))
+    kept, layers, named = SimpleNamespace(layers=deque([fc])), Layers(fc), Named([fc])
+    named.name = "one"
     ways = {
         "closure": lambda: fc,
         "closure of a closure": lambda: (lambda: fc)(),
         "default": lambda layer=fc: layer,
         "keyword": functools.partial(lambda *, layer: layer, layer=fc),
         "container": lambda: [{"a": (fc,)}][0]["a"][0],
+        "namedtuple": lambda: layers.first,
+        "tuple of its own": lambda: named[0],
         "object": lambda: kept.layers[0],
         "method": MethodType(lambda self: self.fc, model),
         "cached": functools.lru_cache(maxsize=4)(lambda: fc),
@@ -48,6 +60,8 @@ def test_what_a_function_leads_to_is_the_copy_s_whatever_lies_between() -> None:
     for name, way in twin.ways.items():
         found = way[0]() if isinstance(way, tuple | list) else way()
         assert found is twin.fc, name
+    made = twin.ways["tuple of its own"].__closure__[0].cell_contents
+    assert (type(made), made.name) == (Named, "one")
     assert kept.layers[0] is fc
     assert all(way() is fc for way in ways.values() if callable(way))
 
