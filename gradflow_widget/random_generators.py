@@ -14,27 +14,19 @@ import numpy as np
 exchanging = threading.RLock()
 # In s, for a step that waits for data: they may come from whoever waits for its end here.
 PATIENCE = 10.0
-_MOMENT = 0.01  # s: most steps are shorter
 
 
 @contextmanager
-def between_steps() -> Iterator[None]:
+def between_steps(patience: float | None = None) -> Iterator[bool]:
     """Keep steps of sessions out, so that what puts a random state back reaches into none.
 
-    It waits boundedly for the step under way, and then goes on all the same.
+    It waits boundedly for the step under way, and then goes on all the same; gives whether that
+    has ended.
+
+    Args:
+        patience: how long to wait, in s; None: ``PATIENCE``.
     """
-    is_held = exchanging.acquire(timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        if is_held:
-            exchanging.release()
-
-
-@contextmanager
-def without_waiting() -> Iterator[bool]:
-    """Keep steps of sessions out, unless one is under way: then False is given."""
-    is_held = exchanging.acquire(timeout=_MOMENT)
+    is_held = exchanging.acquire(timeout=PATIENCE if patience is None else patience)
     try:
         yield is_held
     finally:

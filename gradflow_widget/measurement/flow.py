@@ -216,9 +216,9 @@ def slope(signal: FloatArray, layers: Sequence[Layer], found: Sequence[Path]) ->
 
     The least-squares line through ln‖∂L/∂h_l‖ of each comparable group. Within a stage the median
     of their slopes, over stages that follow one another the mean by their numbers of layers; of
-    several ways through the network, that of the way whose decades count. ``signal`` and ``found``:
-    what :func:`paths` takes and returns. Layers with a zero or
+    several ways through the network, that of the way whose decades count. Layers with a zero or
     non-finite signal have no logarithm and are left out; NaN where fewer than two remain.
+    ``signal`` and ``layers`` as in :func:`paths`, ``found``: what that returns of them.
     """
     layers = tuple(layers)
     every, enough = stages(layers), _long_enough(signal, layers)

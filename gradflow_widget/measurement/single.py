@@ -144,30 +144,35 @@ def take_reading(model: nn.Module, loss_fn: LossFunction, inputs: Any, targets: 
 
 def _loss_of_pair(loss_fn: LossFunction, model: nn.Module, pair: tuple[Any, Any]) -> torch.Tensor:
     inputs, targets = pair
-    try:
-        outputs = model(inputs)
-    except TypeError as error:
-        lacks = what_it_lacks(model, inputs)
-        if lacks is None:
-            raise
-        raise TypeError(
-            f"model can't be called with inputs alone ({lacks}): give a module that calls it with "
-            "all that it needs."
-        ) from error
-    return loss_fn(outputs, targets)
+    instead = "give a module that calls it with all that it needs."
+    return loss_fn(outputs_of(model, inputs, instead), targets)
 
 
-def what_it_lacks(model: nn.Module, inputs: Any) -> str | None:
-    """Return why ``model(inputs)`` can't be, by its forward's parameters; None if it can."""
+def outputs_of(
+    model: nn.Module, inputs: Any, instead: str, refusal: type[Exception] = TypeError
+) -> Any:
+    """Return ``model(inputs)``.
+
+    Args:
+        model: what is called.
+        inputs: with what.
+        instead: what would do for a model that takes more than that.
+        refusal: what to raise then.
+
+    Raises:
+        Exception: ``refusal``, by the parameters of the model's forward; or what that raised.
+    """
     try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):  # some in C tell nothing
-        return None
-    try:
-        signature.bind(inputs)
+        return model(inputs)
     except TypeError as error:
-        return str(error)
-    return None
+        try:
+            inspect.signature(model.forward).bind(inputs)
+        except ValueError:  # some in C tell nothing
+            raise error from None
+        except TypeError as lacks:
+            told = f"model can't be called with inputs alone ({lacks}): {instead}"
+            raise refusal(told) from error
+        raise
 
 
 def read_objective(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..measurement.single import check_function, what_it_lacks
+from ..measurement.single import check_function, outputs_of
 
 Objective = Callable[[nn.Module, Any], torch.Tensor]
 
@@ -53,14 +53,5 @@ def _supervised(loss_fn: Callable[[Any, Any], Any], model: nn.Module, batch: Any
             "use objective(model, batch) instead of loss_fn."
         )
     inputs, targets = batch
-    try:
-        outputs = model(inputs)
-    except TypeError as error:
-        lacks = what_it_lacks(model, inputs)
-        if lacks is None:
-            raise
-        raise NoPairError(
-            f"model can't be called with inputs alone ({lacks}): "
-            "use objective(model, batch) instead of loss_fn."
-        ) from error
-    return loss_fn(outputs, targets)
+    instead = "use objective(model, batch) instead of loss_fn."
+    return loss_fn(outputs_of(model, inputs, instead, NoPairError), targets)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from ..random_generators import without_waiting
+from ..random_generators import between_steps
 from .randomness import RandomState
+
+# In s; most steps are shorter. A cell does not wait for a longer one, which may wait for the cell.
+_MOMENT = 0.01
+# Of one run: each takes some 40 kB.
+_MOST_BEGINNINGS = 100
 
 
 class _Beginning(NamedTuple):
@@ -28,7 +33,7 @@ class RepeatedCells:
 
     The random state comes back when such a cell is run again, not with the reset: what other cells
     draw meanwhile is new, and never what the loop had drawn. The state is not noted while another
-    session is in the middle of a step: a cell does not wait for that.
+    session is in the middle of a step.
     """
 
     def __init__(self) -> None:
@@ -52,7 +57,9 @@ class RepeatedCells:
         if self._here is None:
             return
         (beginning, state), self._here = self._here, None
-        self._of_seed.setdefault(seed, {}).setdefault(beginning, state)
+        known = self._of_seed.setdefault(seed, {})
+        if len(known) < _MOST_BEGINNINGS:
+            known.setdefault(beginning, state)
         self._loops[beginning.cell] += 1
 
     def reset(self, present: int, seed: int) -> None:
@@ -67,7 +74,7 @@ class RepeatedCells:
 
     def _note(self, beginning: _Beginning) -> None:
         self._here = None
-        with without_waiting() as nobody_steps:
+        with between_steps(_MOMENT) as nobody_steps:
             if not nobody_steps:
                 return
             due = self._due.pop(beginning, None)

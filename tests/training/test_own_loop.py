@@ -373,26 +373,28 @@ def test_a_reset_moves_no_generator_that_others_draw_from(
 
 
 def test_a_cell_does_not_wait_for_the_step_of_another_widget(
-    shell: FakeShell, make_flow: Any
+    shell: FakeShell, make_flow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Who waits for the step now waits until it gives up waiting for the cell.
+    monkeypatch.setattr("gradflow_widget.random_generators.PATIENCE", 2 * PATIENCE)
     stepping, goes_on = threading.Event(), threading.Event()
+    heard: list[bool] = []
 
     def slow(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if threading.current_thread() is not threading.main_thread():
             stepping.set()
-            goes_on.wait(PATIENCE)
+            heard.append(goes_on.wait(PATIENCE))
         return CROSS_ENTROPY(outputs, targets)
 
-    (
-        make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1)),
-        make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1)),
-    )
-    other = make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1), slow, samples())
-    other.play()
+    loop = Loop(1)
+    make_flow(loop.model, loop.optimizer)  # at rest
+    busy = make_flow(plain_network, lambda p: torch.optim.SGD(p, lr=0.1), slow, samples())
+    busy.play()
     assert stepping.wait(PATIENCE)
-    shell.run("b", goes_on.set)  # which comes to run at all only if nothing waits
-    other.pause()
-    other.wait()
+    shell.run("b", goes_on.set)
+    busy.pause()
+    busy.wait()
+    assert heard[0]
 
 
 def test_a_plain_loop_clears_the_failure_of_one_before(nothing_is_left: None) -> None:
