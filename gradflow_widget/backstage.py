@@ -6,14 +6,15 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import jupyter
 from .cells import cell_runs
 from .diagnosis.rules import judge, layer_problems
 from .diagnosis.through_time import step_problems
 from .diagnosis.verdict import UNDECIDED, Verdict
+from .output_place import OutputPlace
 from .training.failure import sentence_of
 from .training.openmp import end_idle_threads
 
@@ -62,37 +63,16 @@ class Backstage:
         self._changes_told: tuple[str, ...] = ()
         self._following = threading.local()
         self._cell_began: float | None = None
-        # By which messages the kernel was told to run the cell under way, the one that has made the
-        # widget, and the one that has handed over a loop.
-        self._cell: Mapping[str, Any] | None = None
-        self._made_in: Mapping[str, Any] | None = None
-        self._loop_from: Mapping[str, Any] | None = None
-        self._output_goes_to: tuple[Mapping[str, Any], bool] | None = None
+        self._output = OutputPlace()
 
     # -- what the session tells ------------------------------------------------------
 
     def next_is_drawn(self, step: int, *, may_wait: bool, must: bool = False) -> bool:
-        """Say whether the coming step is drawn."""
-        self._place_output()
+        """Say whether the coming step is drawn; what it prints has its place from then on."""
+        session = self.session
+        if session is not None and session.is_on_its_thread:
+            self._output.choose(has_loop=session.has_loop)
         return self.stage.next_is_drawn(step, may_wait=may_wait, must=must)
-
-    def _place_output(self) -> None:
-        """Let what the user's code prints on our thread stand below the cell that it belongs to.
-
-        That is the cell under way, else the one that has handed over the loop, or has made the
-        widget: below that only what is printed, for the widget may be displayed there, and who
-        clears what was displayed means his own.
-        """
-        session, cell = self.session, self._cell
-        if session is None or not session.is_on_its_thread:
-            return
-        home = cell or (self._loop_from if session.has_loop else None) or self._made_in
-        if home is None:
-            return
-        place = home, home is cell or home is not self._made_in
-        if place != self._output_goes_to:
-            self._output_goes_to = place
-            jupyter.output_goes_to(home, displays=place[1])
 
     def record(self, reading: Reading | Glance) -> None:
         """Take in a step: traits, markers where it is the first with other settings, charts."""
@@ -261,7 +241,8 @@ class Backstage:
         """Take in that a cell runs; where it is on the main thread, it keeps that."""
         if threading.current_thread() is not threading.main_thread():
             return
-        self._cell_began, self._cell = time.monotonic(), jupyter.message()
+        self._cell_began = time.monotonic()
+        self._output.cell_begins()
         flow, session, hearing = self._flow(), self.session, self.stage.hearing
         if flow is None or session is None or not self.stage.publisher.visible:
             return
@@ -272,18 +253,19 @@ class Backstage:
     def cell_ended(self) -> None:
         """Take in that the cell is done."""
         if threading.current_thread() is threading.main_thread():
-            self._cell_began = self._cell = None
+            self._cell_began = None
+            self._output.cell_ended()
 
     def made(self) -> None:
         """Take in that the widget is made, by a cell perhaps."""
         jupyter.let_captured_cells_be_told()
         if cell_runs():
             self.cell_begins()
-            self._made_in = self._cell
+        self._output.made()
 
     def loop_handed_over(self) -> None:
         """Take in that the user's own loop is about to run on our thread."""
-        self._loop_from = self._cell
+        self._output.loop_handed_over()
 
     def shown(self) -> None:
         """Take in that the widget was displayed; the page can't say so while cells run."""
